@@ -1,0 +1,60 @@
+"""The ``sdst`` console script: one table of commands, each imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from sdst import __version__
+from sdst.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMANDS = {
+    "train": ("sdst.train", "train, validate and test (Hydra: sdst train data=qvhighlights optim.lr=2e-4)"),
+    "evaluate": ("sdst.evaluate", "score any model's prediction file against annotations"),
+    "predict": ("sdst.predict", "moments and saliency for stored queries, as JSON lines or a plot"),
+    "features": ("sdst.features.commands", "the feature store's tools: inspect, validate, simulate"),
+    "demo": ("sdst.demo", "make a small dataset, train on it, evaluate and plot"),
+}
+"""Command -> (module with a ``main(argv) -> exit status``, one line of help)."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; 2 after a user error, told in one line on stderr."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in {"-h", "--help"}:
+        sys.stdout.write(_help())
+        return 0 if args else 2
+    if args[0] == "--version":
+        sys.stdout.write(f"sdst {__version__}\n")
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        if args[0] not in COMMANDS:
+            raise UserError(f"'{args[0]}' is no command; choose from {', '.join(COMMANDS)}")
+        module = importlib.import_module(COMMANDS[args[0]][0])
+        status: int = module.main(args[1:])
+        return status
+    except UserError as error:
+        sys.stderr.write(f"sdst: error: {' '.join(str(error).split())}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our stdout (head, less) left; keep the interpreter from complaining on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _help() -> str:
+    lines = [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
+    return (
+        "usage: sdst COMMAND [options]\n\n"
+        "Sparse-Dense Side-Tuner for video temporal grounding.\n\ncommands:\n" + "\n".join(lines) + "\n\n"
+        "sdst COMMAND --help tells a command's options; sdst --version the version.\n"
+    )

@@ -1,0 +1,21 @@
+"""The one exception that means "the user's input is wrong", and the argument parser that raises it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+
+class UserError(Exception):
+    """Bad input. The message is one line: the file or key, what is wrong with it, what to do.
+
+    The console script prints it to stderr without a traceback and exits with status 2.
+    """
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ``UserError`` where argparse would print its usage and exit."""
+        raise UserError(f"{self.prog}: {message} (see {self.prog} --help)")

@@ -1,0 +1,70 @@
+"""Temporal spans: the two formats, their conversion, IoU, and the clip grid. NumPy arrays and torch tensors alike.
+
+``se`` is (start, end), ``cw`` is (centre, width); the last axis holds the pair. Nothing else in the project
+converts between them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    Array = TypeVar("Array", NDArray[np.float64], Tensor)
+
+
+def cw_to_se(cw: Array) -> Array:
+    """(..., 2) centre and width to start and end."""
+    centre, half = cw[..., :1], cw[..., 1:] / 2
+    return _pair(centre - half, centre + half)
+
+
+def se_to_cw(se: Array) -> Array:
+    """(..., 2) start and end to centre and width."""
+    start, end = se[..., :1], se[..., 1:]
+    return _pair((start + end) / 2, end - start)
+
+
+def pairwise_iou(a: Array, b: Array) -> Array:
+    """Temporal IoU of every span of ``a`` (..., N, 2) with every span of ``b`` (..., G, 2), both (start, end).
+
+    Returns (..., N, G) in [0, 1]. Where the union is empty (two zero-length spans) the IoU is 0, not NaN.
+    """
+    a, b = a[..., :, None, :], b[..., None, :, :]
+    return aligned_iou(a, b)
+
+
+def aligned_iou(a: Array, b: Array) -> Array:
+    """Temporal IoU of the spans of ``a`` with those of ``b`` at the same place; (start, end), broadcast."""
+    start, end = a[..., 0], a[..., 1]
+    other_start, other_end = b[..., 0], b[..., 1]
+    if isinstance(start, np.ndarray):
+        inter = np.clip(np.minimum(end, other_end) - np.maximum(start, other_start), 0, None)
+        union = (end - start) + (other_end - other_start) - inter
+        return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    inter = (end.minimum(other_end) - start.maximum(other_start)).clamp(min=0)
+    union = (end - start) + (other_end - other_start) - inter
+    empty = union <= 0
+    return (inter / union.masked_fill(empty, 1)).masked_fill(empty, 0)
+
+
+def count_clips(duration: float, clip_seconds: float) -> int:
+    """How many clips a video has: duration / clip length to the nearest whole number, at least one.
+
+    Real files are a few hundredths of a second off their nominal length; cutting the fraction off would lose a
+    whole clip of a 149.98 s video, and rounding up would add an empty one to a 150.02 s video.
+    """
+    return max(1, math.floor(duration / clip_seconds + 0.5))
+
+
+def _pair(first: Array, second: Array) -> Array:
+    if isinstance(first, np.ndarray):
+        return np.concatenate([first, second], axis=-1)
+    import torch
+
+    return torch.cat([first, second], dim=-1)

@@ -1,0 +1,147 @@
+"""What flows between the parts, and the letters that shape comments use everywhere.
+
+======  ==========================================================
+``B``   samples in a batch
+``T``   clips of a video (2 s each in QVHighlights), padded
+``L``   tokens of a query, padded; token 0 is CLS
+``K``   refinement levels, shallow to deep
+``M``   moment queries
+``G``   true moments of a sample, padded
+``H``   attention heads; ``P`` sampling points of a head
+``d``   hidden width; ``Dv``, ``Dt`` widths of video and text features
+======  ==========================================================
+
+Masks are bool and true where valid. Outside the model a moment is (start, end) in seconds; inside it is
+(centre, width) divided by the video's own duration. This module imports no torch: the evaluation needs none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+Qid = int | str
+"""A query's identity. 12 and "12" are different queries, as in the official evaluation."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """One annotated (video, query) pair, quirks of its file already repaired.
+
+    Attributes:
+        qid: Unique within a file.
+        vid: The video's name, the key of its features.
+        query: The sentence.
+        duration: Length of the video in seconds.
+        windows: (G, 2) float64 true moments (start, end) in seconds, sorted; None where the file has no labels.
+        clip_scores: (number of 2 s clips, 3) int64 scores 0-4 of the three annotators, 0 where a clip is not
+            relevant; None where the dataset has no saliency labels.
+    """
+
+    qid: Qid
+    vid: str
+    query: str
+    duration: float
+    windows: NDArray[np.float64] | None = None
+    clip_scores: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """What a model says about one (video, query) pair.
+
+    Attributes:
+        qid: The query's identity.
+        vid: The video's name.
+        query: The sentence.
+        windows: (N, 3) float64 (start s, end s, score), best score first.
+        saliency: (T,) float64, one score per clip on any scale, higher is better; None where not predicted.
+    """
+
+    qid: Qid
+    vid: str
+    query: str
+    windows: NDArray[np.float64]
+    saliency: NDArray[np.float64] | None = None
+
+
+@dataclass
+class Batch:
+    """Samples padded to common lengths, features as stored (float16).
+
+    Attributes:
+        records: The B annotation records.
+        video: (B, K, T, Dv) clip features per level, zero where padded.
+        video_mask: (B, T).
+        text: (B, K, L, Dt) token features per level, zero where padded.
+        text_mask: (B, L).
+        num_clips: (B,) float32 duration / clip length: where a normalised time lies on the clip axis.
+        video_index: (B,) int64, equal for samples of the same video and only for those.
+        moments: (B, G, 2) float32 true moments (centre, width) in [0, 1], zero where padded.
+        moment_mask: (B, G).
+        saliency: (B, T) float32 target saliency in [0, 1], zero where padded or not relevant.
+        positive_clip: (B,) int64 one clip with saliency > 0 drawn per sample; -1 where there is none.
+    """
+
+    records: list[Record]
+    video: Tensor
+    video_mask: Tensor
+    text: Tensor
+    text_mask: Tensor
+    num_clips: Tensor
+    video_index: Tensor
+    moments: Tensor
+    moment_mask: Tensor
+    saliency: Tensor
+    positive_clip: Tensor
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch with its tensors on another device."""
+        tensors = {
+            f.name: getattr(self, f.name).to(device, non_blocking=non_blocking)
+            for f in fields(self)
+            if f.name != "records"
+        }
+        return Batch(self.records, **tensors)
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory; the DataLoader calls this when it pins."""
+        tensors = {f.name: getattr(self, f.name).pin_memory() for f in fields(self) if f.name != "records"}
+        return Batch(self.records, **tensors)
+
+
+@dataclass
+class Output:
+    """What the model computes for a batch; moments are (centre, width) in (0, 1).
+
+    Attributes:
+        class_logits: (B, K, M) logit of "this query is a moment", per level.
+        references: (B, K, M, 2) the refined references R^1..R^K.
+        actionness: (B, M) predicted best IoU of the last level's moments, in (0, 1).
+        saliency: (B, T) cosine of each clip with the pooled query, in [-1, 1]; meaningless where padded.
+        dense: (B, T, d) the last dense embedding D^K.
+        video: (B, K, T, d) the aligned clip embeddings of eq. 2.
+        text: (B, K, d) the pooled aligned query of each level.
+        initial_references: (B, M, 2) R^0.
+        offsets: (B, K, M, H) sum over points of attention times offset (Fig. 4), in units of half a width:
+            -1 and +1 are the moment's boundaries. None unless asked for.
+    """
+
+    class_logits: Tensor
+    references: Tensor
+    actionness: Tensor
+    saliency: Tensor
+    dense: Tensor
+    video: Tensor
+    text: Tensor
+    initial_references: Tensor
+    offsets: Tensor | None = None
