@@ -47,7 +47,9 @@ def main(argv: Sequence[str]) -> int:
     """Make the data, train, evaluate against two trivial baselines, plot, and say where everything is."""
     parser = Parser(prog="sdst demo", description="Train and evaluate SDST on a small simulated data set.")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, help="train shorter or longer than the demo's configuration says")
+    parser.add_argument(
+        "--epochs", type=int, help="train shorter or longer than the demo's configuration says"
+    )
     args = parser.parse_args(argv)
 
     data = args.out / "data"

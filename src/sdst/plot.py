@@ -71,17 +71,29 @@ def _draw(axes: Axes, prediction: Prediction, record: Record, clip_seconds: floa
     windows = record.windows if record.windows is not None else np.zeros((0, 2))
     for index, (start, end) in enumerate(windows):
         axes.axvspan(start, end, color=TRUE_COLOUR, alpha=0.18, lw=0)
-        axes.barh(-0.12, end - start, left=start, height=0.16, color=TRUE_COLOUR, label=_once("true moment", index))
+        axes.barh(
+            -0.12, end - start, left=start, height=0.16, color=TRUE_COLOUR, label=_once("true moment", index)
+        )
     for index, (start, end, score) in enumerate(prediction.windows[:SHOWN_MOMENTS]):
         height = -0.28 - 0.16 * index
         label = _once(f"best {SHOWN_MOMENTS} predicted moments, score", index)
-        axes.barh(height, end - start, left=start, height=0.13, color=PREDICTED_COLOUR, alpha=1 - 0.3 * index, label=label)
+        axes.barh(
+            height,
+            end - start,
+            left=start,
+            height=0.13,
+            color=PREDICTED_COLOUR,
+            alpha=1 - 0.3 * index,
+            label=label,
+        )
         axes.annotate(f" {score:.2f}", (end, height), va="center", fontsize=7, annotation_clip=True)
     axes.legend(fontsize=7, loc="upper right", framealpha=0.7)
 
 
 def _curve(axes: Axes, values: np.ndarray, step: float, label: str, style: str) -> None:
-    axes.step(np.arange(len(values)) * step, values, style, where="post", color=SALIENCY_COLOUR, lw=1.2, label=label)
+    axes.step(
+        np.arange(len(values)) * step, values, style, where="post", color=SALIENCY_COLOUR, lw=1.2, label=label
+    )
 
 
 def _unit_range(values: np.ndarray) -> np.ndarray:

@@ -121,7 +121,9 @@ def _choose_records(
         # The command line knows only strings, files have integers too.
         by_qid = {str(record.qid): record for record in records}
         if absent := [qid for qid in qids if qid not in by_qid]:
-            raise UserError(f"{annotations}: has no qid {absent[0]}; choose from {', '.join(list(by_qid)[:3])}, ...")
+            raise UserError(
+                f"{annotations}: has no qid {absent[0]}; choose from {', '.join(list(by_qid)[:3])}, ..."
+            )
         records = [by_qid[qid] for qid in qids]
     if vid is not None:
         records = [record for record in records if record.vid == vid]
@@ -138,11 +140,15 @@ def _make_parser() -> Parser:
         "may be negative) of stored queries, as JSON lines in the QVHighlights submission format.",
     )
     parser.add_argument("--checkpoint", required=True, metavar="C", help="best.ckpt or last.ckpt of a run")
-    parser.add_argument("--features", required=True, metavar="H5", help="feature store with the videos and queries")
+    parser.add_argument(
+        "--features", required=True, metavar="H5", help="feature store with the videos and queries"
+    )
     parser.add_argument("--annotations", metavar="A.jsonl", help="predict the queries of this file")
     parser.add_argument("--qid", action="append", default=[], help="only this query (repeatable)")
     parser.add_argument("--vid", help="only this video; without --annotations, the video to ask --qid about")
     parser.add_argument("--out", metavar="F.jsonl", help="write here instead of to stdout")
     parser.add_argument("--plot", metavar="F.png", help=f"also draw the first {MAX_PLOTTED} queries")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="queries at once (default 32)")
+    parser.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="queries at once (default 32)"
+    )
     return parser

@@ -34,7 +34,9 @@ def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> No
 
     The file appears under its name only when it is complete.
     """
-    text = "".join(json.dumps(format_prediction(prediction), allow_nan=False) + "\n" for prediction in predictions)
+    text = "".join(
+        json.dumps(format_prediction(prediction), allow_nan=False) + "\n" for prediction in predictions
+    )
     write_atomically(path, text)
 
 

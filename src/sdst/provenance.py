@@ -47,7 +47,9 @@ def _git() -> dict[str, Any] | None:
     source = Path(sdst.__file__).parent
     try:
         commit, changes = (
-            subprocess.run(["git", *args], cwd=source, capture_output=True, text=True, check=True).stdout.strip()
+            subprocess.run(
+                ["git", *args], cwd=source, capture_output=True, text=True, check=True
+            ).stdout.strip()
             for args in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
         )
     except (OSError, subprocess.CalledProcessError):

@@ -154,27 +154,18 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
         ),
         options.optim,
         options.decode,
-        dataset=data.name,
+        dataset=data.dataset,
         split=select.split,
         seed=options.seed,
         config={str(key): value for key, value in plain.items()},
         recipe=data.recipe,
     )
-    monitor = f"{select.split}/{select.metric}"
-    checkpoints = {
-        "dirpath": run_dir / "checkpoints",
-        "save_on_train_epoch_end": True,
-        "enable_version_counter": False,
-    }
     interactive = sys.stderr.isatty()
     trainer = build(
         config.trainer,
         precision=_precision(config.trainer.precision),
         callbacks=[
-            ModelCheckpoint(
-                filename="best", monitor=monitor, mode="max", save_weights_only=True, **checkpoints
-            ),
-            ModelCheckpoint(filename="last", **checkpoints),
+            *_checkpoints(run_dir, monitor=f"{select.split}/{select.metric}"),
             RichProgressBar() if interactive else EpochLog(),
         ],
         logger=build(config.logger, save_dir=str(run_dir)),
@@ -200,7 +191,7 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
         weights_only=True,
     )
     result: dict[str, Any] = {
-        "dataset": data.name,
+        "dataset": data.dataset,
         "simulated": data.recipe["simulated"],
         "epochs": trainer.current_epoch,
         "fit_seconds": round(time.monotonic() - started, 1),
@@ -239,9 +230,28 @@ class EpochLog(Callback):
             logger.info("epoch %d/%s  %s", trainer.current_epoch + 1, trainer.max_epochs, text)
 
 
+def _checkpoints(run_dir: Path, monitor: str) -> list[ModelCheckpoint]:
+    """The weights of the best epoch, and everything that resuming needs of the last one."""
+    best = ModelCheckpoint(
+        run_dir / BEST.parent,
+        BEST.stem,
+        monitor,
+        mode="max",
+        save_weights_only=True,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    last = ModelCheckpoint(
+        run_dir / LAST.parent, LAST.stem, save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    return [best, last]  # in this order: the last checkpoint remembers which epoch was the best
+
+
 def _check_free(run_dir: Path, resume: bool) -> None:
     if (run_dir / "metrics.json").exists():
-        raise UserError(f"{run_dir}: holds a finished run, which is never overwritten; choose another run_dir")
+        raise UserError(
+            f"{run_dir}: holds a finished run, which is never overwritten; choose another run_dir"
+        )
     if resume and not (run_dir / LAST).is_file():
         raise UserError(f"{run_dir}: has no {LAST} to resume from; start the run anew in another folder")
     if not resume and (run_dir / "config.yaml").exists():
@@ -255,10 +265,12 @@ def _check_selection(data: GroundingDataModule, split: str, metric: str) -> None
     records = data.load(split).records
     if split == "train" or any(record.windows is None for record in records):
         raise UserError(f"select.split: {split} is no labelled evaluation split; choose another")
-    possible = evaluate(whole_video(records), records, data.name)["brief"]
+    possible = evaluate(whole_video(records), records, data.dataset)["brief"]
     if possible.get(metric) is None:
         choices = ", ".join(key for key, value in possible.items() if value is not None)
-        raise UserError(f"select.metric: {metric!r} has no value on {data.name} {split}; choose from {choices}")
+        raise UserError(
+            f"select.metric: {metric!r} has no value on {data.dataset} {split}; choose from {choices}"
+        )
     if split == "test":
         logger.warning("the best checkpoint is selected on the test split; say so beside its numbers")
 

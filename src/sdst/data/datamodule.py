@@ -18,7 +18,7 @@ from sdst.features.store import FeatureStore
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sdst.types import Batch
+    from sdst.data.dataset import Sample
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class GroundingDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.name = name
+        self.dataset = name
         self.paths = {split: path for split, path in annotations.items() if path is not None}
         self.min_duration = min_duration
         self.batch_size = batch_size
@@ -103,10 +103,14 @@ class GroundingDataModule(L.LightningDataModule):
             notes = [str(annotations.repairs)] if annotations.repairs else []
             if split == "train":
                 if unlabelled := sum(record.windows is None for record in records):
-                    raise UserError(f"{self.paths[split]}: {unlabelled} rows lack relevant_windows; cannot train")
+                    raise UserError(
+                        f"{self.paths[split]}: {unlabelled} rows lack relevant_windows; cannot train"
+                    )
                 longer = [record for record in records if record.duration >= self.min_duration]
                 if len(longer) < len(records):
-                    notes.append(f"left out {len(records) - len(longer)} shorter than {self.min_duration:g} s")
+                    notes.append(
+                        f"left out {len(records) - len(longer)} shorter than {self.min_duration:g} s"
+                    )
                 records = longer
             self.store.require([r.vid for r in records], [r.qid for r in records])
             dataset = GroundingDataset(
@@ -125,7 +129,7 @@ class GroundingDataModule(L.LightningDataModule):
             self.datasets[split] = dataset
         return self.datasets[split]
 
-    def loader(self, split: str) -> DataLoader[Batch]:
+    def loader(self, split: str) -> DataLoader[Sample]:
         """Batches of one split; only ``train`` is shuffled."""
         dataset = self.load(split)
         return DataLoader(
@@ -138,6 +142,6 @@ class GroundingDataModule(L.LightningDataModule):
             persistent_workers=self.num_workers > 0,
         )
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> DataLoader[Sample]:
         """Batches of the training split."""
         return self.loader("train")

@@ -12,7 +12,6 @@ from torch import nn
 
 from sdst.models.interpolation import ClipAxis, interpolate
 from sdst.models.layers import mlp
-from sdst.spans import cw_to_se
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,11 +53,12 @@ class ActionnessHead(nn.Module):
 
     def forward(self, dense: Tensor, references: Tensor, axis: ClipAxis) -> Tensor:
         """(B, T, d) embeddings and (B, M, 2) moments to (B, M) in (0, 1); no gradient to the moments."""
-        start, end = cw_to_se(references.detach()).split(1, dim=-1)
-        where = start + (end - start) * self.centres  # (B, M, bins)
+        centre, width = references.detach().unbind(dim=-1)
+        where = centre[..., None] + width[..., None] * (self.centres - 0.5)  # (B, M, bins)
         clips = interpolate(dense, axis.position(where).flatten(1), axis.count, outside="clamp")
         pooled = rearrange(clips, "B (M n) d -> B M (n d)", n=len(self.centres))
-        return self.mlp(pooled).squeeze(-1).float().sigmoid()
+        logits: Tensor = self.mlp(pooled)
+        return logits.squeeze(-1).float().sigmoid()
 
 
 def saliency_scores(dense: Tensor, text: Tensor) -> Tensor:

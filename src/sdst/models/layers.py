@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -95,7 +96,7 @@ def mlp(width_in: int, hidden: int, width_out: int, depth: int) -> nn.Sequential
     """``depth`` linear layers with ReLU between them."""
     widths = [width_in, *[hidden] * (depth - 1), width_out]
     layers: list[nn.Module] = []
-    for narrow, wide in zip(widths[:-1], widths[1:], strict=True):
+    for narrow, wide in pairwise(widths):
         layers += [nn.Linear(narrow, wide), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -173,19 +173,19 @@ class SDST(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Eq. 5-6 over all levels: Q (B, K, M, d), R (B, K, M, 2), mean offsets (B, K, M, H) or None."""
         # One call per set of weights prepares all the levels that share it.
-        shares = signal.chunk(len(self.sparse), dim=1)
-        prepared = [stream.prepare(share, axis.mask) for stream, share in zip(self.sparse, shares, strict=True)]
+        streams = cast("list[SparseStream]", list(self.sparse))
+        shares = signal.chunk(len(streams), dim=1)
+        prepared = [stream.prepare(share, axis.mask) for stream, share in zip(streams, shares, strict=True)]
         queries = self.queries.expand(len(signal), -1, -1)
         # Float32 under autocast too: rounding to half precision would move a boundary by a twentieth of a clip.
         reference_logits = self.references.float().expand(len(signal), -1, -1)
         all_queries, all_references, all_offsets = [], [], []
         for level in range(self.levels):
-            stream = level % len(self.sparse)
+            within, stream = divmod(level, len(streams))
             memory = prepared[stream]
             if memory is not None:
-                within = level // len(self.sparse)
                 memory = VideoMemory(memory.context[:, within], memory.values[:, within])
-            queries, offsets = self.sparse[stream](
+            queries, offsets = streams[stream](
                 queries, reference_logits.sigmoid(), text[:, level], text_mask, memory, axis
             )
             reference_logits = reference_logits + self.regress(queries).float()
