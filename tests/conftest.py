@@ -31,7 +31,9 @@ class Corpus:
     overrides: list[str]
 
 
-def make_rows(split: str, count: int, *, scores: bool = True, text_qids: bool = False) -> list[dict[str, Any]]:
+def make_rows(
+    split: str, count: int, *, scores: bool = True, text_qids: bool = False
+) -> list[dict[str, Any]]:
     """Annotation rows of 8 to 12 s, one window each; every third video has two queries."""
     rng = np.random.default_rng([len(split), count])
     rows = []

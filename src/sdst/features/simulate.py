@@ -42,13 +42,13 @@ NUM_VIDEO_LAYERS, NUM_TEXT_LAYERS = 40, 19  # of the towers that are imitated: I
 
 STOP_WORDS = frozenset({"a", "an", "and", "at", "by", "for", "in", "is", "of", "on", "the", "to", "with"})
 STOP_WORD_GAIN = 0.3
-EVENT_GAIN = (0.7, 1.2)  # how strongly a query shows in its video, drawn per query
+EVENT_GAIN = (1.0, 1.5)  # how strongly a query shows in its video, drawn per query
 NEAR_MISS_SHARE = 0.5  # of a near miss's direction that is the query's own
 NEAR_MISS_CLIPS = (3, 10)
-BACKGROUND_NORM = 0.7
+BACKGROUND_NORM = 0.5
 BACKGROUND_CLIPS = 8  # from one drawn background to the next
-VIDEO_NOISE, TEXT_NOISE = 1.7, 0.5  # norm of the noise in the deepest layer, in concept space
-NOISE_GROWTH = 1.25  # from a layer to the one below it
+VIDEO_NOISE, TEXT_NOISE = 0.8, 0.5  # norm of the noise in the deepest layer, in concept space
+NOISE_GROWTH = 1.4  # from a layer to the one below it
 LAYER_SHARE = 0.5  # of a layer's map that is its own
 
 
