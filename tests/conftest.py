@@ -8,17 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from sdst.cli import main
 from sdst.data.annotations import read_annotations
 from sdst.features.simulate import write_simulated
 
+settings.register_profile("patient", deadline=None)  # a slow machine is no failure
+settings.load_profile("patient")
+
 WORDS = ("dog", "cat", "man", "jumps", "sleeps", "sings", "red", "ball", "piano", "river")
-TINY = (
-    "model.dim=16 model.heads=2 model.num_queries=4 model.rdsa_dim=8 model.roi_bins=4 model.actionness_dim=8 "
-    "model.cnn_depth=1 levels.count=2 data.batch_size=4 data.num_workers=0 trainer.max_epochs=2 "
-    "trainer.accelerator=cpu trainer.log_every_n_steps=1 optim.lr=1e-3 optim.warmup_steps=4"
-).split()
+TINY = [
+    *("model.dim=16", "model.heads=2", "model.num_queries=4", "model.rdsa_dim=8", "model.roi_bins=4"),
+    *("model.actionness_dim=8", "model.cnn_depth=1", "levels.count=2"),
+    *("data.batch_size=4", "data.num_workers=0", "optim.lr=1e-3", "optim.warmup_steps=4"),
+    *("trainer.max_epochs=2", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1"),
+]
 """Overrides that make a run take about a second."""
 
 

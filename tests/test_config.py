@@ -1,0 +1,155 @@
+"""Configuration files: all compose, none drifts from the code, no option is dead, the paper's values are in them."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+import sdst
+from sdst.checkpoint import build_model
+from sdst.config import TrainConfig, build, compose, conf_dir
+from sdst.data.datamodule import GroundingDataModule
+from sdst.errors import UserError
+from sdst.models.sdst import SDST
+
+CONF = Path(sdst.__file__).parents[2] / "conf"
+
+
+def names(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("data", names("data"))
+@pytest.mark.parametrize("logger", names("logger"))
+def test_every_choice_composes_to_a_whole_configuration(data: str, logger: str) -> None:
+    config = compose([f"data={data}", f"logger={logger}"])
+    OmegaConf.resolve(config)
+    assert not OmegaConf.missing_keys(config)
+    assert isinstance(OmegaConf.to_object(config), TrainConfig)
+    for node, constructor in (
+        (config.model, SDST),
+        (config.data, GroundingDataModule),
+        (config.trainer, lightning.Trainer),
+    ):
+        assert node["_target_"].endswith(f".{constructor.__name__}")
+        assert set(node) - {"_target_"} <= set(inspect.signature(constructor).parameters)
+
+
+PAPER = {  # App. A
+    "model.num_queries": {"qvhighlights": 30, "charades": 30, "tacos": 5},
+    "trainer.max_epochs": {"qvhighlights": 60, "charades": 50, "tacos": 150},
+    "data.clip_seconds": {"qvhighlights": 1 / 0.5, "charades": 1 / 1, "tacos": 1 / 0.5},
+    "optim.lr": {"qvhighlights": 1e-4, "charades": 2.5e-4, "tacos": 1e-4},
+    "optim.decay_epochs": {"qvhighlights": 20, "charades": 30, "tacos": 20},
+}
+PAPER_FOR_ALL = {
+    "data.batch_size": 32,
+    "data.min_duration": 5,
+    "optim.weight_decay": 1e-4,
+    "optim.warmup_steps": 2000,
+    "optim.warmup_ratio": 0.001,
+    "optim.decay": 0.1,
+    "trainer.gradient_clip_val": 35,
+    "model.dim": 256,
+    "model.heads": 8,
+    "model.num_points": 4,
+    "model.dropout": 0.5,
+    "model.drop_path": 0.25,
+    "levels.count": 4,
+    "levels.source": "intermediate",
+    "levels.stride": 1,
+    "loss.weights": {"cls": 1, "l1": 1, "iou": 1, "act": 1, "sal": 0.1, "video": 0.1, "layer": 0.1},
+    "loss.alpha": 0.25,
+    "loss.gamma": 2,
+    "loss.temperature": 0.07,
+}
+
+
+@pytest.mark.parametrize("data", ["qvhighlights", "charades", "tacos"])
+def test_datasets_are_trained_with_the_papers_values(data: str) -> None:
+    config = compose([f"data={data}"])
+    expected = PAPER_FOR_ALL | {key: values[data] for key, values in PAPER.items()}
+    assert {key: OmegaConf.select(config, key) for key in expected} == expected
+    assert config.data.name == data
+
+
+def test_model_file_repeats_the_constructors_defaults() -> None:
+    given = OmegaConf.to_container(OmegaConf.load(CONF / "model/sdst.yaml"))
+    assert given.pop("_target_") == "sdst.models.sdst.SDST"
+    assert given.pop("num_queries") == 30  # the constructor has no default: datasets differ
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    defaults = {p.name: p.default for p in inspect.signature(SDST).parameters.values() if p.kind == keyword}
+    assert given == {
+        name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()
+    }
+
+
+SMALL = {"dim": 16, "heads": 2, "num_queries": 3, "rdsa_dim": 8, "actionness_dim": 8, "roi_bins": 4}
+
+
+def another(value: Any) -> Any:
+    """A different legal value for an option."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return 2 * value
+    if isinstance(value, float):
+        return value / 2
+    return "raw" if isinstance(value, str) else value[:-1]
+
+
+def fingerprint(options: dict[str, Any]) -> list[Any]:
+    """Parameter names and shapes, and output and gradients of a training step."""
+    torch.manual_seed(0)
+    model = build_model(
+        {"model": options, "levels": {"count": 2}}, {"video_dim": 6, "text_dim": 5}
+    )  # in training mode, so that dropout shows
+    generator = torch.Generator().manual_seed(0)
+    video, text = (torch.randn(2, 2, n, width, generator=generator) for n, width in ((7, 6), (4, 5)))
+    torch.manual_seed(1)
+    ones = torch.ones(2, 7, dtype=torch.bool), torch.ones(2, 4, dtype=torch.bool)
+    output = model(video, ones[0], text, ones[1], torch.full((2,), 7.0))
+    (output.class_logits.sum() + output.references.square().sum() + output.saliency.sum()).backward()
+    shapes = [(name, parameter.shape) for name, parameter in model.named_parameters()]
+    gradients = [(n, p.grad.tolist()) for n, p in model.named_parameters() if p.grad is not None]
+    return [shapes, output.class_logits.tolist(), output.saliency.tolist(), gradients]
+
+
+@pytest.mark.parametrize(
+    "option", sorted(set(OmegaConf.load(CONF / "model/sdst.yaml")) - {"_target_"}), ids=str
+)
+def test_every_model_option_changes_the_model(option: str) -> None:
+    options = OmegaConf.to_container(compose().model) | SMALL
+    before = fingerprint(options)
+    assert fingerprint(options) == before
+    assert fingerprint(options | {option: another(options[option])}) != before
+
+
+def test_environment_variables_move_the_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, folder in {"DATA": "/d", "FEATURES": "/f", "RUNS": "/r"}.items():
+        monkeypatch.setenv(f"SDST_{name}", folder)
+    config = compose(["data=tacos"])
+    assert config.data.annotations.train == "/d/tacos/train.jsonl"
+    assert config.data.features == "/f/tacos.h5"
+    assert config.run_dir.startswith("/r/tacos/")
+    monkeypatch.delenv("SDST_FEATURES")
+    assert compose(["data=tacos"]).data.features == "/d/features/tacos.h5"
+
+
+def test_a_missing_configuration_folder_says_how_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert conf_dir() == CONF
+    monkeypatch.setenv("SDST_CONF", str(tmp_path))
+    with pytest.raises(UserError, match="pip install -e"):
+        conf_dir()
+
+
+def test_building_refuses_an_unknown_argument_as_a_user_error() -> None:
+    node = DictConfig({"_target_": "sdst.optim.Optimization", "rate": 1})
+    with pytest.raises(UserError, match=r"sdst\.optim\.Optimization.*rate"):
+        build(node)
