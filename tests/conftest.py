@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 
 from sdst.cli import main
@@ -16,6 +17,7 @@ from sdst.features.simulate import write_simulated
 
 settings.register_profile("patient", deadline=None)  # a slow machine is no failure
 settings.load_profile("patient")
+torch.set_num_threads(1)  # tensors are tiny: more threads only wait for each other
 
 WORDS = ("dog", "cat", "man", "jumps", "sleeps", "sings", "red", "ball", "piano", "river")
 TINY = [

@@ -38,7 +38,7 @@ def imported_parts(part: str) -> set[str]:
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
     parts = {name.split(".")[1] for name in names if name.startswith("sdst.")}
-    return parts - {part, *vars(sdst)} | parts & set(ALLOWED) - {part}
+    return parts & {path.stem for path in PACKAGE.iterdir()} - {part}
 
 
 @pytest.mark.parametrize("part", ALLOWED)

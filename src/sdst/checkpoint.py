@@ -7,17 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from hydra.utils import get_class
 from omegaconf import OmegaConf
+from torch import nn
 
 from sdst.config import build
 from sdst.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor
 
 KEY = "sdst"
 """Under this key a Lightning checkpoint holds ``version``, ``config`` and ``recipe``."""
 VERSION = 1
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError, TypeError, AttributeError)
+"""What ``torch.load`` and looking into its result raise on a file that is no checkpoint."""
 
 
 def contents(config: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
@@ -31,30 +35,62 @@ def load(path: str | Path) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
     Raises:
         UserError: No file, not a checkpoint of this project, or weights that do not fit its configuration.
     """
+    stored = read(path)
+    config, recipe = stored[KEY]["config"], stored[KEY]["recipe"]
+    _check_target(config["model"], path)
+    model: nn.Module = build_model(config, recipe)
+    weights = {name.removeprefix("model."): value for name, value in stored["state_dict"].items()}
+    fill(model, weights, path)
+    return model.eval(), config, recipe
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint file.
+
+    Raises:
+        UserError: No file, not a checkpoint of this project, or of another version.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
         # weights_only: a pickle that would run code is refused.
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-        stored = loaded[KEY]
-        weights = {
-            name.removeprefix("model."): value
-            for name, value in loaded["state_dict"].items()
-            if name.startswith("model.")
-        }
-        version, config, recipe = stored["version"], stored["config"], stored["recipe"]
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
+        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        version = loaded[KEY]["version"]
+        _ = loaded["state_dict"], loaded[KEY]["config"], loaded[KEY]["recipe"]
+    except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a checkpoint written by sdst train ({reason})") from error
     if version != VERSION:
         raise UserError(f"{path}: checkpoint version {version}, this program reads {VERSION}")
-    model: nn.Module = build_model(config, recipe)
+    return loaded
+
+
+def fill(module: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
+    """Load weights that were read from ``path``; all must be there and fit.
+
+    Raises:
+        UserError: One does not; names the first.
+    """
     try:
-        model.load_state_dict(weights)
+        module.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(f"{path}: weights do not fit the stored configuration: {error}") from error
-    return model.eval(), config, recipe
+        first = str(error).splitlines()[1].strip()
+        raise UserError(f"{path}: weights do not fit the configuration: {first}") from error
+
+
+def _check_target(node: dict[str, Any], path: str | Path) -> None:
+    """Refuse a configuration that would build anything but a model of ours: checkpoints come from strangers."""
+    target = str(node.get("_target_"))
+    nested = "_target_" in str([value for key, value in node.items() if key != "_target_"])
+    try:
+        model = get_class(target) if target.startswith("sdst.") and not nested else object
+    except (ImportError, ValueError):
+        model = object
+    if not (issubclass(model, nn.Module) and model.__module__.startswith("sdst.")):
+        raise UserError(
+            f"{path}: its configuration builds {target}, which is no model of sdst; do not trust it"
+        )
 
 
 def build_model(config: dict[str, Any], recipe: dict[str, Any]) -> nn.Module:

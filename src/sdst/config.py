@@ -148,12 +148,12 @@ def build(node: DictConfig, /, **arguments: Any) -> Any:
 def explain(error: HydraException | OmegaConfBaseException) -> UserError:
     """One line for an error in the overrides or files, with the nearest option where one is unknown."""
     message = " ".join(str(error).split())
-    unknown = re.match(r"Could not override '([^']+)'\.(?: To append to your config use \S+)? Key ", message)
+    unknown = re.match(r"Could not override '([^']+)'", message)
     if unknown is None:
         return UserError(message.split(" full_key:")[0])
     key = unknown[1]
     known = list(_keys(OmegaConf.to_container(compose()), ""))
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else "sdst train --cfg job shows all options"
     return UserError(f"unknown override '{key}'; {hint}")
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sdst.types import Record
 
 SPLITS = ("train", "val", "test")
-SIZES = {"num_train": 300, "num_val": 60, "num_test": 60}
+SIZES = {"num_train": 350, "num_val": 80, "num_test": 80}
 FEATURE_WIDTH = 64
 PLOTTED = 4
 SHOWN = (

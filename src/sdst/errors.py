@@ -12,6 +12,18 @@ class UserError(Exception):
     The console script prints it to stderr without a traceback and exits with status 2.
     """
 
+    def __init__(self, message: str) -> None:
+        # A DataLoader passes its worker's exception on with the worker's traceback as the message.
+        super().__init__(message.rpartition(f"{__name__}.UserError: ")[2])
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: a whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""

@@ -8,7 +8,7 @@ import lightning as L
 import numpy as np
 import torch
 
-from sdst import checkpoint
+from sdst.checkpoint import KEY, contents
 from sdst.metrics.collector import PredictionCollector
 from sdst.postprocess import Decoding, decode
 
@@ -57,7 +57,7 @@ class GroundingModule(L.LightningModule):
         self.split = split
         self.seed = seed
         self.collector = PredictionCollector(dataset)
-        self.contents = checkpoint.contents(config, recipe)
+        self.contents = contents(config, recipe)
         self.metrics: dict[str, Any] = {}
         self.predictions: list[Prediction] = []
 
@@ -69,8 +69,8 @@ class GroundingModule(L.LightningModule):
         return output
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed this step's dropout by (seed, step, rank), so that a resumed run draws what it would have drawn."""
-        entropy = [self.seed, self.global_step, self.global_rank]
+        """Seed this batch's dropout by its place in the run, so that a resumed run draws what it would have drawn."""
+        entropy = [self.seed, self.current_epoch, batch_idx, self.global_rank]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -112,4 +112,4 @@ class GroundingModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add configuration and recipe, plain values both."""
-        checkpoint["sdst"] = self.contents
+        checkpoint[KEY] = self.contents

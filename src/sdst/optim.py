@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+
+from sdst.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,6 +27,9 @@ class Optimization:
         warmup_ratio: Factor on ``lr`` at the first step.
         decay_epochs: The rate falls every so many epochs,
         decay: by this factor.
+
+    Raises:
+        UserError: A value is out of range.
     """
 
     lr: float = 1e-4
@@ -32,6 +38,14 @@ class Optimization:
     warmup_ratio: float = 0.001
     decay_epochs: int = 20
     decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, lowest in {"warmup_steps": 0, "decay_epochs": 1}.items():
+            if getattr(self, name) < lowest:
+                raise UserError(f"optim.{name}: {getattr(self, name)} must be at least {lowest}")
+        for name in ("lr", "weight_decay", "warmup_ratio", "decay"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise UserError(f"optim.{name}: {getattr(self, name)} must be a finite number, 0 or more")
 
     def factor(self, step: int, steps_per_epoch: int) -> float:
         """What ``lr`` is multiplied with in step 0, 1, 2, ..."""

@@ -13,7 +13,7 @@ from sdst import checkpoint
 from sdst.data.annotations import read_annotations
 from sdst.data.collate import collate
 from sdst.data.dataset import EpochSampler, GroundingDataset
-from sdst.errors import Parser, UserError
+from sdst.errors import Parser, UserError, positive_int
 from sdst.features.store import FeatureStore
 from sdst.plot import plot_predictions
 from sdst.postprocess import Decoding, decode
@@ -149,6 +149,6 @@ def _make_parser() -> Parser:
     parser.add_argument("--out", metavar="F.jsonl", help="write here instead of to stdout")
     parser.add_argument("--plot", metavar="F.png", help=f"also draw the first {MAX_PLOTTED} queries")
     parser.add_argument(
-        "--batch-size", type=int, default=32, metavar="N", help="queries at once (default 32)"
+        "--batch-size", type=positive_int, default=32, metavar="N", help="queries at once (default 32)"
     )
     return parser

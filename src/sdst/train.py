@@ -20,9 +20,9 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressB
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sdst import checkpoint
 from sdst.baselines.trivial import whole_video
-from sdst.checkpoint import build_model
-from sdst.config import TrainConfig, build, compose, conf_dir, explain, register_schema
+from sdst.config import SelectConfig, TrainConfig, build, compose, conf_dir, explain, register_schema
 from sdst.errors import UserError
 from sdst.jsonfiles import write_atomically
 from sdst.losses.criterion import Criterion
@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 LAST = Path("checkpoints/last.ckpt")
 BEST = Path("checkpoints/best.ckpt")
+FLAGS = ("-m", "--multirun", "--cfg", "-c", "--package", "-p", "--resolve", "--info", "-i", "--help", "-h")
+"""Hydra's options that make sense here."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -52,11 +54,21 @@ def main(argv: Sequence[str]) -> int:
             run_dir, config = stored_run(resumed[-1], overrides)
             train(config, run_dir, resume=True)
         else:
-            sys.argv = ["sdst train", *argv]
+            _check_flags(argv)
+            # Hydra's parser wants the flag not to stand among the overrides.
+            sys.argv = ["sdst train", *sorted(argv, key=lambda arg: arg not in ("-m", "--multirun"))]
             _run_hydra()
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from error
     return 0
+
+
+def _check_flags(argv: Sequence[str]) -> None:
+    for arg in argv:
+        if arg.startswith("-") and arg.partition("=")[0] not in FLAGS:
+            raise UserError(
+                f"sdst train: no option {arg}; there are {', '.join(FLAGS)} and overrides like seed=1"
+            )
 
 
 def _run_hydra() -> None:
@@ -126,42 +138,98 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
         UserError: The folder holds a run already, or any input is bad.
     """
     _check_free(run_dir, resume)
+    config.run_dir = str(run_dir)  # a multirun's job, or a run that was moved, is not where it was told to be
     OmegaConf.resolve(config)
-    plain = OmegaConf.to_container(config)
-    assert isinstance(plain, dict)
     options = OmegaConf.to_object(config)
     assert isinstance(options, TrainConfig)
-
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     L.seed_everything(options.seed, verbose=False)
+
     data: GroundingDataModule = build(config.data, levels=options.levels, seed=options.seed)
     splits = [split for split in data.paths if split != "train"]
     for split in ("train", *splits):
         data.load(split)
-    select = options.select
-    _check_selection(data, select.split, select.metric)
-    model = build_model({str(key): value for key, value in plain.items()}, data.recipe)
+    _check_selection(data, options.select)
+    _check_options(config)
+    module = _make_module(config, options, data)
+    trainer = _make_trainer(config, options.select, run_dir)
+    if resume:
+        checkpoint.fill(module, checkpoint.read(run_dir / LAST)["state_dict"], run_dir / LAST)
+    if trainer.is_global_zero:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(config))
+    if trainer.is_global_zero and not resume:
+        facts = describe_run(module.model) | {"features": data.recipe}
+        write_atomically(run_dir / "run.json", json.dumps(facts, indent=2) + "\n")
+        logger.info("%d trainable parameters; run folder %s", facts["parameters"]["total"], run_dir)
+
+    started = time.monotonic()
+    trainer.fit(
+        module,
+        data.train_dataloader(),
+        data.loader(options.select.split),
+        ckpt_path=run_dir / LAST if resume else None,
+        weights_only=True,
+    )
+    if not module.metrics:  # the run was resumed after its last epoch
+        trainer.validate(module, data.loader(options.select.split), verbose=False)
+    result = {
+        "dataset": data.dataset,
+        "simulated": data.recipe["simulated"],
+        "epochs": trainer.current_epoch,
+        "fit_seconds": round(time.monotonic() - started, 1),
+        "last": {options.select.split: module.metrics["brief"]},
+        "selected": {"split": options.select.split, "metric": options.select.metric},
+        "best": {},
+    }
+    best = checkpoint.read(run_dir / BEST)
+    checkpoint.fill(module, best["state_dict"], run_dir / BEST)
+    result["selected"]["epoch"] = best["epoch"]
+    for split in splits:
+        module.split = split
+        trainer.validate(module, data.loader(split), verbose=False)
+        if module.metrics:
+            result["best"][split] = module.metrics["brief"]
+        if trainer.is_global_zero:
+            write_predictions(run_dir / f"{split}_submission.jsonl", module.predictions)
+    if trainer.is_global_zero:
+        # Written last: its presence says that the run is finished.
+        write_atomically(run_dir / "metrics.json", json.dumps(result, indent=2) + "\n")
+        logger.info("%s", _summary(result, run_dir))
+    return result
+
+
+def _make_module(config: DictConfig, options: TrainConfig, data: GroundingDataModule) -> GroundingModule:
+    """The untrained model with its losses, optimisation and decoding."""
+    plain: Any = OmegaConf.to_container(config)
+    model = checkpoint.build_model(plain, data.recipe)
     if options.compile is not None:
         model.compile(backend=options.compile)
-    module = GroundingModule(
+    loss = options.loss
+    criterion = Criterion(
+        loss.weights,
+        match_weights=loss.match_weights,
+        alpha=loss.alpha,
+        gamma=loss.gamma,
+        temperature=loss.temperature,
+    )
+    return GroundingModule(
         model,
-        Criterion(
-            options.loss.weights,
-            match_weights=options.loss.match_weights,
-            alpha=options.loss.alpha,
-            gamma=options.loss.gamma,
-            temperature=options.loss.temperature,
-        ),
+        criterion,
         options.optim,
         options.decode,
         dataset=data.dataset,
-        split=select.split,
+        split=options.select.split,
         seed=options.seed,
-        config={str(key): value for key, value in plain.items()},
+        config=plain,
         recipe=data.recipe,
     )
+
+
+def _make_trainer(config: DictConfig, select: SelectConfig, run_dir: Path) -> L.Trainer:
+    """The trainer with its logger, checkpoints and progress."""
     interactive = sys.stderr.isatty()
-    trainer = build(
+    trainer: L.Trainer = build(
         config.trainer,
         precision=_precision(config.trainer.precision),
         callbacks=[
@@ -175,44 +243,21 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-    if trainer.is_global_zero and not resume:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(config))
-        facts = describe_run(model) | {"features": data.recipe}
-        write_atomically(run_dir / "run.json", json.dumps(facts, indent=2) + "\n")
-        logger.info("%d trainable parameters; run folder %s", facts["parameters"]["total"], run_dir)
+    return trainer
 
-    started = time.monotonic()
-    trainer.fit(
-        module,
-        data.train_dataloader(),
-        data.loader(select.split),
-        ckpt_path=run_dir / LAST if resume else None,
-        weights_only=True,
-    )
-    result: dict[str, Any] = {
-        "dataset": data.dataset,
-        "simulated": data.recipe["simulated"],
-        "epochs": trainer.current_epoch,
-        "fit_seconds": round(time.monotonic() - started, 1),
-        "last": {select.split: module.metrics["brief"]},
-    }
-    best = torch.load(run_dir / BEST, map_location="cpu", weights_only=True)
-    module.load_state_dict(best["state_dict"])
-    result["selected"] = {"split": select.split, "metric": select.metric, "epoch": best["epoch"]}
-    result["best"] = {}
-    for split in splits:
-        module.split = split
-        trainer.validate(module, data.loader(split), verbose=False)
-        if module.metrics:
-            result["best"][split] = module.metrics["brief"]
-        if trainer.is_global_zero:
-            write_predictions(run_dir / f"{split}_submission.jsonl", module.predictions)
-    if trainer.is_global_zero:
-        # Written last: its presence says that the run is finished.
-        write_atomically(run_dir / "metrics.json", json.dumps(result, indent=2) + "\n")
-        logger.info("%s", _summary(result, run_dir))
-    return result
+
+class RunCheckpoint(ModelCheckpoint):
+    """Remembers the best epoch even if the run folder was moved, where Lightning would forget it."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore from a checkpoint, looking for its files where the run is now."""
+        folder = Path(str(self.dirpath))
+        best = {str(folder / Path(path).name): score for path, score in state_dict["best_k_models"].items()}
+        paths = {
+            key: str(folder / Path(state_dict[key]).name) if state_dict[key] else ""
+            for key in ("best_model_path", "kth_best_model_path", "last_model_path")
+        }
+        super().load_state_dict(state_dict | paths | {"dirpath": self.dirpath, "best_k_models": best})
 
 
 class EpochLog(Callback):
@@ -232,7 +277,7 @@ class EpochLog(Callback):
 
 def _checkpoints(run_dir: Path, monitor: str) -> list[ModelCheckpoint]:
     """The weights of the best epoch, and everything that resuming needs of the last one."""
-    best = ModelCheckpoint(
+    best = RunCheckpoint(
         run_dir / BEST.parent,
         BEST.stem,
         monitor,
@@ -241,7 +286,7 @@ def _checkpoints(run_dir: Path, monitor: str) -> list[ModelCheckpoint]:
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    last = ModelCheckpoint(
+    last = RunCheckpoint(
         run_dir / LAST.parent, LAST.stem, save_on_train_epoch_end=True, enable_version_counter=False
     )
     return [best, last]  # in this order: the last checkpoint remembers which epoch was the best
@@ -260,8 +305,9 @@ def _check_free(run_dir: Path, resume: bool) -> None:
         )
 
 
-def _check_selection(data: GroundingDataModule, split: str, metric: str) -> None:
+def _check_selection(data: GroundingDataModule, select: SelectConfig) -> None:
     """Refuse a selection that no epoch could be judged by; warn where it looks at the test split."""
+    split, metric = select.split, select.metric
     records = data.load(split).records
     if split == "train" or any(record.windows is None for record in records):
         raise UserError(f"select.split: {split} is no labelled evaluation split; choose another")
@@ -273,6 +319,20 @@ def _check_selection(data: GroundingDataModule, split: str, metric: str) -> None
         )
     if split == "test":
         logger.warning("the best checkpoint is selected on the test split; say so beside its numbers")
+
+
+def _check_options(config: DictConfig) -> None:
+    """Refuse what would only fail after hours, or say nothing about its cause."""
+    epochs, every = config.trainer.max_epochs, config.trainer.check_val_every_n_epoch
+    if epochs < 1:
+        raise UserError(f"trainer.max_epochs: {epochs} must be at least 1")
+    if not 1 <= every <= epochs:
+        raise UserError(
+            f"trainer.check_val_every_n_epoch: {every} must lie in 1..{epochs}, or no epoch is validated"
+        )
+    if config.compile is not None and config.compile not in torch.compiler.list_backends(exclude_tags=()):
+        known = ", ".join(torch.compiler.list_backends())
+        raise UserError(f"compile: no backend {config.compile!r}; choose from {known}, or null")
 
 
 def _precision(wanted: str) -> str:

@@ -54,6 +54,9 @@ class GroundingDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        for option, value, lowest in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if value < lowest:
+                raise UserError(f"data.{option}: {value} must be at least {lowest}")
         self.dataset = name
         self.paths = {split: path for split, path in annotations.items() if path is not None}
         self.min_duration = min_duration
@@ -107,6 +110,11 @@ class GroundingDataModule(L.LightningDataModule):
                         f"{self.paths[split]}: {unlabelled} rows lack relevant_windows; cannot train"
                     )
                 longer = [record for record in records if record.duration >= self.min_duration]
+                if not longer:
+                    raise UserError(
+                        f"{self.paths[split]}: every video is shorter than data.min_duration = "
+                        f"{self.min_duration:g} s; lower it"
+                    )
                 if len(longer) < len(records):
                     notes.append(
                         f"left out {len(records) - len(longer)} shorter than {self.min_duration:g} s"

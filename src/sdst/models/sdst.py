@@ -79,6 +79,18 @@ class SDST(nn.Module):
             raise UserError(f"model.signal: {signal!r} is none of {', '.join(SIGNALS)}")
         if not sampling or set(sampling) - set(POINTS):
             raise UserError(f"model.sampling: {list(sampling)} must be one or more of {', '.join(POINTS)}")
+        sizes = {
+            "num_queries": num_queries,
+            "num_points": num_points,
+            "roi_bins": roi_bins,
+            "rdsa_dim": rdsa_dim,
+        }
+        for name, size in (sizes | {"actionness_dim": actionness_dim, "ffn_ratio": ffn_ratio}).items():
+            if size < 1:
+                raise UserError(f"model.{name}: {size} must be at least 1")
+        for name, probability in {"dropout": dropout, "drop_path": drop_path}.items():
+            if not 0 <= probability < 1:
+                raise UserError(f"model.{name}: {probability} must lie in [0, 1)")
         self.dim, self.levels, self.signal = dim, levels, signal
         self.video_dim, self.text_dim = video_dim, text_dim
         self.stop_reference_gradient = stop_reference_gradient

@@ -1,0 +1,260 @@
+"""Every user error is exit status 2 and one line that names the culprit, before anything is written or computed."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from conftest import Corpus, make_corpus, make_rows
+from sdst.cli import main
+from sdst.train import BEST
+
+
+def one_line(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """What the command says on stderr, which must be one line; nothing may go to stdout."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("sdst: error: ")
+    assert "Traceback" not in line
+    assert 'File "' not in line
+    return line
+
+
+# --- options ---
+
+OPTIONS = {
+    "seed=abc": ["seed", "abc"],
+    "model.dmi=32": ["model.dmi", "did you mean model.dim?"],
+    "nonsense=1": ["nonsense", "--cfg job"],
+    "data=unknown": ["data/unknown", "qvhighlights"],
+    "logger=unknown": ["logger/unknown", "csv"],
+    "select.metric=MR-full-mAP@0.6": ["select.metric", "MR-full-mAP@0.5"],
+    "select.split=dev": ["dev", "val"],
+    "select.split=train": ["select.split", "train"],
+    "loss.weights.sal=-1": ["loss weights", "sal"],
+    "loss.weights.sal=nan": ["loss weights", "sal"],
+    "+loss.weights.hinge=1": ["loss weights", "hinge"],
+    "loss.match_weights.l1=inf": ["match_weights", "l1"],
+    "levels.count=0": ["levels", "count 0"],
+    "levels.count=9": ["features.h5", "video_layers", "32"],
+    "levels.source=first": ["levels.source", "first"],
+    "model.modules=[ca,sa,rdsx]": ["model.modules", "rdsx"],
+    "model.modules=[]": ["model.modules"],
+    "model.dim=15": ["model.dim", "15"],
+    "model.signal=cooked": ["model.signal", "cooked"],
+    "model.sampling=[x]": ["model.sampling", "x"],
+    "model.num_queries=0": ["model.num_queries"],
+    "model.num_points=0": ["model.num_points"],
+    "model.roi_bins=0": ["model.roi_bins"],
+    "model.dropout=1.5": ["dropout"],
+    "model.drop_path=1.5": ["drop_path"],
+    "decode.nms=cubic": ["decod", "nms", "cubic"],
+    "decode.sigma=0": ["decod", "sigma"],
+    "decode.max_moments=0": ["decod", "max_moments"],
+    "optim.decay_epochs=0": ["optim.decay_epochs"],
+    "optim.lr=-1": ["optim.lr"],
+    "optim.warmup_steps=-1": ["optim.warmup_steps"],
+    "data.batch_size=0": ["data.batch_size"],
+    "data.num_workers=-1": ["data.num_workers"],
+    "data.clip_seconds=1": ["features.h5", "data.clip_seconds=2"],
+    "data.pooling=max": ["features.h5", "/video/max", "adaptive"],
+    "data.name=kinetics": ["kinetics", "qvhighlights"],
+    "data.features=/no/such.h5": ["/no/such.h5"],
+    "data.annotations.val=/no/such.jsonl": ["/no/such.jsonl"],
+    "data.annotations.train=null": ["data.annotations.train"],
+    "trainer.max_epochs=0": ["trainer.max_epochs"],
+    "trainer.precision=17": ["lightning.Trainer", "17"],
+    "trainer.accelerator=abacus": ["lightning.Trainer", "abacus"],
+    "trainer.check_val_every_n_epoch=5": ["trainer.check_val_every_n_epoch"],
+    "compile=nothing": ["compile", "nothing"],
+    "resume=latest": ["resume=latest"],
+    "resume=/no/such": ["/no/such"],
+    "seed": ["seed"],
+    "--frobnicate": ["--frobnicate"],
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_bad_option(corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    runs = tmp_path / "runs"
+    line = one_line(capsys, ["train", *corpus.overrides, f"paths.runs={runs}", option])
+    for named in OPTIONS[option]:
+        assert named in line
+    assert not [path for path in runs.rglob("*") if path.is_file()]
+    assert not list(runs.glob("*/*"))  # no run folder
+
+
+# --- features ---
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def edit(change: Callable[[h5py.File], None]) -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        with h5py.File(path, "r+") as file:
+            change(file)
+
+    return apply
+
+
+def delete(key: str) -> Callable[[Path], None]:
+    return edit(lambda file: file.__delitem__(key))
+
+
+def set_attribute(name: str, value: object) -> Callable[[Path], None]:
+    return edit(lambda file: file.attrs.__setitem__(name, value))
+
+
+FEATURES = {
+    "missing": (Path.unlink, []),
+    "truncated": (truncate, []),
+    "empty": (lambda path: path.write_bytes(b""), []),
+    "of another format": (set_attribute("format", "pictures"), ["format"]),
+    "of another version": (set_attribute("version", 2), ["version"]),
+    "unfinished": (set_attribute("complete", False), ["complete"]),
+    "without a video": (delete("video/adaptive/val0"), ["/video/adaptive", "val0"]),
+    "without a query": (delete("text/3002"), ["/text", "3002"]),
+    "without the pooling": (delete("video/adaptive"), ["video"]),
+    "without a layer": (set_attribute("video_layers", [38, 40]), ["video_layers", "39"]),
+}
+
+
+@pytest.mark.parametrize("damage", FEATURES)
+def test_bad_features(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+    corpus = make_corpus(tmp_path, {"train": make_rows("train", 4), "val": make_rows("val", 4)})
+    apply, named = FEATURES[damage]
+    apply(corpus.features)
+    line = one_line(capsys, ["train", *corpus.overrides, f"run_dir={tmp_path / 'runs/run'}"])
+    for part in [str(corpus.features), *named]:
+        assert part in line
+    assert not (tmp_path / "runs/run").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("key", ["video/adaptive/train1", "text/5002"])
+def test_features_that_are_not_finite(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int, key: str
+) -> None:
+    corpus = make_corpus(tmp_path, {"train": make_rows("train", 4), "val": make_rows("val", 4)})
+    with h5py.File(corpus.features, "r+") as file:
+        file[key][0, 0, 0] = np.nan
+    overrides = [*corpus.overrides, f"data.num_workers={workers}", f"run_dir={tmp_path / 'run'}"]
+    line = one_line(capsys, ["train", *overrides])
+    assert line.startswith(f"sdst: error: {corpus.features}: /{key} holds NaN")
+
+
+def test_features_of_other_videos_with_the_same_names(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in corpus.paths["val"].read_text().splitlines()]
+    rows[1]["duration"] += 6
+    (tmp_path / "v.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    changes = [f"data.annotations.val={tmp_path / 'v.jsonl'}", f"run_dir={tmp_path / 'run'}"]
+    assert f"video {rows[1]['vid']}" in one_line(capsys, ["train", *corpus.overrides, *changes])
+    assert not (tmp_path / "run").exists()
+
+
+# --- annotations ---
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_malformed_annotation_line(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str], split: str
+) -> None:
+    lines = corpus.paths[split].read_text().splitlines()
+    lines[2] = lines[2][:-10]
+    path = tmp_path / "cut.jsonl"
+    path.write_text("\n".join(lines))
+    overrides = [*corpus.overrides, f"data.annotations.{split}={path}", f"run_dir={tmp_path / 'run'}"]
+    assert f"{path}:3: " in one_line(capsys, ["train", *overrides])
+    assert not (tmp_path / "run").exists()
+
+
+# --- checkpoints ---
+
+
+class Payload:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (Path(self.path),)
+
+
+CHECKPOINTS = {
+    "missing": lambda path, good: None,
+    "empty": lambda path, good: path.write_bytes(b""),
+    "text": lambda path, good: path.write_text("hello, this is not a checkpoint"),
+    "of something else": lambda path, good: torch.save({"state_dict": {}}, path),
+    "a list": lambda path, good: torch.save([1, 2], path),
+    "truncated": lambda path, good: path.write_bytes(good.read_bytes()[:5000]),
+    "malicious": lambda path, good: torch.save({"sdst": Payload(str(path.with_name("ran")))}, path),
+    "a folder": lambda path, good: path.mkdir(),
+}
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_bad_checkpoint(
+    finished: Path, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    path = tmp_path / "c.ckpt"
+    CHECKPOINTS[kind](path, finished / BEST)
+    options = ["--checkpoint", str(path), "--features", str(corpus.features)]
+    line = one_line(capsys, ["predict", *options, "--annotations", str(corpus.paths["val"])])
+    assert str(path) in line
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("change", ["version", "weights", "target"])
+def test_checkpoint_that_contradicts_itself(
+    finished: Path, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    stored = torch.load(finished / BEST, weights_only=True)
+    if change == "version":
+        stored["sdst"]["version"] = 99
+    elif change == "weights":
+        del stored["state_dict"]["model.gates"]
+    else:  # a configuration may only name a model of ours
+        stored["sdst"]["config"]["model"] = {"_target_": "pathlib.Path.touch", "self": str(tmp_path / "ran")}
+    path = tmp_path / "c.ckpt"
+    torch.save(stored, path)
+    options = ["--checkpoint", str(path), "--features", str(corpus.features)]
+    line = one_line(capsys, ["predict", *options, "--annotations", str(corpus.paths["val"])])
+    named = {"version": "99", "weights": "gates", "target": "pathlib.Path.touch"}[change]
+    assert str(path) in line
+    assert named in line
+
+
+def test_malicious_checkpoint_is_not_executed_on_resume(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir)
+    (run_dir / "metrics.json").unlink()
+    torch.save({"sdst": Payload(str(tmp_path / "ran"))}, run_dir / "checkpoints/last.ckpt")
+    assert "last.ckpt" in one_line(capsys, ["train", f"resume={run_dir}"])
+    assert not (tmp_path / "ran").exists()
+
+
+# --- the console script ---
+
+
+def test_console_script_tells_errors_the_same_way(corpus: Corpus, tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name("sdst")
+    arguments = [script, "train", *corpus.overrides, "model.dmi=3"]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "sdst: error: unknown override 'model.dmi'; did you mean model.dim?\n"
+    assert list(tmp_path.iterdir()) == []
