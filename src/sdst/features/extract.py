@@ -137,17 +137,14 @@ def _extract(
     text_layers = _layers("text", args.text_layers, args.layers, backbone.text_config.fusion_layer)
     attrs = recipe(backbone, spec)
     durations = {record.vid: record.duration for record in records}
-    with (
-        FeatureWriter(
-            out,
-            backbone=attrs.pop("backbone"),
-            video_layers=video_layers,
-            text_layers=text_layers,
-            clip_seconds=spec.clip_seconds,
-            extra=attrs,
-        ) as writer,
-        _progress() as progress,
-    ):
+    with FeatureWriter(
+        out,
+        backbone=attrs.pop("backbone"),
+        video_layers=video_layers,
+        text_layers=text_layers,
+        clip_seconds=spec.clip_seconds,
+        extra=attrs,
+    ) as writer:
         todo = [
             (vid, path)
             for vid, path in paths.items()
@@ -155,19 +152,20 @@ def _extract(
         ]
         if len(todo) < len(paths):
             logger.info("%s: %d of %d videos were already done", out, len(paths) - len(todo), len(paths))
-        total = sum(count_clips(durations[vid], spec.clip_seconds) for vid, _ in todo)
-        task = progress.add_task("clips", total=total)
-        encoded = encode_videos(
-            backbone,
-            load_clips(todo, spec, args.batch_size, args.workers),
-            writer,
-            video_layers,
-            args.pooling,
-            lambda count: progress.advance(task, count),
-        )
-        usable = [r for r in records if r.vid in paths and r.vid not in encoded.failures]
-        task = progress.add_task("queries", total=len(usable))
-        encode_queries(backbone, usable, writer, text_layers, lambda count: progress.advance(task, count))
+        with _progress() as progress:
+            total = sum(count_clips(durations[vid], spec.clip_seconds) for vid, _ in todo)
+            task = progress.add_task("clips", total=total)
+            encoded = encode_videos(
+                backbone,
+                load_clips(todo, spec, args.batch_size, args.workers),
+                writer,
+                video_layers,
+                args.pooling,
+                lambda count: progress.advance(task, count),
+            )
+            usable = [r for r in records if r.vid in paths and r.vid not in encoded.failures]
+            task = progress.add_task("queries", total=len(usable))
+            encode_queries(backbone, usable, writer, text_layers, lambda count: progress.advance(task, count))
         if usable:
             writer.finish()
     _warn_of_other_lengths(encoded.durations, durations, spec.clip_seconds)
