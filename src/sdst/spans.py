@@ -46,7 +46,8 @@ def aligned_iou(a: Array, b: Array) -> Array:
     if isinstance(start, np.ndarray):
         inter = np.clip(np.minimum(end, other_end) - np.maximum(start, other_start), 0, None)
         union = (end - start) + (other_end - other_start) - inter
-        return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+        iou: NDArray[np.float64] = np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+        return iou
     inter = (end.minimum(other_end) - start.maximum(other_start)).clamp(min=0)
     union = (end - start) + (other_end - other_start) - inter
     empty = union <= 0

@@ -1,0 +1,165 @@
+"""The schema of a training configuration, and where the configuration files are."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import sdst
+from sdst.data.levels import Levels
+from sdst.errors import UserError
+from sdst.optim import Optimization
+from sdst.postprocess import Decoding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+@dataclass
+class LossConfig:
+    """Weights of eq. 14 and the constants of the losses.
+
+    *Reading*: the columns of Tab. G are cls, L1, sal, video, layer, IoU, act.
+    """
+
+    weights: dict[str, float] = field(
+        default_factory=lambda: {
+            "cls": 1.0,
+            "l1": 1.0,
+            "iou": 1.0,
+            "act": 1.0,
+            "sal": 0.1,
+            "video": 0.1,
+            "layer": 0.1,
+        }
+    )
+    match_weights: dict[str, float] = field(default_factory=lambda: {"cls": 1.0, "l1": 1.0, "iou": 1.0})
+    alpha: float = 0.25
+    gamma: float = 2.0
+    temperature: float = 0.07
+
+
+@dataclass
+class SelectConfig:
+    """Which checkpoint is the best: the one with the highest ``metric`` on ``split``."""
+
+    split: str = "val"
+    metric: str = "MR-full-mAP"
+
+
+@dataclass
+class PathsConfig:
+    """Where things are; the environment variables SDST_DATA, SDST_FEATURES and SDST_RUNS move them."""
+
+    data: str = MISSING
+    features: str = MISSING
+    runs: str = MISSING
+
+
+@dataclass
+class TrainConfig:
+    """Everything a run depends on.
+
+    Attributes:
+        seed: Of initial weights, shuffling, positive clips, dropout.
+        run_dir: Where the run writes. One that holds a finished run is refused.
+        resume: ``latest`` unfinished run below ``paths.runs``, or the folder of a run, or null.
+        compile: Backend of ``torch.compile`` (``inductor``), or null for eager execution.
+        levels: Which backbone layers are used.
+        loss: Loss weights and constants.
+        optim: Optimizer and schedule.
+        decode: From the model's output to moments.
+        select: How the best checkpoint is chosen.
+        model: Constructor of the model.
+        data: Constructor of the data module.
+        trainer: Constructor of the Lightning trainer.
+        logger: Constructor of the logger.
+        paths: Where things are.
+    """
+
+    seed: int = 0
+    run_dir: str = MISSING
+    resume: str | None = None
+    compile: str | None = None
+    levels: Levels = field(default_factory=Levels)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: Optimization = field(default_factory=Optimization)
+    decode: Decoding = MISSING
+    select: SelectConfig = field(default_factory=SelectConfig)
+    model: Any = MISSING
+    data: Any = MISSING
+    trainer: Any = MISSING
+    logger: Any = MISSING
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+
+def conf_dir() -> Path:
+    """The ``conf`` folder beside ``src``; ``SDST_CONF`` names another.
+
+    Raises:
+        UserError: It is not there, as after an install that is not editable.
+    """
+    folder = Path(os.environ.get("SDST_CONF", Path(sdst.__file__).parents[2] / "conf"))
+    if not (folder / "train.yaml").is_file():
+        raise UserError(
+            f"{folder}: no train.yaml here; install the cloned repository with pip install -e . or set SDST_CONF"
+        )
+    return folder
+
+
+def register_schema() -> None:
+    """Make the schema known to Hydra, as ``schema`` in the defaults list of train.yaml."""
+    ConfigStore.instance().store("schema", node=TrainConfig)
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration that ``sdst train`` would use with these overrides; for tests and notebooks."""
+    register_schema()
+    with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
+        return hydra.compose("train", list(overrides))
+
+
+def build(node: DictConfig, /, **arguments: Any) -> Any:
+    """Instantiate a node's ``_target_`` with further arguments.
+
+    Raises:
+        UserError: The constructor refused a value; as it said, or with the name of the target.
+    """
+    try:
+        return hydra.utils.instantiate(node, _convert_="object", **arguments)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        if isinstance(error.__cause__, TypeError | ValueError):
+            raise UserError(f"{node['_target_']}: {error.__cause__}") from error
+        raise
+
+
+def explain(error: HydraException | OmegaConfBaseException) -> UserError:
+    """One line for an error in the overrides or files, with the nearest option where one is unknown."""
+    message = " ".join(str(error).split())
+    unknown = re.match(r"Could not override '([^']+)'\.(?: To append to your config use \S+)? Key ", message)
+    if unknown is None:
+        return UserError(message.split(" full_key:")[0])
+    key = unknown[1]
+    known = list(_keys(OmegaConf.to_container(compose()), ""))
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "sdst train --cfg job shows all options"
+    return UserError(f"unknown override '{key}'; {hint}")
+
+
+def _keys(node: Any, prefix: str) -> Iterator[str]:
+    for key, value in node.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{key}.")

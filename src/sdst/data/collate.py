@@ -1,0 +1,52 @@
+"""Samples of different lengths to one padded batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sdst.types import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from sdst.data.dataset import Sample
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Pad each axis to the longest of the batch; masks are true where a sample has a value."""
+    video, video_mask = _pad([sample.video for sample in samples], axis=1)
+    text, text_mask = _pad([sample.text for sample in samples], axis=1)
+    moments, moment_mask = _pad([sample.moments for sample in samples], axis=0)
+    saliency, _ = _pad([sample.saliency for sample in samples], axis=0)
+    first_seen: dict[str, int] = {}
+    return Batch(
+        records=[sample.record for sample in samples],
+        video=video,
+        video_mask=video_mask,
+        text=text,
+        text_mask=text_mask,
+        num_clips=torch.tensor([sample.num_clips for sample in samples], dtype=torch.float32),
+        video_index=torch.tensor([first_seen.setdefault(s.record.vid, len(first_seen)) for s in samples]),
+        moments=moments,
+        moment_mask=moment_mask,
+        saliency=saliency,
+        positive_clip=torch.tensor([sample.positive_clip for sample in samples]),
+    )
+
+
+def _pad(arrays: Sequence[NDArray[Any]], axis: int) -> tuple[Tensor, Tensor]:
+    """Stack arrays that differ along ``axis``, zeros behind; with the (B, longest) mask of what is real."""
+    lengths = np.array([array.shape[axis] for array in arrays])
+    shape = list(arrays[0].shape)
+    shape[axis] = int(lengths.max())
+    padded = np.zeros([len(arrays), *shape], dtype=arrays[0].dtype)
+    for row, array in zip(padded, arrays, strict=True):
+        row[(slice(None),) * axis + (slice(array.shape[axis]),)] = array
+    mask = np.arange(shape[axis]) < lengths[:, None]
+    return torch.from_numpy(padded), torch.from_numpy(mask)

@@ -1,0 +1,147 @@
+"""Annotation files and a feature store, served as batches. A dataset is a configuration of this class."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from sdst.data.annotations import read_annotations
+from sdst.data.collate import collate
+from sdst.data.dataset import EpochSampler, GroundingDataset
+from sdst.data.levels import Levels
+from sdst.errors import UserError
+from sdst.features.store import FeatureStore
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sdst.data.dataset import Sample
+
+logger = logging.getLogger(__name__)
+
+
+class GroundingDataModule(L.LightningDataModule):
+    """Train, validation and test splits of one dataset.
+
+    Args:
+        name: ``qvhighlights``, ``charades`` or ``tacos``: whose metrics are computed.
+        annotations: Split name -> JSON lines file, or None where there is no such split.
+        features: The feature store (SPEC section 8 layout).
+        pooling: Which pooled features, ``adaptive``, ``avg`` or ``cls`` (Tab. 3).
+        clip_seconds: Clip length; must be the store's.
+        min_duration: Shorter videos are left out of training (App. A), in seconds.
+        batch_size: Queries per step.
+        num_workers: Loader processes.
+        levels: Which layers become the levels.
+        seed: Of shuffling and of the positive clips.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        annotations: Mapping[str, str | None],
+        features: str,
+        *,
+        pooling: str = "adaptive",
+        clip_seconds: float = 2.0,
+        min_duration: float = 5.0,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        levels: Levels | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.dataset = name
+        self.paths = {split: path for split, path in annotations.items() if path is not None}
+        self.min_duration = min_duration
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.clip_seconds = clip_seconds
+        self.seed = seed
+        self.levels = levels or Levels()
+        self.datasets: dict[str, GroundingDataset] = {}
+        info = FeatureStore(features, pooling=pooling).info
+        if info.clip_seconds != clip_seconds:
+            raise UserError(
+                f"{features}: made with clips of {info.clip_seconds:g} s, but data.clip_seconds is "
+                f"{clip_seconds:g}; set data.clip_seconds={info.clip_seconds:g} or extract again"
+            )
+        self.store = FeatureStore(
+            features,
+            pooling=pooling,
+            video_layers=self.levels.choose(info.video_layers),
+            text_layers=self.levels.choose(info.text_layers),
+        )
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """How the features were made, as plain values; a checkpoint stores it and prediction compares it."""
+        info = self.store.info
+        return {
+            "backbone": info.backbone,
+            "pooling": self.store.pooling,
+            "video_layers": self.levels.choose(info.video_layers),
+            "text_layers": self.levels.choose(info.text_layers),
+            "video_dim": self.store.video_dim,
+            "text_dim": self.store.text_dim,
+            "clip_seconds": info.clip_seconds,
+            "simulated": info.simulated,
+        }
+
+    def load(self, split: str) -> GroundingDataset:
+        """Read and check one split: annotations, their repairs, the presence and length of all features."""
+        if split not in self.datasets:
+            if split not in self.paths:
+                raise UserError(
+                    f"data.annotations.{split}: no such split; there are {', '.join(self.paths) or 'none'}"
+                )
+            annotations = read_annotations(self.paths[split])
+            records = annotations.records
+            notes = [str(annotations.repairs)] if annotations.repairs else []
+            if split == "train":
+                if unlabelled := sum(record.windows is None for record in records):
+                    raise UserError(
+                        f"{self.paths[split]}: {unlabelled} rows lack relevant_windows; cannot train"
+                    )
+                longer = [record for record in records if record.duration >= self.min_duration]
+                if len(longer) < len(records):
+                    notes.append(
+                        f"left out {len(records) - len(longer)} shorter than {self.min_duration:g} s"
+                    )
+                records = longer
+            self.store.require([r.vid for r in records], [r.qid for r in records])
+            dataset = GroundingDataset(
+                records, self.store, self.clip_seconds, self.seed if split == "train" else None
+            )
+            for kind, count in dataset.lengths.items():
+                if count:
+                    notes.append(f"{kind} by one clip: {count}")
+            logger.info(
+                "%s: %d queries on %d videos%s",
+                split,
+                len(records),
+                len({record.vid for record in records}),
+                "".join(f"; {note}" for note in notes),
+            )
+            self.datasets[split] = dataset
+        return self.datasets[split]
+
+    def loader(self, split: str) -> DataLoader[Sample]:
+        """Batches of one split; only ``train`` is shuffled."""
+        dataset = self.load(split)
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=EpochSampler(len(dataset), self.seed if split == "train" else None),
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Batches of the training split."""
+        return self.loader("train")

@@ -1,0 +1,180 @@
+"""One (video, query) sample: features of the wanted layers, moments, saliency target, positive clip."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from sdst.errors import UserError
+from sdst.spans import count_clips, se_to_cw
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from sdst.features.store import FeatureStore
+    from sdst.types import Record
+
+SCORED_CLIP_SECONDS = 2.0
+"""What the annotators of QVHighlights scored."""
+
+
+@dataclass
+class Sample:
+    """What :func:`sdst.data.collate.collate` pads into a batch.
+
+    Attributes:
+        record: The annotation.
+        video: (K, T, Dv) float16.
+        text: (K, L, Dt) float16.
+        num_clips: Duration / clip length.
+        moments: (G, 2) float32 (centre, width) divided by the duration.
+        saliency: (T,) float32 in [0, 1].
+        positive_clip: A clip with saliency > 0, or -1.
+    """
+
+    record: Record
+    video: NDArray[np.float16]
+    text: NDArray[np.float16]
+    num_clips: float
+    moments: NDArray[np.float32]
+    saliency: NDArray[np.float32]
+    positive_clip: int
+
+
+def usable_clips(stored: int, record: Record, clip_seconds: float) -> int:
+    """How many of a video's ``stored`` clips a sample uses: where feature and label lengths are reconciled.
+
+    Real files are a fraction of a clip off their annotated duration, so one clip more or less is normal: one
+    more is trimmed, one less leaves the last clip without features. Anything further means that features and
+    annotations speak of different clip lengths or different videos.
+
+    Raises:
+        UserError: They differ by more than one clip.
+    """
+    expected = count_clips(record.duration, clip_seconds)
+    if abs(stored - expected) > 1:
+        raise UserError(
+            f"features of video {record.vid}: {stored} clips, but its {record.duration:g} s make {expected} clips of "
+            f"{clip_seconds:g} s; check data.clip_seconds and that the features belong to these annotations"
+        )
+    return min(stored, expected)
+
+
+def saliency_target(record: Record, num_clips: int, clip_seconds: float) -> NDArray[np.float32]:
+    """(num_clips,) target in [0, 1], zeros for a record without labels (App. A, B).
+
+    Annotated saliency is the sum of the three scores / 12. Without it a clip is 1 inside a moment and 0 outside;
+    inside means that at least half of the clip, or half of a moment shorter than a clip, lies in the overlap, so
+    every moment has a positive clip.
+    """
+    target = np.zeros(num_clips, dtype=np.float32)
+    if record.clip_scores is not None:
+        # Scores are per 2 s of video, whatever the feature clips are.
+        scored = ((np.arange(num_clips) + 0.5) * clip_seconds / SCORED_CLIP_SECONDS).astype(int)
+        known = scored < len(record.clip_scores)
+        target[known] = record.clip_scores[scored[known]].sum(axis=1) / 12
+    elif record.windows is not None:
+        starts = np.arange(num_clips) * clip_seconds
+        for start, end in record.windows:
+            overlap = np.minimum(starts + clip_seconds, end) - np.maximum(starts, start)
+            target[overlap >= min(clip_seconds, end - start) / 2] = 1
+    return target
+
+
+class GroundingDataset(Dataset[Sample]):
+    """Records with their features.
+
+    A key is (epoch, index). In training the positive clip is drawn from a generator seeded by (seed, epoch,
+    index), so it depends on neither workers nor batches; otherwise it is the most salient clip.
+
+    Args:
+        records: Annotations; every video and query must be in the store.
+        store: Features of the wanted layers.
+        clip_seconds: Clip length.
+        seed: Of the training draw, or None for evaluation.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], store: FeatureStore, clip_seconds: float, seed: int | None
+    ) -> None:
+        self.records = records
+        self.store = store
+        self.clip_seconds = clip_seconds
+        self.seed = seed
+        self.lengths: Counter[str] = Counter()
+        self._num_clips = []
+        for record in records:
+            stored = store.num_clips(record.vid)
+            used = usable_clips(stored, record, clip_seconds)
+            self.lengths["trimmed"] += stored > used
+            self.lengths["short"] += used < count_clips(record.duration, clip_seconds)
+            self._num_clips.append(used)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        record, num_clips = self.records[index], self._num_clips[index]
+        windows = record.windows if record.windows is not None else np.zeros((0, 2))
+        saliency = saliency_target(record, num_clips, self.clip_seconds)
+        positives = np.flatnonzero(saliency > 0)
+        if len(positives) == 0:
+            positive = -1
+        elif self.seed is None:
+            positive = int(saliency.argmax())
+        else:
+            positive = int(np.random.default_rng([self.seed, epoch, index]).choice(positives))
+        return Sample(
+            record=record,
+            video=self.store.video(record.vid)[:, :num_clips],
+            text=self.store.text(record.qid),
+            num_clips=record.duration / self.clip_seconds,
+            moments=(se_to_cw(windows) / record.duration).astype(np.float32),
+            saliency=saliency,
+            positive_clip=positive,
+        )
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Keys (epoch, index) of a dataset, shuffled by (seed, epoch) if there is a seed; each rank gets its share.
+
+    Training ranks get equally many (the first keys fill up), evaluation ranks share out every key once.
+    """
+
+    def __init__(self, size: int, seed: int | None) -> None:
+        self.size = size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch, resumed ones included."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        rank, world = _rank_and_world()
+        if self.seed is not None:
+            return -(-self.size // world)
+        return len(range(rank, self.size, world))
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rank, world = _rank_and_world()
+        order = np.arange(self.size)
+        if self.seed is not None:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
+            order = np.resize(order, len(self) * world)
+        for index in order[rank::world]:
+            yield self.epoch, int(index)
+
+
+def _rank_and_world() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1

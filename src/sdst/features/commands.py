@@ -1,0 +1,172 @@
+"""``sdst features``: the feature store's tools."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdst.errors import Parser, UserError
+from sdst.spans import count_clips
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Iterable, Sequence
+
+    from sdst.features.store import FeatureStore
+    from sdst.types import Record
+
+log = logging.getLogger(__name__)
+
+MOST_PRINTED = 20  # problems; a wrong file can have one for every item
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``sdst features inspect|validate|simulate`` and return the exit status.
+
+    Raises:
+        UserError: Bad arguments or files.
+    """
+    parser = Parser(prog="sdst features", description="Tools of the feature store.")
+    tools = parser.add_subparsers(required=True, metavar="inspect|validate|simulate")
+
+    inspect = tools.add_parser("inspect", help="what a feature file holds")
+    inspect.add_argument("file", type=Path)
+    inspect.add_argument("--json", action="store_true", help="print JSON alone")
+    inspect.set_defaults(tool=_inspect)
+
+    validate = tools.add_parser(
+        "validate", help="read all of a feature file; exit status 2 if it has problems"
+    )
+    validate.add_argument("file", type=Path)
+    validate.add_argument(
+        "--annotations", type=Path, nargs="+", default=[], help="rows it must have features for"
+    )
+    validate.set_defaults(tool=_validate)
+
+    simulate = tools.add_parser("simulate", help="make up features for annotation files, to rehearse a run")
+    simulate.add_argument("annotations", type=Path, nargs="+")
+    simulate.add_argument("--out", type=Path, required=True, help="the feature file to write, or to continue")
+    simulate.add_argument("--clip-seconds", type=float, default=2.0)
+    simulate.add_argument("--video-dim", type=int, default=768)
+    simulate.add_argument("--text-dim", type=int, default=1024)
+    simulate.add_argument("--levels", type=int, default=4, help="layers of each tower, the deepest ones")
+    simulate.add_argument("--seed", type=int, default=0)
+    simulate.set_defaults(tool=_simulate)
+
+    args = parser.parse_args(argv)
+    status: int = args.tool(args)
+    return status
+
+
+def _inspect(args: Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from sdst.features.info import read_info
+    from sdst.features.store import FeatureStore
+
+    info = read_info(args.file)
+    facts: dict[str, Any] = {**asdict(info), "path": str(info.path), "bytes": info.path.stat().st_size}
+    facts["clips"] = {}
+    for pooling in info.poolings:
+        store = FeatureStore(args.file, pooling=pooling)
+        counts = [store.num_clips(vid) for vid in store.vids()]
+        facts["clips"][pooling] = {"fewest": min(counts), "most": max(counts)}
+    if args.json:
+        sys.stdout.write(json.dumps(facts, indent=4) + "\n")
+        return 0
+    console = Console(file=sys.stdout, markup=False)
+    table = Table("key", "value", title=facts.pop("path"))
+    extra = facts.pop("extra")
+    for key, value in (facts | extra).items():
+        table.add_row(key, str(value))
+    console.print(table)
+    if info.simulated:
+        console.print("SIMULATED: made up from annotations; no result on it counts.", style="bold red")
+    return 0
+
+
+def _validate(args: Namespace) -> int:
+    from sdst.features.info import read_info
+    from sdst.features.store import FeatureStore
+
+    records = _read_records(args.annotations)
+    poolings = read_info(args.file).poolings
+    problems: list[str] = []
+    for pooling in poolings:
+        problems += _video_problems(FeatureStore(args.file, pooling=pooling), pooling, records)
+    problems += _text_problems(FeatureStore(args.file, pooling=poolings[0]), records)
+    for problem in problems[:MOST_PRINTED]:
+        sys.stdout.write(problem + "\n")
+    if len(problems) > MOST_PRINTED:
+        sys.stdout.write(f"... and {len(problems) - MOST_PRINTED} more\n")
+    sys.stdout.write(f"{args.file}: {len(problems) or 'no'} problem{'s' * (len(problems) != 1)}\n")
+    return 2 if problems else 0
+
+
+def _video_problems(store: FeatureStore, pooling: str, records: list[Record]) -> list[str]:
+    """Missing and unreadable videos, and those whose clips do not fill their annotated duration."""
+    durations: dict[str, float] = {}
+    for record in records:
+        durations[record.vid] = max(record.duration, durations.get(record.vid, 0))
+    problems = [f"/video/{pooling} lacks {vid}" for vid in store.missing(durations, [])[0]]
+    for vid in _track(store.vids(), f"reading videos ({pooling})"):
+        try:
+            num_clips = store.video(vid).shape[1]
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        seconds = durations.get(vid, num_clips * store.info.clip_seconds)
+        if abs(num_clips - count_clips(seconds, store.info.clip_seconds)) > 1:
+            problems.append(f"/video/{pooling}/{vid} has {num_clips} clips for {seconds:g} s of video")
+    return problems
+
+
+def _text_problems(store: FeatureStore, records: list[Record]) -> list[str]:
+    """Missing and unreadable queries."""
+    problems = [f"/text lacks {qid}" for qid in store.missing([], (record.qid for record in records))[1]]
+    for qid in _track(store.qids(), "reading queries"):
+        try:
+            store.text(qid)
+        except UserError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _track(names: list[str], description: str) -> Iterable[str]:
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(names, description, console=Console(stderr=True), disable=not sys.stderr.isatty())
+
+
+def _simulate(args: Namespace) -> int:
+    from sdst.features.simulate import write_simulated
+
+    write_simulated(
+        _read_records(args.annotations),
+        args.out,
+        clip_seconds=args.clip_seconds,
+        video_dim=args.video_dim,
+        text_dim=args.text_dim,
+        levels=args.levels,
+        seed=args.seed,
+    )
+    log.info("%s: simulated features written", args.out)
+    return 0
+
+
+def _read_records(paths: Sequence[Path]) -> list[Record]:
+    from sdst.data.annotations import read_annotations
+
+    records = []
+    for path in paths:
+        annotations = read_annotations(path)
+        if annotations.repairs:
+            log.warning("%s: repaired %s", path, annotations.repairs)
+        records += annotations.records
+    return records

@@ -1,0 +1,129 @@
+"""What a feature file says about itself: its attributes and groups, read and checked without its features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from sdst.errors import UserError
+
+FORMAT = "sdst-features"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """What a feature file says about itself.
+
+    Attributes:
+        path: The file.
+        backbone: Name of the network that made the features.
+        video_layers: Stored layer numbers of the video tower, shallow to deep.
+        text_layers: Stored layer numbers of the text tower, shallow to deep.
+        clip_seconds: Length of a clip.
+        created_by: The program that wrote the file.
+        complete: True; an unfinished file is refused.
+        simulated: The features were made up from annotations, so no result from them counts.
+        poolings: Stored poolings of a clip's tokens.
+        video_dims: Pooling -> Dv.
+        text_dim: Dt.
+        num_videos: Videos stored in any pooling.
+        num_queries: Queries stored.
+        extra: All further root attributes.
+    """
+
+    path: Path
+    backbone: str
+    video_layers: tuple[int, ...]
+    text_layers: tuple[int, ...]
+    clip_seconds: float
+    created_by: str
+    complete: bool
+    simulated: bool
+    poolings: tuple[str, ...]
+    video_dims: dict[str, int]
+    text_dim: int
+    num_videos: int
+    num_queries: int
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def read_info(path: str | Path) -> StoreInfo:
+    """Read and check what a feature file says about itself.
+
+    Raises:
+        UserError: The file is missing, no HDF5 file, of another format or version, incomplete or empty.
+    """
+    with open_store(Path(path)) as file:
+        attrs = {
+            name: value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+            for name, value in file.attrs.items()
+        }
+        if attrs.pop("format", None) != FORMAT:
+            raise UserError(f"{path}: attribute 'format' is not '{FORMAT}'; give a feature file of sdst")
+        if (version := attrs.pop("version", None)) != VERSION:
+            raise UserError(f"{path}: attribute 'version' is {version}, not {VERSION}; write the file again")
+        if attrs.get("complete") is not True:
+            raise UserError(f"{path}: attribute 'complete' is not true; let the writing command finish")
+        poolings = {name: _filled_group(file, f"video/{name}") for name in _filled_group(file, "video")}
+        queries = _filled_group(file, "text")
+        try:
+            return StoreInfo(
+                path=Path(path),
+                backbone=str(attrs.pop("backbone")),
+                video_layers=tuple(map(int, attrs.pop("video_layers"))),
+                text_layers=tuple(map(int, attrs.pop("text_layers"))),
+                clip_seconds=float(attrs.pop("clip_seconds")),
+                created_by=str(attrs.pop("created_by")),
+                complete=attrs.pop("complete"),
+                simulated=bool(attrs.pop("simulated", False)),
+                poolings=tuple(poolings),
+                video_dims={name: _width(videos) for name, videos in poolings.items()},
+                text_dim=_width(queries),
+                num_videos=len(set().union(*poolings.values())),
+                num_queries=len(queries),
+                extra=attrs,
+            )
+        except KeyError as error:
+            raise UserError(f"{path}: attribute {error} is missing; write the file again") from None
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path}: a root attribute is malformed ({error}); write it again") from None
+
+
+def open_store(path: Path) -> h5py.File:
+    """Open a feature file for reading.
+
+    Raises:
+        UserError: There is none, or HDF5 cannot read it.
+    """
+    if not path.is_file():
+        if (unfinished := partial_path(path)).exists():
+            raise UserError(f"{path}: only {unfinished.name} is there; repeat the command that writes it")
+        raise UserError(f"{path}: no such file; check the path or write features there first")
+    try:
+        return h5py.File(path, "r")
+    except OSError:
+        raise UserError(f"{path}: no HDF5 file, or truncated; copy or write it again") from None
+
+
+def partial_path(path: Path) -> Path:
+    """Where the journal of an unfinished feature file lies."""
+    return path.with_name(path.name + ".partial")
+
+
+def _filled_group(file: h5py.File, key: str) -> h5py.Group:
+    group = file.get(key)
+    if not isinstance(group, h5py.Group) or len(group) == 0:
+        raise UserError(f"{file.filename}: /{key} is not a group with items; write the file again")
+    return group
+
+
+def _width(group: h5py.Group) -> int:
+    first = next(iter(group.values()))
+    if not isinstance(first, h5py.Dataset) or first.ndim != 3:
+        raise UserError(f"{group.file.filename}: {first.name} is no array of rank 3; write it again")
+    return int(first.shape[2])

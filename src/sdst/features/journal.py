@@ -1,0 +1,135 @@
+"""An append-only file of named float16 arrays that survives a kill of its writer at any moment.
+
+The first line is a JSON header; every item is a line of JSON (key, shape, checksum) followed by its bytes.
+Only the last item can be torn, and opening the journal again cuts it off.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import zlib
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from sdst.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import KeysView
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+class Journal:
+    """Opens or continues a journal for one writing process.
+
+    Args:
+        path: The journal.
+        header: What this run writes; JSON values. A journal with another header is not continued.
+
+    Raises:
+        UserError: Another process has the journal open, or it was begun with another header.
+    """
+
+    def __init__(self, path: Path, header: dict[str, Any]) -> None:
+        self._path = path
+        self._items: dict[str, tuple[int, tuple[int, ...]]] = {}  # key -> where its bytes begin, shape
+        self._file: BinaryIO = path.open("a+b")
+        try:
+            self._lock()
+            self._begin(header)
+            end = self._file.tell()
+            while self._scan_item():
+                end = self._file.tell()
+            self._file.truncate(end)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def keys(self) -> KeysView[str]:
+        """The keys of all whole items."""
+        return self._items.keys()
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Shape of an item."""
+        return self._items[key][1]
+
+    def read(self, key: str) -> NDArray[np.float16]:
+        """An item's array."""
+        start, shape = self._items[key]
+        self._file.seek(start)
+        return np.frombuffer(self._file.read(_num_bytes(shape)), "<f2").reshape(shape)
+
+    def append(self, key: str, array: NDArray[np.float16]) -> None:
+        """Add an item. Once this returns, a kill of the process cannot lose it."""
+        raw = array.astype("<f2", copy=False).tobytes()
+        line = _line({"key": key, "shape": array.shape, "crc32": zlib.crc32(raw)})
+        start = self._file.seek(0, os.SEEK_END) + len(line)
+        self._file.write(line + raw)
+        self._file.flush()
+        self._items[key] = (start, array.shape)
+
+    def close(self) -> None:
+        """Close the file and let another process continue it."""
+        self._file.close()
+
+    def delete(self) -> None:
+        """Close and delete the file."""
+        self._path.unlink()
+        self.close()
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{self._path}: another process is writing it; wait for it to end") from None
+
+    def _begin(self, header: dict[str, Any]) -> None:
+        expected = _line(header)
+        self._file.seek(0)
+        found = self._file.readline()
+        if found == expected:
+            return
+        if not expected.startswith(found):
+            raise UserError(
+                f"{self._path}: was begun with other settings ({_difference(found, header)}); "
+                "repeat those, or delete it to start over"
+            )
+        self._file.truncate(0)  # new, or killed within its first line
+        self._file.write(expected)
+        self._file.flush()
+
+    def _scan_item(self) -> bool:
+        """Note the next item; False at the end, or where a kill tore it."""
+        try:
+            item = json.loads(self._file.readline())
+            key, shape, checksum = item["key"], tuple(item["shape"]), item["crc32"]
+        except (ValueError, KeyError, TypeError):
+            return False
+        start = self._file.tell()
+        if zlib.crc32(self._file.read(_num_bytes(shape))) != checksum:
+            return False
+        self._items[key] = (start, shape)
+        return True
+
+
+def _line(content: dict[str, Any]) -> bytes:
+    return json.dumps(content).encode() + b"\n"
+
+
+def _num_bytes(shape: tuple[int, ...]) -> int:
+    return 2 * math.prod(shape)
+
+
+def _difference(found: bytes, header: dict[str, Any]) -> str:
+    try:
+        begun = json.loads(found)
+        keys = sorted(key for key in {*begun, *header} if begun.get(key) != header.get(key))
+    except (ValueError, TypeError, AttributeError):
+        return "it is no journal of this program"
+    return ", ".join(f"{key} {begun.get(key)!r}, now {header.get(key)!r}" for key in keys)

@@ -1,0 +1,328 @@
+"""Backbone features on disk: one HDF5 file per dataset and backbone, read by layer number.
+
+::
+
+    /                       attrs: format, version, backbone, video_layers, text_layers, clip_seconds,
+                            created_by, complete, simulated, and any more that the writer was given
+    /video/<pooling>/<vid>  float16 (T, n, Dv)     n layers, shallow to deep
+    /text/<qid>             float16 (L, n, Dt)     CLS token first
+
+HDF5 promises nothing about a file whose writer was killed. The writer therefore collects items in a journal,
+and makes the HDF5 file from it in one go at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import h5py
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from sdst import __version__
+from sdst.errors import UserError
+from sdst.features.info import FORMAT, VERSION, open_store, partial_path, read_info
+from sdst.features.journal import Journal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from sdst.types import Qid
+
+Scalar = str | int | float | bool
+"""What a further root attribute may be."""
+
+
+class FeatureStore:
+    """Reads one pooling and chosen layers of a feature file.
+
+    Cheap to pickle and safe to fork: each process opens its own handle at the first read.
+
+    Args:
+        path: The feature file.
+        pooling: How a clip's tokens were pooled: adaptive, avg or cls.
+        video_layers: Layer numbers as in the file's attributes, in the order wanted; a number may repeat
+            (Tab. K: the last layer K times). None takes all that are stored.
+        text_layers: The same for the text tower.
+
+    Attributes:
+        info: What the file says about itself.
+        video_dim: Dv of the pooling.
+        text_dim: Dt.
+
+    Raises:
+        UserError: The file cannot be used (see ``read_info``), or lacks the pooling or a layer.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        pooling: str = "adaptive",
+        video_layers: Sequence[int] | None = None,
+        text_layers: Sequence[int] | None = None,
+    ) -> None:
+        self.info = read_info(path)
+        if pooling not in self.info.poolings:
+            raise UserError(f"{path}: no group /video/{pooling}; choose from {', '.join(self.info.poolings)}")
+        self.video_dim = self.info.video_dims[pooling]
+        self.text_dim = self.info.text_dim
+        self.pooling = pooling
+        self._video_index = self._layer_index("video_layers", video_layers)
+        self._text_index = self._layer_index("text_layers", text_layers)
+        self._handle: h5py.File | None = None
+        self._handle_pid = -1
+
+    def video(self, vid: str) -> NDArray[np.float16]:
+        """Features (K, T, Dv) of a video's clips in the wanted layers.
+
+        Raises:
+            UserError: The video is missing or damaged, or holds NaN or Inf.
+        """
+        return self._read(
+            self._video_key(vid), self._video_index, len(self.info.video_layers), self.video_dim
+        )
+
+    def text(self, qid: Qid) -> NDArray[np.float16]:
+        """Features (K, L, Dt) of a query's tokens in the wanted layers, CLS first.
+
+        Raises:
+            UserError: The query is missing or damaged, or holds NaN or Inf.
+        """
+        return self._read(f"text/{qid}", self._text_index, len(self.info.text_layers), self.text_dim)
+
+    def num_clips(self, vid: str) -> int:
+        """T of a video, without reading its features.
+
+        Raises:
+            UserError: The video is missing.
+        """
+        return int(self._dataset(self._video_key(vid)).shape[0])
+
+    def vids(self) -> list[str]:
+        """Names of all stored videos of the pooling."""
+        return list(self._file[f"video/{self.pooling}"])
+
+    def qids(self) -> list[str]:
+        """Identities of all stored queries."""
+        return list(self._file["text"])
+
+    def missing(self, vids: Iterable[str], qids: Iterable[Qid]) -> tuple[list[str], list[str]]:
+        """Which of these videos and queries are not stored, each once, in the order given."""
+        stored_vids, stored_qids = set(self.vids()), set(self.qids())
+        return (
+            [vid for vid in dict.fromkeys(vids) if vid not in stored_vids],
+            [qid for qid in dict.fromkeys(map(str, qids)) if qid not in stored_qids],
+        )
+
+    def require(self, vids: Iterable[str], qids: Iterable[Qid]) -> None:
+        """Refuse before any work starts if one of these videos or queries is not stored.
+
+        Raises:
+            UserError: Says how many are missing and names the first few.
+        """
+        missing_vids, missing_qids = self.missing(vids, qids)
+        for group, absent in ((f"video/{self.pooling}", missing_vids), ("text", missing_qids)):
+            if absent:
+                names = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+                raise UserError(
+                    f"{self.info.path}: /{group} lacks {len(absent)} that are needed ({names}); "
+                    "write features for all annotated rows"
+                )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handle": None}
+
+    @property
+    def _file(self) -> h5py.File:
+        # HDF5 handles must not be used across a fork: they share one file position and one cache.
+        if self._handle is None or self._handle_pid != os.getpid():
+            self._handle = open_store(self.info.path)
+            self._handle_pid = os.getpid()
+        return self._handle
+
+    def _video_key(self, vid: str) -> str:
+        return f"video/{self.pooling}/{vid}"
+
+    def _layer_index(self, kind: str, layers: Sequence[int] | None) -> NDArray[np.int64]:
+        stored: tuple[int, ...] = getattr(self.info, kind)
+        wanted = stored if layers is None else tuple(layers)
+        if not wanted or not set(wanted) <= set(stored):
+            raise UserError(f"{self.info.path}: {kind} {wanted} are not all stored; choose from {stored}")
+        return np.array([stored.index(layer) for layer in wanted])
+
+    def _dataset(self, key: str) -> h5py.Dataset:
+        item = self._file.get(key)
+        if item is None:
+            raise UserError(f"{self.info.path}: no /{key}; write features for all annotated rows")
+        if (
+            not isinstance(item, h5py.Dataset)
+            or item.ndim != 3
+            or 0 in item.shape
+            or item.dtype != np.float16
+        ):
+            raise UserError(f"{self.info.path}: /{key} is no filled float16 array of rank 3; write it again")
+        return item
+
+    def _read(self, key: str, index: NDArray[np.int64], num_layers: int, width: int) -> NDArray[np.float16]:
+        item = self._dataset(key)
+        if item.shape[1:] != (num_layers, width):
+            raise UserError(
+                f"{self.info.path}: /{key} has layers x width {item.shape[1:]} where the file promises "
+                f"{(num_layers, width)}; write the file again"
+            )
+        wanted, expand = np.unique(index, return_inverse=True)  # HDF5 selects increasing, unique indices only
+        try:
+            stored = item[:, wanted]
+        except OSError as error:
+            raise UserError(
+                f"{self.info.path}: /{key} cannot be read ({error}); write the file again"
+            ) from None
+        if not _all_finite(stored):
+            raise UserError(f"{self.info.path}: /{key} holds NaN or Inf; extract it again")
+        return np.ascontiguousarray(stored.transpose(1, 0, 2)[expand])
+
+
+class FeatureWriter:
+    """Writes a feature file; a context manager that can be killed at any moment and continued.
+
+    Items are collected in the journal ``<path>.partial``. Leaving the context keeps it; ``finish`` turns it
+    into the HDF5 file.
+
+    Args:
+        path: The feature file to write. Its folder is made.
+        backbone: Name of the network.
+        video_layers: Layer numbers of the video tower, increasing.
+        text_layers: Layer numbers of the text tower, increasing.
+        clip_seconds: Length of a clip.
+        simulated: The features are made up.
+        extra: Further root attributes.
+
+    Raises:
+        UserError: The file exists; another process writes it; its journal was begun with other attributes.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        backbone: str,
+        video_layers: Sequence[int],
+        text_layers: Sequence[int],
+        clip_seconds: float,
+        simulated: bool = False,
+        extra: dict[str, Scalar] | None = None,
+    ) -> None:
+        self._path = Path(path)
+        if self._path.exists():
+            raise UserError(f"{path}: exists and is never overwritten; delete it or choose another name")
+        for kind, layers in (("video_layers", video_layers), ("text_layers", text_layers)):
+            if not layers or list(layers) != sorted(set(layers)):
+                raise UserError(
+                    f"{path}: {kind} {list(layers)} are not increasing; list them shallow to deep"
+                )
+        self._attrs: dict[str, Any] = {
+            **(extra or {}),
+            "format": FORMAT,
+            "version": VERSION,
+            "backbone": backbone,
+            "video_layers": list(map(int, video_layers)),
+            "text_layers": list(map(int, text_layers)),
+            "clip_seconds": float(clip_seconds),
+            "created_by": f"sdst {__version__}",
+            "simulated": simulated,
+        }
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._journal = Journal(partial_path(self._path), self._attrs)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+        self._widths = {_group(key): self._journal.shape(key)[2] for key in self._journal.keys}  # Dv or Dt
+
+    def has_video(self, vid: str, pooling: str) -> bool:
+        """Whether this video is already written in this pooling."""
+        return f"video/{pooling}/{vid}" in self._journal.keys
+
+    def has_text(self, qid: Qid) -> bool:
+        """Whether this query is already written."""
+        return f"text/{qid}" in self._journal.keys
+
+    def write_video(self, pooling: str, vid: str, array: ArrayLike) -> None:
+        """Add a video's features (T, n, Dv), stored as float16.
+
+        Raises:
+            UserError: Wrong rank, layer count or width, NaN or Inf in float16, or it is already written.
+        """
+        self._write(f"video/{pooling}", vid, array, len(self._attrs["video_layers"]))
+
+    def write_text(self, qid: Qid, array: ArrayLike) -> None:
+        """Add a query's features (L, n, Dt), CLS token first, stored as float16.
+
+        Raises:
+            UserError: As for ``write_video``.
+        """
+        self._write("text", str(qid), array, len(self._attrs["text_layers"]))
+
+    def finish(self) -> None:
+        """Make the HDF5 file from the journal, put it in place under its name, and delete the journal.
+
+        Raises:
+            UserError: No video or no query was written.
+        """
+        if len({key.partition("/")[0] for key in self._journal.keys}) < 2:
+            raise UserError(
+                f"{self._path}: no video or no query was written; give annotations that have both"
+            )
+        temporary = self._path.with_name(self._path.name + ".tmp")
+        with h5py.File(temporary, "w") as file:
+            file.attrs.update(self._attrs)
+            keys = sorted(self._journal.keys)
+            console, hidden = Console(stderr=True), not sys.stderr.isatty()
+            for key in track(keys, f"writing {self._path.name}", console=console, disable=hidden):
+                file[key] = self._journal.read(key)
+            file.attrs["complete"] = True
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, self._path)
+        self._journal.delete()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._journal.close()
+
+    def _write(self, group: str, name: str, array: ArrayLike, num_layers: int) -> None:
+        key = f"{group}/{name}"
+        if name in {"", "."} or "/" in name or "\0" in name:
+            raise UserError(f"{self._path}: {name!r} cannot name features; rename it without '/'")
+        if key in self._journal.keys:
+            raise UserError(f"{self._path}: /{key} is already written; give every item once")
+        with np.errstate(over="ignore"):  # what overflows float16 is refused below
+            data = np.ascontiguousarray(array, dtype=np.float16)
+        if data.ndim != 3 or 0 in data.shape or data.shape[1] != num_layers:
+            raise UserError(
+                f"{self._path}: /{key} has shape {data.shape}, not (n, {num_layers}, width); check it"
+            )
+        if not _all_finite(data):
+            raise UserError(f"{self._path}: /{key} holds NaN, Inf or values beyond float16; check its source")
+        if self._widths.setdefault(group, data.shape[2]) != data.shape[2]:
+            raise UserError(
+                f"{self._path}: /{key} is {data.shape[2]} wide, others {self._widths[group]}; check it"
+            )
+        self._journal.append(key, data)
+
+
+def _group(key: str) -> str:
+    return key.rpartition("/")[0]
+
+
+def _all_finite(array: NDArray[np.float16]) -> bool:
+    # All exponent bits set means NaN or Inf; np.isfinite on float16 takes several times as long.
+    return not ((array.view(np.uint16) & 0x7C00) == 0x7C00).any()

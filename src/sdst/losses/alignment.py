@@ -1,0 +1,72 @@
+"""The alignment losses: InfoNCE of clips and queries, over the batch (eq. 21) and over levels (eq. 22)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from sdst.losses.saliency import same_video_pairs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def info_nce(a: Tensor, b: Tensor, excluded: Tensor | None = None, *, temperature: float = 0.07) -> Tensor:
+    """InfoNCE between paired embeddings, the mean of both directions.
+
+    Args:
+        a: (..., N, d) embeddings; any length, the similarity is the cosine.
+        b: (..., N, d); b[..., i, :] is the positive of a[..., i, :] and the others are its negatives.
+        excluded: (N, N) bool, false on the diagonal: pairs (i, j) that are no negatives. Symmetric.
+        temperature: Divides the cosines.
+
+    Returns:
+        (..., N) loss of each pair.
+    """
+    logits = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).transpose(-1, -2) / temperature
+    if excluded is not None:
+        logits = logits.masked_fill(excluded, -torch.inf)
+    a_to_b = logits.log_softmax(dim=-1).diagonal(dim1=-2, dim2=-1)
+    b_to_a = logits.log_softmax(dim=-2).diagonal(dim1=-2, dim2=-1)
+    return -(a_to_b + b_to_a) / 2
+
+
+def video_alignment(
+    video: Tensor, text: Tensor, positive_clip: Tensor, video_index: Tensor, *, temperature: float = 0.07
+) -> Tensor:
+    """InfoNCE over the batch at each level (eq. 21).
+
+    *Reading*: another query about the same video is no negative. A sample without a positive clip is left
+    out.
+
+    Args:
+        video: (B, K, T, d) aligned clip embeddings.
+        text: (B, K, d) pooled aligned query of each level.
+        positive_clip: (B,) int64, -1 where there is none.
+        video_index: (B,) int64, equal for samples of one video.
+        temperature: Divides the cosines.
+
+    Returns:
+        Scalar: mean over levels and over the samples with a positive clip; 0 (with a gradient of 0) if there
+        is none.
+    """
+    clip, query = _positive_pairs(video, text, positive_clip)
+    excluded = same_video_pairs(video_index[positive_clip >= 0])
+    loss = info_nce(clip.transpose(0, 1), query.transpose(0, 1), excluded, temperature=temperature)
+    return loss.sum() / max(loss.numel(), 1)
+
+
+def level_alignment(
+    video: Tensor, text: Tensor, positive_clip: Tensor, *, temperature: float = 0.07
+) -> Tensor:
+    """InfoNCE over the levels of each sample (eq. 22); arguments and normaliser of ``video_alignment``."""
+    loss = info_nce(*_positive_pairs(video, text, positive_clip), temperature=temperature)
+    return loss.sum() / max(loss.numel(), 1)
+
+
+def _positive_pairs(video: Tensor, text: Tensor, positive_clip: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, K, d) positive clip and (N, K, d) query of the N samples that have a positive clip."""
+    (used,) = (positive_clip >= 0).nonzero(as_tuple=True)
+    return video[used, :, positive_clip[used]], text[used]

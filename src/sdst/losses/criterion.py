@@ -1,0 +1,138 @@
+"""The training objective: the weighted sum of all loss terms (eq. 14)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from sdst.errors import UserError
+from sdst.losses.alignment import level_alignment, video_alignment
+from sdst.losses.matcher import match
+from sdst.losses.moment import actionness_loss, focal_loss, iou_loss, l1_loss, matched_pairs
+from sdst.losses.saliency import sampled_nce
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+
+    from sdst.types import Batch, Output
+
+TERMS = ("cls", "l1", "iou", "act", "sal", "video", "layer")
+MATCH_COSTS = ("cls", "l1", "iou")
+
+
+class Criterion(nn.Module):
+    """Computes the loss terms whose weight is not zero, in float32 under any autocast.
+
+    Readings, where the paper is silent:
+
+    * Matching at each level costs focal class, L1 and IoU, weighted by ``match_weights``.
+    * ``cls``, ``l1`` and ``iou`` are *summed* over levels, like DETR's auxiliary losses, and divided by the
+      number of true moments in the batch (at least 1). Each process of a distributed run counts its own.
+    * ``act`` and ``sal`` use the last level alone; ``video`` and ``layer`` are averaged over levels.
+    * Two samples of one video are no negatives of each other in ``sal`` and ``video``.
+    * The columns of ``sal`` are R2-Tuning's (see ``sampled_nce``).
+
+    Args:
+        weights: Weight of every term: cls (eq. 17), l1 (18), iou (19), act (20), sal (12), video (21) and
+            layer (22). A term with weight 0 is not computed.
+        match_weights: Weights of the matching costs cls, l1 and iou.
+        alpha: Of the focal loss and the focal matching cost.
+        gamma: Of the focal loss and the focal matching cost.
+        temperature: Of the three contrastive losses.
+
+    Raises:
+        UserError: A key is missing or unknown, a weight is negative or not finite, or all weights are 0.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        *,
+        match_weights: Mapping[str, float],
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+        temperature: float = 0.07,
+    ) -> None:
+        super().__init__()
+        self.weights = _checked("loss weights", weights, TERMS)
+        self.match_weights = _checked("loss match_weights", match_weights, MATCH_COSTS)
+        self.alpha, self.gamma, self.temperature = alpha, gamma, temperature
+
+    def forward(self, output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted total and each computed term, unweighted; all are float32 scalars."""
+        with torch.autocast(output.class_logits.device.type, enabled=False):
+            terms = self._terms(_float32(output), batch)
+            total = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
+        return total, terms
+
+    def _terms(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        num_moments = batch.moment_mask.sum().clamp(min=1)
+        if any(self.weights[name] for name in ("cls", "l1", "iou")):
+            assignment = match(
+                output.class_logits,
+                output.references,
+                batch.moments,
+                batch.moment_mask,
+                self.match_weights,
+                alpha=self.alpha,
+                gamma=self.gamma,
+            )
+            predicted, true = matched_pairs(output.references, batch.moments, assignment)
+
+        # Called only below, so that a term that is off costs nothing.
+        compute: dict[str, Callable[[], Tensor]] = {
+            "cls": lambda: focal_loss(
+                output.class_logits, assignment >= 0, num_moments, alpha=self.alpha, gamma=self.gamma
+            ),
+            "l1": lambda: l1_loss(predicted, true, num_moments),
+            "iou": lambda: iou_loss(predicted, true, num_moments),
+            "act": lambda: actionness_loss(
+                output.actionness, output.references[:, -1], batch.moments, batch.moment_mask
+            ),
+            "sal": lambda: sampled_nce(
+                output.dense,
+                output.text[:, -1],
+                batch.saliency,
+                batch.video_mask,
+                batch.positive_clip,
+                batch.video_index,
+                temperature=self.temperature,
+            ),
+            "video": lambda: video_alignment(
+                output.video,
+                output.text,
+                batch.positive_clip,
+                batch.video_index,
+                temperature=self.temperature,
+            ),
+            "layer": lambda: level_alignment(
+                output.video, output.text, batch.positive_clip, temperature=self.temperature
+            ),
+        }
+        return {name: compute[name]() for name in TERMS if self.weights[name]}
+
+
+def _checked(name: str, weights: Mapping[str, float], expected: tuple[str, ...]) -> dict[str, float]:
+    if set(weights) != set(expected):
+        unknown, missing = sorted(set(weights) - set(expected)), sorted(set(expected) - set(weights))
+        raise UserError(
+            f"{name}: unknown {unknown or 'none'}, missing {missing or 'none'}; "
+            f"give exactly {', '.join(expected)}"
+        )
+    for key, weight in weights.items():
+        if not (math.isfinite(weight) and weight >= 0):
+            raise UserError(f"{name}: {key} is {weight}; give a finite number, 0 or more")
+    if not any(weights.values()):
+        raise UserError(f"{name}: all are 0; give at least one a positive weight")
+    return {key: float(weights[key]) for key in expected}
+
+
+def _float32(output: Output) -> Output:
+    tensors = {f.name: getattr(output, f.name) for f in fields(output)}
+    return replace(output, **{name: tensor.float() for name, tensor in tensors.items() if tensor is not None})

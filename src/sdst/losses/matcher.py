@@ -1,0 +1,88 @@
+"""Hungarian matching of moment queries with true moments, at every level (App. C.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+
+from sdst.spans import cw_to_se, pairwise_iou
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+
+@torch.no_grad()
+def match(
+    class_logits: Tensor,
+    references: Tensor,
+    moments: Tensor,
+    moment_mask: Tensor,
+    weights: Mapping[str, float],
+    *,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+) -> Tensor:
+    """Pair queries with true moments one to one, at the least total cost of each (sample, level).
+
+    With more true moments than queries every query is matched and some moments go without; with none
+    nothing is matched.
+
+    Args:
+        class_logits: (B, K, M).
+        references: (B, K, M, 2) predicted (centre, width) in (0, 1).
+        moments: (B, G, 2) true (centre, width).
+        moment_mask: (B, G).
+        weights: Of the costs ``cls``, ``l1`` and ``iou``.
+        alpha: Focal weight of the positive class.
+        gamma: Focal exponent.
+
+    Returns:
+        (B, K, M) int64: the index in 0..G-1 of the query's true moment, -1 where unmatched.
+
+    Raises:
+        FloatingPointError: A cost of a true moment is NaN or infinite.
+    """
+    cost = matching_cost(class_logits, references, moments, weights, alpha=alpha, gamma=gamma).cpu().numpy()
+    valid = moment_mask.cpu().numpy()
+    assignment = np.full(class_logits.shape, -1, dtype=np.int64)
+    for sample, level in np.ndindex(*assignment.shape[:2]):
+        (columns,) = valid[sample].nonzero()
+        sample_cost = cost[sample, level][:, columns]
+        if not np.isfinite(sample_cost).all():
+            raise FloatingPointError(
+                f"matching cost of sample {sample}, level {level} is not finite: the model's class logits or "
+                "references are not; lower the learning rate or train in bf16 or fp32"
+            )
+        queries, matched = linear_sum_assignment(sample_cost)
+        assignment[sample, level, queries] = columns[matched]
+    return torch.from_numpy(assignment).to(class_logits.device)
+
+
+def matching_cost(
+    class_logits: Tensor,
+    references: Tensor,
+    moments: Tensor,
+    weights: Mapping[str, float],
+    *,
+    alpha: float,
+    gamma: float,
+) -> Tensor:
+    """(B, K, M, G) float32 cost of every pair, of padded moments too; arguments as in ``match``.
+
+    The class cost is what turning the query from unmatched to matched adds to its focal loss (eq. 17); the L1
+    cost is summed over centre and width; the IoU cost is 1 - IoU.
+    """
+    logits, predicted, true = class_logits.float(), references.float(), moments.float()[:, None]
+    probability = logits.sigmoid()
+    as_matched = -alpha * (1 - probability) ** gamma * F.logsigmoid(logits)
+    as_unmatched = -(1 - alpha) * probability**gamma * F.logsigmoid(-logits)
+    class_cost = (as_matched - as_unmatched)[..., None]  # (B, K, M, 1): the same for every true moment
+    l1_cost = (predicted[..., :, None, :] - true[..., None, :, :]).abs().sum(dim=-1)
+    iou_cost = 1 - pairwise_iou(cw_to_se(predicted), cw_to_se(true))
+    return weights["cls"] * class_cost + weights["l1"] * l1_cost + weights["iou"] * iou_cost

@@ -1,0 +1,78 @@
+"""The moment retrieval losses: class, boundaries, actionness (eq. 17-20)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+
+from sdst.spans import aligned_iou, cw_to_se, pairwise_iou
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def focal_loss(
+    class_logits: Tensor, matched: Tensor, num_moments: Tensor, *, alpha: float = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """Sigmoid focal loss of the query classes, matched 1 and unmatched 0 (eq. 17).
+
+    Args:
+        class_logits: (B, K, M).
+        matched: (B, K, M) bool.
+        num_moments: The normaliser, a positive scalar.
+        alpha: Weight of the matched queries; the unmatched weigh 1 - alpha.
+        gamma: How strongly well classified queries are discounted.
+
+    Returns:
+        Scalar: sum over samples, levels and queries / ``num_moments``.
+    """
+    target = matched.to(class_logits.dtype)
+    probability = class_logits.sigmoid()
+    error = (target - probability).abs()
+    weight = alpha * target + (1 - alpha) * (1 - target)
+    cross_entropy = F.binary_cross_entropy_with_logits(class_logits, target, reduction="none")
+    return (weight * error**gamma * cross_entropy).sum() / num_moments
+
+
+def matched_pairs(references: Tensor, moments: Tensor, assignment: Tensor) -> tuple[Tensor, Tensor]:
+    """The N matched predictions of all samples and levels beside their true moments.
+
+    Args:
+        references: (B, K, M, 2) predicted (centre, width).
+        moments: (B, G, 2) true (centre, width).
+        assignment: (B, K, M) index of the true moment or -1, from ``matcher.match``.
+
+    Returns:
+        (N, 2) predicted and (N, 2) true.
+    """
+    sample, level, query = (assignment >= 0).nonzero(as_tuple=True)
+    return references[sample, level, query], moments[sample, assignment[sample, level, query]]
+
+
+def l1_loss(predicted: Tensor, true: Tensor, num_moments: Tensor) -> Tensor:
+    """|centre error| + |width error| (eq. 18) of the (N, 2) pairs, summed over pairs / ``num_moments``."""
+    return (predicted - true).abs().sum() / num_moments
+
+
+def iou_loss(predicted: Tensor, true: Tensor, num_moments: Tensor) -> Tensor:
+    """1 - temporal IoU (eq. 19) of the (N, 2) (centre, width) pairs, summed over pairs / ``num_moments``."""
+    return (1 - aligned_iou(cw_to_se(predicted), cw_to_se(true))).sum() / num_moments
+
+
+def actionness_loss(actionness: Tensor, references: Tensor, moments: Tensor, moment_mask: Tensor) -> Tensor:
+    """L1 between the predicted and the real best IoU of each query (eq. 20).
+
+    Args:
+        actionness: (B, M) predicted, in (0, 1).
+        references: (B, M, 2) the last level's (centre, width); only a target here, they get no gradient.
+        moments: (B, G, 2) true (centre, width).
+        moment_mask: (B, G).
+
+    Returns:
+        Scalar: mean over samples and queries. A sample without true moments has target 0.
+    """
+    iou = pairwise_iou(cw_to_se(references.detach()), cw_to_se(moments))  # (B, M, G)
+    iou = iou.masked_fill(~moment_mask[:, None], 0)
+    best = F.pad(iou, (0, 1)).amax(dim=-1)  # the extra zero gives a maximum where G = 0
+    return (actionness - best).abs().mean()

@@ -1,0 +1,179 @@
+"""Evaluation of a set of predictions: which metrics a dataset reports, by length group and key."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sdst.errors import UserError
+from sdst.metrics.highlight import highlight_metrics
+from sdst.metrics.moment import MAP_THRESHOLDS, moment_metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sdst.types import Prediction, Qid, Record
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What a dataset reports.
+
+    Attributes:
+        recall_thresholds: The IoU thresholds of R1 in the details.
+        brief_recalls: Those of them in the summary.
+        longest: Upper end in seconds of the group of long moments.
+        mean_iou: Whether mIoU is reported.
+        highlights: Whether highlight detection is evaluated.
+    """
+
+    recall_thresholds: tuple[float, ...]
+    brief_recalls: tuple[float, ...]
+    longest: float
+    mean_iou: bool
+    highlights: bool
+
+
+_SINGLE_MOMENT = Protocol(
+    (0.3, 0.35, 0.4, 0.45, *MAP_THRESHOLDS), (0.3, 0.5, 0.7), longest=inf, mean_iou=True, highlights=False
+)
+
+PROTOCOLS = {
+    "qvhighlights": Protocol(MAP_THRESHOLDS, (0.5, 0.7), longest=150, mean_iou=False, highlights=True),
+    "charades": _SINGLE_MOMENT,
+    "tacos": _SINGLE_MOMENT,  # an upper end of 150 s would leave out 143 of its test moments
+}
+
+
+def evaluate(
+    predictions: Sequence[Prediction], records: Sequence[Record], dataset: str | None = None
+) -> dict[str, Any]:
+    """Evaluate predictions against annotations of the same queries, in any order.
+
+    Moments are short (0, 10] s, middle (10, 30] s or long (above; for QVHighlights up to 150 s). A query is
+    in the group of each of its moments, with that group's moments alone; predictions are not filtered.
+
+    Args:
+        predictions: One per query.
+        records: The labelled annotation records.
+        dataset: Whose metrics to compute, a key of ``PROTOCOLS``; None means QVHighlights if records have
+            saliency labels, otherwise Charades-STA.
+
+    Returns:
+        Percentages rounded to two decimals, None where a group has no queries. For QVHighlights the keys of
+        the official result (those of highlights only if the predictions have saliency), for the others
+        ``brief`` with R1 at IoU 0.3, 0.5 and 0.7, mIoU and mAP, and the details of each length group.
+
+    Raises:
+        UserError: The queries of the two differ, labels are missing, or only some queries have saliency.
+    """
+    if dataset is None:
+        has_labels = any(record.clip_scores is not None for record in records)
+        dataset = "qvhighlights" if has_labels else "charades"
+    if dataset not in PROTOCOLS:
+        raise UserError(f"'{dataset}' is no dataset; choose from {', '.join(PROTOCOLS)}")
+    protocol = PROTOCOLS[dataset]
+    ordered = _pair(predictions, records)
+    groups = _evaluate_groups(ordered, records, protocol)
+    highlights = _evaluate_highlights(ordered, records) if protocol.highlights else {}
+    result: dict[str, Any] = _round(
+        {"brief": _summarise(groups, highlights, protocol.brief_recalls), **highlights, **groups}
+    )
+    return result
+
+
+def _pair(predictions: Sequence[Prediction], records: Sequence[Record]) -> list[Prediction]:
+    """The predictions in the order of the records."""
+    by_qid = {prediction.qid: prediction for prediction in predictions}
+    if len(by_qid) != len(predictions):
+        raise UserError(f"{len(predictions) - len(by_qid)} predictions repeat a qid; keep one per query")
+    annotated = {record.qid for record in records}
+    problems = {
+        "annotated queries have no prediction": [r.qid for r in records if r.qid not in by_qid],
+        "predictions have no annotation": [qid for qid in by_qid if qid not in annotated],
+    }
+    found = [
+        f"{len(qids)} {problem} (qid {', '.join(map(repr, qids[:3]))})"
+        for problem, qids in problems.items()
+        if qids
+    ]
+    if found:
+        raise UserError(f"{', '.join(found)}; both must hold the same queries")
+    return [by_qid[record.qid] for record in records]
+
+
+def _evaluate_groups(
+    predictions: Sequence[Prediction], records: Sequence[Record], protocol: Protocol
+) -> dict[str, dict[str, Any]]:
+    """Moment metrics of all queries and of each length group."""
+    moments = []
+    for record in records:
+        if record.windows is None:
+            raise UserError(f"qid {record.qid!r} has no 'relevant_windows'; use annotations with labels")
+        moments.append(record.windows)
+    windows = [prediction.windows for prediction in predictions]
+    groups = {"full": moment_metrics(windows, moments, protocol.recall_thresholds)}
+    lengths = [spans[:, 1] - spans[:, 0] for spans in moments]
+    for name, shorter, longest in (("long", 30, protocol.longest), ("middle", 10, 30), ("short", 0, 10)):
+        members = [(length > shorter) & (length <= longest) for length in lengths]
+        chosen = [query for query, member in enumerate(members) if member.any()]
+        groups[name] = moment_metrics(
+            [windows[query] for query in chosen],
+            [moments[query][members[query]] for query in chosen],
+            protocol.recall_thresholds,
+        )
+    if not protocol.mean_iou:
+        for metrics in groups.values():
+            del metrics["MR-mIoU"]
+    return groups
+
+
+def _evaluate_highlights(
+    predictions: Sequence[Prediction], records: Sequence[Record]
+) -> dict[str, dict[str, float]]:
+    """Highlight metrics; nothing if no prediction has saliency or no record has labels."""
+    saliency = _all_or_none({prediction.qid: prediction.saliency for prediction in predictions}, "saliency")
+    labels = _all_or_none({record.qid: record.clip_scores for record in records}, "saliency labels")
+    if labels and not saliency:
+        log.warning("no prediction has saliency: highlight metrics are left out")
+    return highlight_metrics(saliency, labels) if labels and saliency else {}
+
+
+def _all_or_none(values: dict[Qid, T | None], name: str) -> list[T]:
+    """The values, an empty list if all are None; only some is an error."""
+    given = [value for value in values.values() if value is not None]
+    if given and len(given) < len(values):
+        missing = next(qid for qid, value in values.items() if value is None)
+        raise UserError(f"qid {missing!r} has no {name} but other queries have; give it for all or none")
+    return given
+
+
+def _summarise(
+    groups: dict[str, dict[str, Any]], highlights: dict[str, dict[str, float]], recalls: tuple[float, ...]
+) -> dict[str, float | None]:
+    """The few numbers that papers report."""
+    full = groups["full"]
+    brief = {f"MR-full-R1@{threshold}": full["MR-R1"][str(threshold)] for threshold in recalls}
+    if "MR-mIoU" in full:
+        brief["MR-full-mIoU"] = full["MR-mIoU"]
+    for name, metrics in groups.items():
+        mean_ap = metrics["MR-mAP"]
+        brief[f"MR-{name}-mAP"] = mean_ap["average"]
+        if name == "full":
+            brief |= {"MR-full-mAP@0.5": mean_ap["0.5"], "MR-full-mAP@0.75": mean_ap["0.75"]}
+    for rating, metrics in highlights.items():
+        brief |= {f"{rating}-{name.removeprefix('HL-')}": value for name, value in metrics.items()}
+    return brief
+
+
+def _round(tree: Any) -> Any:
+    """Every number to two decimals the way the official evaluation prints them."""
+    if isinstance(tree, dict):
+        return {key: _round(value) for key, value in tree.items()}
+    return None if tree is None else float(f"{tree:.2f}")

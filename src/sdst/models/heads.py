@@ -1,0 +1,66 @@
+"""Prediction heads (Sec. 3.4, App. A): class, boundary regression, actionness, saliency."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from sdst.models.interpolation import ClipAxis, interpolate
+from sdst.models.layers import mlp
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CLASS_PRIOR = 0.01
+"""Probability of "is a moment" before training, as usual with the focal loss."""
+
+
+def class_head(dim: int) -> nn.Linear:
+    """Linear(d, 1), its bias at the class prior."""
+    head = nn.Linear(dim, 1)
+    nn.init.constant_(head.bias, -math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))
+    return head
+
+
+def regression_head(dim: int) -> nn.Sequential:
+    """Three layers to the (centre, width) update of eq. 1; the last starts at zero, so that R^1 = R^0."""
+    head = mlp(dim, dim, 2, depth=3)
+    last = head[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return head
+
+
+class ActionnessHead(nn.Module):
+    """How well a moment overlaps a true one, read from the clips inside it (eq. 20).
+
+    RoI-align without context: ``bins`` samples of D^K at the centres of equal parts of the moment, then three
+    linear layers.
+    """
+
+    def __init__(self, dim: int, bins: int, hidden: int) -> None:
+        super().__init__()
+        self.register_buffer("centres", (torch.arange(bins) + 0.5) / bins, persistent=False)
+        self.mlp = mlp(dim * bins, hidden, 1, depth=3)
+
+    centres: Tensor
+
+    def forward(self, dense: Tensor, references: Tensor, axis: ClipAxis) -> Tensor:
+        """(B, T, d) embeddings and (B, M, 2) moments to (B, M) in (0, 1); no gradient to the moments."""
+        centre, width = references.detach().unbind(dim=-1)
+        where = centre[..., None] + width[..., None] * (self.centres - 0.5)  # (B, M, bins)
+        clips = interpolate(dense, axis.position(where).flatten(1), axis.count, outside="clamp")
+        pooled = rearrange(clips, "B (M n) d -> B M (n d)", n=len(self.centres))
+        logits: Tensor = self.mlp(pooled)
+        return logits.squeeze(-1).float().sigmoid()
+
+
+def saliency_scores(dense: Tensor, text: Tensor) -> Tensor:
+    """Eq. 16: cosine of each clip (B, T, d) with the pooled query (B, d); (B, T) float32."""
+    return F.cosine_similarity(dense.float(), text.float().unsqueeze(1), dim=-1)

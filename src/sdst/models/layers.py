@@ -1,0 +1,109 @@
+"""Parts that both streams are built from: residuals, feed-forward, positions, pooling, attention (App. A)."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Residual(nn.Module):
+    """PostNorm residual with stochastic depth: LayerNorm(x + DropPath(update))."""
+
+    def __init__(self, dim: int, drop_path: float) -> None:
+        super().__init__()
+        self.drop_path = drop_path
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, update: Tensor) -> Tensor:
+        """Both (B, N, d). In training the update of a whole sample is dropped with probability ``drop_path``."""
+        if self.training and self.drop_path > 0:
+            keep = 1 - self.drop_path
+            kept = torch.rand(len(x), 1, 1, device=x.device) < keep
+            update = update * (kept / keep).to(update.dtype)
+        result: Tensor = self.norm(x + update)
+        return result
+
+
+class FeedForward(nn.Module):
+    """Point-wise feed-forward network (PFFN): Linear, ReLU, Linear, Kaiming initialised."""
+
+    def __init__(self, dim: int, ratio: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(dim, dim * ratio)
+        self.contract = nn.Linear(dim * ratio, dim)
+        for linear in (self.expand, self.contract):
+            nn.init.kaiming_uniform_(linear.weight, nonlinearity="relu")
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d) to (..., d)."""
+        result: Tensor = self.contract(F.relu(self.expand(x)))
+        return result
+
+
+class MultiHeadAttention(nn.Module):
+    """Scaled dot-product attention, Xavier initialised, no dropout."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+        for linear in (self.query, self.key, self.value, self.out):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """Attend from ``query`` (B, N, d) to ``key`` and ``value`` (B, S, d).
+
+        ``key_mask`` (B, S) is true where a key is valid; each sample needs one valid key. Returns (B, N, d).
+        """
+        q, k, v = (
+            rearrange(x, "B N (H c) -> B H N c", H=self.heads)
+            for x in (self.query(query), self.key(key), self.value(value))
+        )
+        mask = None if key_mask is None else key_mask[:, None, None, :]
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        result: Tensor = self.out(rearrange(attended, "B H N c -> B N (H c)"))
+        return result
+
+
+class AdaptivePool(nn.Module):
+    """Softmax-weighted mean over tokens, scored by one learned vector (App. C.1)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.score = nn.Parameter(torch.randn(dim) / math.sqrt(dim))
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """(..., L, d) tokens and their (..., L) mask to (..., d)."""
+        weights = (tokens @ self.score).float().masked_fill(~mask, -torch.inf).softmax(dim=-1)
+        return (weights.to(tokens.dtype).unsqueeze(-2) @ tokens).squeeze(-2)
+
+
+def mlp(width_in: int, hidden: int, width_out: int, depth: int) -> nn.Sequential:
+    """``depth`` linear layers with ReLU between them."""
+    widths = [width_in, *[hidden] * (depth - 1), width_out]
+    layers: list[nn.Module] = []
+    for narrow, wide in pairwise(widths):
+        layers += [nn.Linear(narrow, wide), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def sinusoidal(positions: Tensor, dim: int) -> Tensor:
+    """Sine and cosine of ``positions`` (...) at dim/2 geometric frequencies from 1 to 1/10,000: (..., dim)."""
+    steps = torch.arange(dim // 2, device=positions.device, dtype=torch.float32)
+    frequencies = torch.exp(steps * (-math.log(10_000) / (dim // 2)))
+    angles = positions.float().unsqueeze(-1) * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)

@@ -1,0 +1,214 @@
+"""The Sparse-Dense Side-Tuner (Sec. 3.3, Fig. 2): the recurrence of eq. 1 over cached backbone layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import nn
+
+from sdst.errors import UserError
+from sdst.models.attention import POINTS, RDSA, VideoMemory
+from sdst.models.dense_stream import SIGNALS, DenseStream
+from sdst.models.heads import ActionnessHead, class_head, regression_head, saliency_scores
+from sdst.models.interpolation import ClipAxis
+from sdst.models.layers import AdaptivePool, sinusoidal
+from sdst.models.sparse_stream import SparseStream, spread_references
+from sdst.types import Output
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+
+class SDST(nn.Module):
+    """Two streams side by side along K levels of a frozen backbone; defaults are the paper's (Tab. A).
+
+    Args:
+        video_dim: Dv, read from the feature store.
+        text_dim: Dt, read from the feature store.
+        levels: K.
+        num_queries: M.
+        dim: d.
+        heads: H.
+        ffn_ratio: Hidden width of the feed-forward networks, in d.
+        dropout: Before each linear layer of the alignment MLPs.
+        drop_path: Probability of dropping a residual update.
+        sharing: One set of stream weights for all levels, or one per level (Tab. J). *Reading*: the alignment
+            MLPs, the heads and the pooling stay shared either way; so the paper's 12.43 M come about.
+        signal: What of the dense stream feeds the sparse one (Tab. 6): raw, post_ca, post_ca_sa, post_ca_sa_ffn.
+        modules: Modules of the sparse stream in their order (Tab. 7, N).
+        num_points: P.
+        sampling: Clips of the moment that steer RDSA, any of l, c, r (Tab. M).
+        cnn_depth: Convolutions before them (Tab. M), 0 for none.
+        rdsa_dim: Width of RDSA's query z.
+        stop_reference_gradient: Whether a level's references are constants for the next level, as in DAB-DETR.
+            *Reading.*
+        roi_bins: Samples per moment of the actionness head.
+        actionness_dim: Hidden width of that head. *Reading*: 128 is what fits the paper's parameter count.
+    """
+
+    def __init__(
+        self,
+        video_dim: int,
+        text_dim: int,
+        levels: int,
+        num_queries: int,
+        *,
+        dim: int = 256,
+        heads: int = 8,
+        ffn_ratio: int = 4,
+        dropout: float = 0.5,
+        drop_path: float = 0.25,
+        sharing: bool = True,
+        signal: str = "post_ca_sa_ffn",
+        modules: Sequence[str] = ("ca", "sa", "rdsa", "ffn"),
+        num_points: int = 4,
+        sampling: Sequence[str] = ("l", "c", "r"),
+        cnn_depth: int = 2,
+        rdsa_dim: int = 64,
+        stop_reference_gradient: bool = True,
+        roi_bins: int = 16,
+        actionness_dim: int = 128,
+    ) -> None:
+        super().__init__()
+        if dim % heads or dim % 2:
+            raise UserError(f"model.dim: {dim} must be even and a multiple of model.heads = {heads}")
+        if signal not in SIGNALS:
+            raise UserError(f"model.signal: {signal!r} is none of {', '.join(SIGNALS)}")
+        if not sampling or set(sampling) - set(POINTS):
+            raise UserError(f"model.sampling: {list(sampling)} must be one or more of {', '.join(POINTS)}")
+        self.dim, self.levels, self.signal = dim, levels, signal
+        self.video_dim, self.text_dim = video_dim, text_dim
+        self.stop_reference_gradient = stop_reference_gradient
+
+        self.align_video = _alignment(video_dim, dim, dropout)
+        self.align_text = _alignment(text_dim, dim, dropout)
+        self.gates = nn.Parameter(torch.zeros(levels))  # γ^k
+        self.references = nn.Parameter(spread_references(num_queries).logit())  # σ^{-1}(R^0)
+        self.queries = nn.Parameter(torch.randn(num_queries, dim))  # Q^0
+        copies = 1 if sharing else levels
+        self.dense = nn.ModuleList(DenseStream(dim, heads, ffn_ratio, drop_path) for _ in range(copies))
+        self.sparse = nn.ModuleList(
+            SparseStream(
+                dim,
+                heads,
+                ffn_ratio,
+                drop_path,
+                modules,
+                RDSA(dim, heads, num_points, sampling, cnn_depth, rdsa_dim) if "rdsa" in modules else None,
+            )
+            for _ in range(copies)
+        )
+        self.pool_text = AdaptivePool(dim)
+        self.classify = class_head(dim)
+        self.regress = regression_head(dim)
+        self.actionness = ActionnessHead(dim, roi_bins, actionness_dim)
+
+    def forward(
+        self,
+        video: Tensor,
+        video_mask: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+        num_clips: Tensor,
+        *,
+        with_offsets: bool = False,
+    ) -> Output:
+        """Ground a batch of queries in their videos.
+
+        Args:
+            video: (B, K, T, Dv) any float type.
+            video_mask: (B, T), a prefix of ones per sample.
+            text: (B, K, L, Dt), CLS first.
+            text_mask: (B, L).
+            num_clips: (B,) duration / clip length.
+            with_offsets: Also return RDSA's mean offsets (Fig. 4).
+        """
+        for name, levels in (("video", video.shape[1]), ("text", text.shape[1])):
+            if levels != self.levels:
+                raise ValueError(f"{name} has {levels} levels where the model was built for {self.levels}")
+        axis = ClipAxis(video_mask, video_mask.sum(dim=1).float(), num_clips.float())
+        aligned_video = self.align_video(video.to(self.queries.dtype))  # (B, K, T, d)
+        aligned_text = self.align_text(text.to(self.queries.dtype))  # (B, K, L, d)
+        pooled_text = self.pool_text(aligned_text, text_mask.unsqueeze(1).expand(aligned_text.shape[:3]))
+
+        signal, dense = self._unroll_dense(aligned_video, aligned_text, video_mask, text_mask)
+        queries, references, offsets = self._unroll_sparse(signal, aligned_text, text_mask, axis)
+        return Output(
+            class_logits=self.classify(queries).squeeze(-1),
+            references=references,
+            actionness=self.actionness(dense, references[:, -1], axis),
+            saliency=saliency_scores(dense, pooled_text[:, -1]),
+            dense=dense,
+            video=aligned_video,
+            text=pooled_text,
+            initial_references=self.references.sigmoid().expand(len(video), -1, -1),
+            offsets=offsets if with_offsets else None,
+        )
+
+    def _unroll_dense(
+        self, video: Tensor, text: Tensor, video_mask: Tensor, text_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Eq. 3-4 over all levels: the (B, K, T, d) signal for the sparse stream, and D^K (B, T, d)."""
+        words_mask = text_mask.clone()
+        # Eq. 4 leaves CLS out; a query of CLS alone keeps it, for attention needs something to read.
+        words_mask[:, 0] = text_mask.sum(dim=1) == 1
+        positions = sinusoidal(torch.arange(video.shape[2], device=video.device), self.dim).to(video.dtype)
+        gates = self.gates.sigmoid()
+        dense = torch.zeros_like(video[:, 0])  # D^0
+        signals = []
+        for level in range(self.levels):
+            fused = gates[level] * video[:, level] + (1 - gates[level]) * dense
+            stages = self.dense[level % len(self.dense)](
+                fused, positions, video_mask, text[:, level], words_mask
+            )
+            dense = stages[SIGNALS[-1]]
+            signals.append(stages[self.signal])
+        return torch.stack(signals, dim=1), dense
+
+    def _unroll_sparse(
+        self, signal: Tensor, text: Tensor, text_mask: Tensor, axis: ClipAxis
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Eq. 5-6 over all levels: Q (B, K, M, d), R (B, K, M, 2), mean offsets (B, K, M, H) or None."""
+        # One call per set of weights prepares all the levels that share it.
+        streams = cast("list[SparseStream]", list(self.sparse))
+        shares = signal.chunk(len(streams), dim=1)
+        prepared = [stream.prepare(share, axis.mask) for stream, share in zip(streams, shares, strict=True)]
+        queries = self.queries.expand(len(signal), -1, -1)
+        # Float32 under autocast too: rounding to half precision would move a boundary by a twentieth of a clip.
+        reference_logits = self.references.float().expand(len(signal), -1, -1)
+        all_queries, all_references, all_offsets = [], [], []
+        for level in range(self.levels):
+            within, stream = divmod(level, len(streams))
+            memory = prepared[stream]
+            if memory is not None:
+                memory = VideoMemory(memory.context[:, within], memory.values[:, within])
+            queries, offsets = streams[stream](
+                queries, reference_logits.sigmoid(), text[:, level], text_mask, memory, axis
+            )
+            reference_logits = reference_logits + self.regress(queries).float()
+            all_queries.append(queries)
+            all_references.append(reference_logits.sigmoid())
+            all_offsets.append(offsets)
+            if self.stop_reference_gradient:
+                reference_logits = reference_logits.detach()
+        return (
+            torch.stack(all_queries, dim=1),
+            torch.stack(all_references, dim=1),
+            None if all_offsets[0] is None else torch.stack(all_offsets, dim=1),
+        )
+
+
+def _alignment(width: int, dim: int, dropout: float) -> nn.Sequential:
+    """Eq. 2: twice LayerNorm, Dropout and Linear, with a ReLU between."""
+    return nn.Sequential(
+        nn.LayerNorm(width),
+        nn.Dropout(dropout),
+        nn.Linear(width, dim),
+        nn.ReLU(),
+        nn.LayerNorm(dim),
+        nn.Dropout(dropout),
+        nn.Linear(dim, dim),
+    )

@@ -1,0 +1,117 @@
+"""The sparse stream (Sec. 3.3.3, eq. 5-6): recurrent decoder queries, one per candidate moment."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from sdst.errors import UserError
+from sdst.models.attention import RDSA, VideoMemory
+from sdst.models.layers import FeedForward, MultiHeadAttention, Residual, mlp, sinusoidal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from sdst.models.interpolation import ClipAxis
+
+MODULES = ("ca", "sa", "rdsa", "ffn")
+"""Cross-attention to the text, self-attention among queries, attention to the video, feed-forward (Tab. 7, N)."""
+
+
+class SparseStream(nn.Module):
+    """One level of the sparse stream: the given modules in the given order.
+
+    Args:
+        dim: d.
+        heads: H.
+        ffn_ratio: Hidden width of the feed-forward network, in d.
+        drop_path: Probability of dropping a sample's update.
+        modules: Any of ``ca``, ``sa``, ``rdsa``, ``ffn``, each at most once, in the order in which they run.
+        rdsa: How queries look at the video; None exactly where ``modules`` lacks ``rdsa``.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        ffn_ratio: int,
+        drop_path: float,
+        modules: Sequence[str],
+        rdsa: RDSA | None,
+    ) -> None:
+        super().__init__()
+        if unknown := [name for name in modules if name not in MODULES]:
+            raise UserError(f"model.modules: {unknown[0]!r} is none of {', '.join(MODULES)}")
+        if not modules or len(set(modules)) < len(modules):
+            raise UserError(f"model.modules: {list(modules)} must name at least one module and none twice")
+        self.order = tuple(modules)
+        self.dim = dim
+        self.position = mlp(2 * dim, dim, dim, depth=2)
+        self.cross_attention = MultiHeadAttention(dim, heads) if "ca" in modules else None
+        self.self_attention = MultiHeadAttention(dim, heads) if "sa" in modules else None
+        self.rdsa = rdsa
+        self.ffn = FeedForward(dim, ffn_ratio) if "ffn" in modules else None
+        self.residuals = nn.ModuleDict({name: Residual(dim, drop_path) for name in modules})
+
+    def prepare(self, signal: Tensor, mask: Tensor) -> VideoMemory | None:
+        """What RDSA needs of the dense signal (B, K, T, d), for all its levels; None without RDSA."""
+        return None if self.rdsa is None else self.rdsa.prepare(signal, mask)
+
+    def forward(
+        self,
+        queries: Tensor,
+        references: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+        memory: VideoMemory | None,
+        axis: ClipAxis,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Refine the queries.
+
+        Args:
+            queries: (B, M, d) Q^{k-1}.
+            references: (B, M, 2) R^{k-1}.
+            text: (B, L, d) aligned tokens; ``text_mask`` (B, L).
+            text_mask: Valid tokens, CLS among them.
+            memory: One level of :meth:`prepare`.
+            axis: Where the clips lie.
+
+        Returns:
+            (B, M, d) Q^k, and the (B, M, H) mean offsets of RDSA or None.
+        """
+        sines = sinusoidal(references * (2 * math.pi), self.dim).flatten(-2)
+        place = self.position(sines.to(queries.dtype))
+        offsets = None
+        for name in self.order:
+            if name == "ca":
+                assert self.cross_attention is not None
+                update = self.cross_attention(queries + place, text, text, text_mask)
+            elif name == "sa":
+                assert self.self_attention is not None
+                placed = queries + place
+                update = self.self_attention(placed, placed, queries)
+            elif name == "rdsa":
+                assert self.rdsa is not None
+                assert memory is not None
+                update, offsets = self.rdsa(references, memory, axis)
+            else:
+                assert self.ffn is not None
+                update = self.ffn(queries)
+            queries = self.residuals[name](queries, update)
+        return queries, offsets
+
+
+def spread_references(num_queries: int) -> Tensor:
+    """(M, 2) initial references R^0: centres spread evenly, widths cycling from a 32nd to all of the video.
+
+    *Reading*: the paper only says that they are learnable. Neighbouring queries differ in width, so that short
+    and long moments have a query nearby from the first step on.
+    """
+    centres = (torch.arange(num_queries) + 0.5) / num_queries
+    widths = 2.0 ** -(5 - torch.arange(num_queries) % 6)
+    return torch.stack([centres, widths.clamp(max=0.95)], dim=-1)

@@ -1,0 +1,115 @@
+"""The LightningModule: steps, logging, optimizers around a model and its losses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import numpy as np
+import torch
+
+from sdst import checkpoint
+from sdst.metrics.collector import PredictionCollector
+from sdst.postprocess import Decoding, decode
+
+if TYPE_CHECKING:
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
+    from torch import Tensor, nn
+
+    from sdst.losses.criterion import Criterion
+    from sdst.optim import Optimization
+    from sdst.types import Batch, Output, Prediction
+
+
+class GroundingModule(L.LightningModule):
+    """Trains and evaluates any model that maps a batch's tensors to an ``Output``.
+
+    Args:
+        model: Called with (video, video_mask, text, text_mask, num_clips).
+        criterion: Losses and their weights.
+        optimization: Optimizer and schedule.
+        decoding: From outputs to predictions.
+        dataset: Whose metrics are computed.
+        split: The split evaluated now; the prefix of its metrics.
+        seed: Of dropout and stochastic depth.
+        config: The resolved configuration, for the checkpoint.
+        recipe: How the features were made, for the checkpoint.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Criterion,
+        optimization: Optimization,
+        decoding: Decoding,
+        *,
+        dataset: str,
+        split: str,
+        seed: int,
+        config: dict[str, Any],
+        recipe: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.criterion = criterion
+        self.optimization = optimization
+        self.decoding = decoding
+        self.split = split
+        self.seed = seed
+        self.collector = PredictionCollector(dataset)
+        self.contents = checkpoint.contents(config, recipe)
+        self.metrics: dict[str, Any] = {}
+        self.predictions: list[Prediction] = []
+
+    def forward(self, batch: Batch) -> Output:
+        """The model's output for a batch."""
+        output: Output = self.model(
+            batch.video, batch.video_mask, batch.text, batch.text_mask, batch.num_clips
+        )
+        return output
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed this step's dropout by (seed, step, rank), so that a resumed run draws what it would have drawn."""
+        entropy = [self.seed, self.global_step, self.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step: the weighted loss; it and every unweighted term are logged."""
+        total: Tensor
+        total, terms = self.criterion(self(batch), batch)
+        losses = {"train/loss": total} | {f"train/loss_{name}": term for name, term in terms.items()}
+        self.log_dict(losses, batch_size=len(batch), on_step=True, on_epoch=False)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(batch))
+        return total
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Predict a batch; its loss is logged where it has labels."""
+        output = self(batch)
+        self.collector.update(decode(output, batch, self.decoding), batch.records)
+        if all(record.windows is not None for record in batch.records):
+            total, _ = self.criterion(output, batch)
+            self.log(f"{self.split}/loss", total, batch_size=len(batch), on_epoch=True, sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Evaluate the split and log the metrics of its table."""
+        self.metrics = self.collector.compute()
+        self.predictions, _ = self.collector.gather()
+        self.collector.reset()
+        brief = self.metrics.get("brief", {})
+        # Every rank computed the same numbers from the same gathered rows.
+        self.log_dict(
+            {f"{self.split}/{key}": float(value) for key, value in brief.items() if value is not None},
+            sync_dist=False,
+            rank_zero_only=False,
+        )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW over the model's parameters, scheduled by the step."""
+        trainer = self.trainer
+        steps = int(trainer.estimated_stepping_batches) // max(1, trainer.max_epochs or 1)
+        optimizer, schedule = self.optimization.build(self.model.parameters(), max(1, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add configuration and recipe, plain values both."""
+        checkpoint["sdst"] = self.contents

@@ -1,0 +1,105 @@
+"""Pictures of predictions: moments against ground truth over the saliency curve."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sdst.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+    from sdst.types import Prediction, Record
+
+SHOWN_MOMENTS = 3
+TRUE_COLOUR, PREDICTED_COLOUR, SALIENCY_COLOUR = "#2a9d8f", "#e76f51", "#264653"
+
+
+def plot_predictions(
+    predictions: Sequence[Prediction],
+    records: Sequence[Record],
+    path: str | Path,
+    clip_seconds: float,
+    note: str = "",
+) -> None:
+    """One panel per query: predicted saliency, annotated saliency if any, true moments, the best predicted ones.
+
+    Args:
+        predictions: What to show; best to keep to a dozen.
+        records: Their annotations, labelled or not.
+        path: Image file; its ending chooses the format.
+        clip_seconds: Length of a clip.
+        note: A line above all panels.
+
+    Raises:
+        UserError: matplotlib is not installed, or the file cannot be written.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("--plot: matplotlib is not installed; pip install 'sdst[plot]'") from None
+    figure = Figure(figsize=(10, 2.6 * len(predictions) + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(predictions), squeeze=False)[:, 0]
+    for axes, prediction, record in zip(panels, predictions, records, strict=True):
+        _draw(axes, prediction, record, clip_seconds)
+    panels[-1].set_xlabel("time [s]")
+    if note:
+        figure.suptitle(note)
+    try:
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot write the plot: {error}") from error
+
+
+def _draw(axes: Axes, prediction: Prediction, record: Record, clip_seconds: float) -> None:
+    axes.set_title(f"{prediction.vid}: “{prediction.query}”", fontsize=10, loc="left", wrap=True)
+    axes.set_xlim(0, record.duration)
+    axes.set_ylim(-0.72, 1.05)
+    axes.set_yticks([0, 0.5, 1], ["0", "", "1"])
+    axes.set_ylabel("saliency", y=0.7)
+    if prediction.saliency is not None:
+        _curve(axes, _unit_range(prediction.saliency), clip_seconds, "predicted saliency (scaled)", "-")
+    if record.clip_scores is not None:
+        _curve(axes, record.clip_scores.mean(axis=1) / 4, 2.0, "annotators' mean saliency / 4", ":")
+    windows = record.windows if record.windows is not None else np.zeros((0, 2))
+    for index, (start, end) in enumerate(windows):
+        axes.axvspan(start, end, color=TRUE_COLOUR, alpha=0.18, lw=0)
+        axes.barh(
+            -0.12, end - start, left=start, height=0.16, color=TRUE_COLOUR, label=_once("true moment", index)
+        )
+    for index, (start, end, score) in enumerate(prediction.windows[:SHOWN_MOMENTS]):
+        height = -0.28 - 0.16 * index
+        label = _once(f"best {SHOWN_MOMENTS} predicted moments, score", index)
+        axes.barh(
+            height,
+            end - start,
+            left=start,
+            height=0.13,
+            color=PREDICTED_COLOUR,
+            alpha=1 - 0.3 * index,
+            label=label,
+        )
+        axes.annotate(f" {score:.2f}", (end, height), va="center", fontsize=7, annotation_clip=True)
+    axes.legend(fontsize=7, loc="upper right", framealpha=0.7)
+
+
+def _curve(axes: Axes, values: np.ndarray, step: float, label: str, style: str) -> None:
+    axes.step(
+        np.arange(len(values)) * step, values, style, where="post", color=SALIENCY_COLOUR, lw=1.2, label=label
+    )
+
+
+def _unit_range(values: np.ndarray) -> np.ndarray:
+    low, high = values.min(), values.max()
+    return (values - low) / (high - low) if high > low else np.zeros_like(values)
+
+
+def _once(label: str, index: int) -> str | None:
+    return label if index == 0 else None

@@ -1,0 +1,171 @@
+"""From the model's output to predictions: seconds, clamp, round, soft-NMS, sort (eq. 23).
+
+The one decoding of the project: validation, test and prediction all call it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from sdst.errors import UserError
+from sdst.spans import count_clips, cw_to_se, pairwise_iou
+from sdst.types import Prediction
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sdst.types import Batch, Output
+
+NMS_KINDS = ("linear", "gaussian", "hard", "none")
+
+
+@dataclass
+class Decoding:
+    """How moments are decoded. *Reading*: the paper says "soft NMS" and no more.
+
+    Attributes:
+        nms: What the score of a window that overlaps a better one is multiplied by: ``linear`` 1 - IoU,
+            ``gaussian`` exp(-IoU² / sigma), ``hard`` 0, ``none`` 1.
+        sigma: Width of the gaussian.
+        iou_threshold: Only windows with an IoU above it are touched; 0 for all that overlap.
+        round_to: Seconds to whose multiples starts and ends are rounded; None to leave them.
+        max_moments: How many moments to keep; None for all.
+
+    Raises:
+        UserError: A value is out of range.
+    """
+
+    nms: str
+    sigma: float
+    iou_threshold: float
+    round_to: float | None
+    max_moments: int | None
+
+    def __post_init__(self) -> None:
+        if self.nms not in NMS_KINDS:
+            raise UserError(f"decoding nms: '{self.nms}' is unknown; choose from {', '.join(NMS_KINDS)}")
+        if not (math.isfinite(self.sigma) and self.sigma > 0):
+            raise UserError(f"decoding sigma: {self.sigma} is no width; give a positive number")
+        if not 0 <= self.iou_threshold <= 1:
+            raise UserError(
+                f"decoding iou_threshold: {self.iou_threshold} is no IoU; give a number in [0, 1]"
+            )
+        if self.round_to is not None and not (math.isfinite(self.round_to) and self.round_to > 0):
+            raise UserError(f"decoding round_to: {self.round_to} is no unit; give positive seconds or null")
+        if self.max_moments is not None and self.max_moments < 1:
+            raise UserError(
+                f"decoding max_moments: {self.max_moments} keeps nothing; give 1 or more, or null"
+            )
+
+
+def decode(output: Output, batch: Batch, decoding: Decoding) -> list[Prediction]:
+    """Predictions of a batch: the last level's moments, and the cosine of every clip as saliency.
+
+    A moment's score is sqrt(class probability × actionness), eq. 23. Saliency covers the whole duration: where the
+    features are a clip short, the last score is repeated, for the official evaluation would fill in 0, which
+    beats every negative cosine.
+    """
+    durations = torch.tensor([record.duration for record in batch.records], dtype=torch.float64)
+    windows_se = cw_to_se(_cpu(output.references[:, -1])) * durations[:, None, None]
+    scores = (_cpu(output.class_logits[:, -1]).sigmoid() * _cpu(output.actionness)).sqrt()
+    moments = decode_moments(windows_se, scores, durations, decoding)
+    saliency = _cpu(output.saliency).numpy()
+    stored = batch.video_mask.sum(dim=1).tolist()
+    wanted = [count_clips(clips, clip_seconds=1.0) for clips in batch.num_clips.tolist()]
+    return [
+        Prediction(
+            qid=record.qid,
+            vid=record.vid,
+            query=record.query,
+            windows=moments[i].numpy(),
+            saliency=np.pad(saliency[i, : stored[i]], (0, max(0, wanted[i] - stored[i])), mode="edge"),
+        )
+        for i, record in enumerate(batch.records)
+    ]
+
+
+def decode_moments(windows_se: Tensor, scores: Tensor, durations: Tensor, decoding: Decoding) -> Tensor:
+    """Clamp, round, soft-NMS, sort and cut the moments of a batch, in float64.
+
+    Rounding comes before NMS, as usual in the field, so that windows made equal by rounding suppress each
+    other.
+
+    Args:
+        windows_se: (B, M, 2) start and end in seconds.
+        scores: (B, M), at least 0.
+        durations: (B,) seconds.
+        decoding: The options.
+
+    Returns:
+        (B, N, 3) float64 (start, end, score), best score first, equal scores in the order of the queries; N
+        is M, at most ``max_moments``. A window that NMS suppressed stays, with its lower score.
+    """
+    durations = durations.double()[:, None, None]
+    windows_se = windows_se.double().clamp(min=0).minimum(durations)
+    if decoding.round_to is not None:
+        windows_se = round_windows(windows_se, durations, decoding.round_to)
+    scores = suppress(windows_se, scores.double(), decoding)
+    order = scores.argsort(dim=1, descending=True, stable=True)[:, : decoding.max_moments, None]
+    return torch.cat([windows_se, scores[..., None]], dim=-1).take_along_dim(order, dim=1)
+
+
+def round_windows(windows_se: Tensor, durations: Tensor, unit: float) -> Tensor:
+    """Round starts and ends to multiples of ``unit`` without leaving the video or emptying a window.
+
+    A bound that would round past the video's end becomes that end. A window that rounding would empty becomes
+    the unit-long cell around its centre, moved back where it would pass the video's end; in a video shorter
+    than one unit it becomes the whole video.
+
+    Args:
+        windows_se: (B, M, 2) in seconds, inside the video.
+        durations: (B, 1, 1) in seconds.
+        unit: Seconds.
+    """
+    # Dividing by the reciprocal gives 24.3 for unit 0.1 where multiplying gives 24.3 and a rounding error.
+    per_second = 1 / unit
+    rounded = ((windows_se * per_second).round() / per_second).minimum(durations)
+    centre = windows_se.mean(dim=-1, keepdim=True)
+    end = ((centre * per_second).floor() / per_second + unit).minimum(durations)
+    cell = torch.cat([(end - unit).clamp(min=0), end], dim=-1)
+    empty = rounded[..., 1:] <= rounded[..., :1]
+    return torch.where(empty, cell, rounded)
+
+
+def suppress(windows_se: Tensor, scores: Tensor, decoding: Decoding) -> Tensor:
+    """Soft-NMS: repeatedly take the best window left and lower the scores of those left that overlap it.
+
+    Args:
+        windows_se: (B, M, 2).
+        scores: (B, M), at least 0.
+        decoding: ``nms``, ``sigma`` and ``iou_threshold`` are used.
+
+    Returns:
+        (B, M) new scores, in the order of the input. Two empty windows do not overlap.
+    """
+    if decoding.nms == "none":
+        return scores
+    iou = pairwise_iou(windows_se, windows_se)
+    if decoding.nms == "linear":
+        factors = 1 - iou
+    elif decoding.nms == "gaussian":
+        factors = (-(iou**2) / decoding.sigma).exp()
+    else:
+        factors = torch.zeros_like(iou)
+    factors = factors.where(iou > decoding.iou_threshold, 1)  # (B, M, M)
+
+    samples = torch.arange(len(scores), device=scores.device)
+    left = torch.ones_like(scores, dtype=torch.bool)
+    for _ in range(scores.shape[1]):
+        best = scores.masked_fill(~left, -torch.inf).argmax(dim=1)
+        left[samples, best] = False
+        scores = torch.where(left, scores * factors[samples, best], scores)
+    return scores
+
+
+def _cpu(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().double()

@@ -1,0 +1,57 @@
+"""What a run folder says about how it came about: code, versions, machine, parameters."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import sdst
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PACKAGES = ("sdst", "torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "numpy", "scipy", "h5py")
+
+
+def describe_run(model: nn.Module) -> dict[str, Any]:
+    """Commit, versions, machine, command and parameters, as plain values."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "command": sys.argv,
+        "git": _git(),
+        "versions": {"python": platform.python_version()} | {p: metadata.version(p) for p in PACKAGES},
+        "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "gpu": gpu},
+        "parameters": parameter_table(model),
+    }
+
+
+def parameter_table(model: nn.Module) -> dict[str, int]:
+    """Trainable parameters of each part of the model and in total."""
+    parts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part = name.split(".")[0]
+            parts[part] = parts.get(part, 0) + parameter.numel()
+    return parts | {"total": sum(parts.values())}
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit of the source and whether it has uncommitted changes; None outside a checkout."""
+    source = Path(sdst.__file__).parent
+    try:
+        commit, changes = (
+            subprocess.run(
+                ["git", *args], cwd=source, capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for args in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit, "dirty": bool(changes)}

@@ -1,0 +1,80 @@
+"""Learning rate schedule and optimizer."""
+
+import csv
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdst.optim import Optimization
+
+
+@given(
+    st.integers(0, 20_000), st.integers(1, 300), st.integers(1, 2000), st.integers(1, 40), st.floats(0.1, 1)
+)
+def test_factor_is_linear_warm_up_times_step_decay(
+    step: int, steps_per_epoch: int, warmup: int, decay_epochs: int, decay: float
+) -> None:
+    optimization = Optimization(warmup_steps=warmup, decay_epochs=decay_epochs, decay=decay)
+    expected = 1.0 if step >= warmup else 0.001 * (1 - step / warmup) + 1.0 * (step / warmup)
+    for _ in range(step // steps_per_epoch // decay_epochs):
+        expected *= decay
+    assert optimization.factor(step, steps_per_epoch) == pytest.approx(expected, rel=1e-9)
+
+
+def test_defaults_are_the_papers() -> None:
+    optimization, epoch = Optimization(), 226
+    assert (optimization.lr, optimization.weight_decay) == (1e-4, 1e-4)
+    for step, expected in {
+        0: 0.001,
+        1000: 0.5005,
+        2000: 1,
+        20 * epoch - 1: 1,
+        20 * epoch: 0.1,
+        40 * epoch - 1: 0.1,
+        40 * epoch: 0.01,
+    }.items():
+        assert optimization.factor(step, epoch) == pytest.approx(expected)
+
+
+def test_no_warm_up_starts_at_the_full_rate() -> None:
+    assert Optimization(warmup_steps=0, warmup_ratio=1.0).factor(0, 10) == 1
+
+
+def test_optimizer_holds_every_parameter_once_with_the_scheduled_rate() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
+    optimizer, schedule = Optimization(lr=2.0, weight_decay=0.3, warmup_steps=4).build(model.parameters(), 2)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    (group,) = optimizer.param_groups
+    assert [id(p) for p in group["params"]] == [id(p) for p in model.parameters()]
+    assert group["weight_decay"] == 0.3
+    for step in range(6):
+        assert group["lr"] == pytest.approx(2 * min(1, 0.001 + 0.999 * step / 4))
+        optimizer.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_run_follows_the_schedule_in_optimizer_steps(
+    train: Callable[..., Path], tmp_path: Path, accumulate: int
+) -> None:
+    run_dir = train(
+        tmp_path / "run",
+        "optim.decay_epochs=2",
+        "trainer.max_epochs=4",
+        f"trainer.accumulate_grad_batches={accumulate}",
+    )
+    with open(run_dir / "csv/version_0/metrics.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["lr"]]
+    batches = 3  # 10 queries in batches of 4
+    steps = -(-batches // accumulate)
+    logged = [float(row["lr"]) for row in rows]
+    expected = [
+        1e-3 * min(1, 0.001 + 0.999 * step / 4) * 0.1 ** (step // steps // 2) for step in range(4 * steps)
+    ]
+    distinct = [value for value, _ in itertools.groupby(logged)]
+    assert distinct == pytest.approx([value for value, _ in itertools.groupby(expected)], rel=1e-5)
