@@ -20,21 +20,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
-
 from sdst.data.annotations import read_annotations
 from sdst.errors import Parser, UserError
 from sdst.jsonfiles import write_atomically
+from sdst.progress import progress_bars
 from sdst.spans import count_clips
 
 if TYPE_CHECKING:
@@ -152,7 +141,7 @@ def _extract(
         ]
         if len(todo) < len(paths):
             logger.info("%s: %d of %d videos were already done", out, len(paths) - len(todo), len(paths))
-        with _progress() as progress:
+        with progress_bars() as progress:
             total = sum(count_clips(durations[vid], spec.clip_seconds) for vid, _ in todo)
             task = progress.add_task("clips", total=total)
             encoded = encode_videos(
@@ -244,23 +233,6 @@ def _warn_of_other_lengths(
             actual[first],
             annotated[first],
         )
-
-
-class _RateColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        """Steps per second, once there is one to tell."""
-        return Text(f"{task.speed:.1f}/s" if task.speed else "")
-
-
-def _progress() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _RateColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
 
 
 def _shard(text: str) -> tuple[int, int]:
