@@ -21,8 +21,11 @@ only once its iteration has ended.
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections import deque
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -40,10 +43,11 @@ except ImportError:
     raise UserError("reading videos needs PyAV; install it with pip install 'sdst[extract]'") from None
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from av.container import InputContainer
     from av.video.stream import VideoStream
+    from numpy.typing import NDArray
     from torch import Tensor
 
 Resize = Literal["stretch", "crop"]
@@ -83,6 +87,7 @@ class VideoReader:
         duration: Seconds from the first frame to the end of the last, as the file declares it. Where it
             declares none it is None until the iteration has ended.
         frames_decoded: How many frames were decoded so far.
+        frame_rate: Mean number per second after ``check``; 25 where the file declares none.
 
     Raises:
         VideoError: While iterating; see the module's docstring.
@@ -93,6 +98,7 @@ class VideoReader:
         self.spec = spec
         self.duration: float | None = None
         self.frames_decoded = 0
+        self.frame_rate = Fraction(25)
 
     def __iter__(self) -> Iterator[Tensor]:
         clip: list[Tensor] = []
@@ -104,6 +110,63 @@ class VideoReader:
                 if len(clip) == self.spec.num_frames:
                     yield torch.stack(clip)
                     clip.clear()
+
+    def check(self) -> None:
+        """Open the file and set ``duration`` and ``frame_rate`` from its headers; nothing is decoded."""
+        with self._open() as container:
+            stream = self._video_stream(container)
+            self.duration = _declared_duration(container, stream)
+            self.frame_rate = stream.average_rate or self.frame_rate
+
+    def frames_at(self, times: Sequence[float]) -> Iterator[av.VideoFrame]:
+        """The frame on screen at each of these times, in increasing seconds, decoding only what lies around them.
+
+        Past the video's end it is the last frame.
+        """
+        with self._open() as container:
+            stream = self._video_stream(container)
+            left = deque(times)
+            shown: av.VideoFrame | None = None
+            for frame, time in self._frames_since(times[0], container, stream):
+                while shown is not None and left and left[0] < time:
+                    yield shown
+                    left.popleft()
+                if not left:
+                    return
+                shown = frame
+            if shown is None:
+                raise self._error("no frame decodes", "replace it")
+            for _ in left:
+                yield shown
+
+    def _frames_since(
+        self, since: float, container: InputContainer, stream: VideoStream
+    ) -> Iterator[tuple[av.VideoFrame, float]]:
+        """Frames with their times from one at or before ``since``, or from the first, to the last."""
+        start = declared_start(stream)
+        jumped = False
+        if since > 0 and start is not None and stream.time_base is not None:
+            with contextlib.suppress(
+                av.FFmpegError
+            ):  # a format that cannot be searched is read from the start
+                container.seek(int((since + start) / stream.time_base), stream=stream)
+                jumped = True
+        end = 0.0
+        for frame in decode_packets(container, stream):
+            if frame is None:
+                continue
+            if start is None:
+                start = frame.time or 0.0
+            now = end if frame.time is None else frame.time - start
+            if (
+                jumped and now > since
+            ):  # some formats find the next place where decoding can begin, not the last
+                container.seek(0)
+                yield from self._frames_since(0.0, container, stream)
+                return
+            jumped = False
+            end = now + _frame_seconds(frame, stream)
+            yield frame, now
 
     def _pictures(self, container: InputContainer, stream: VideoStream) -> Iterator[Tensor]:
         """The pictures (3, size, size) of all clips in a row, held from frame to frame."""
@@ -132,9 +195,9 @@ class VideoReader:
     ) -> Iterator[tuple[av.VideoFrame, float]]:
         """Every frame that decodes with its time in seconds since the stream's start, strictly increasing."""
         too_long = self.spec.clip_seconds
-        start = _declared_start(stream)
+        start = declared_start(stream)
         time, end, damaged = -1.0, 0.0, False
-        for frame in _decode(container, stream):
+        for frame in decode_packets(container, stream):
             if frame is None:
                 damaged = True
                 continue
@@ -162,9 +225,7 @@ class VideoReader:
     def _picture(self, frame: av.VideoFrame) -> Tensor:
         """A frame as the backbone's uint8 square (3, size, size), upright."""
         spec = self.spec
-        quarter_turns = round(frame.rotation / 90)  # counter-clockwise, as rot90's
-        rgb = np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns)
-        image = torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None].float()
+        image = torch.from_numpy(upright(frame).copy()).permute(2, 0, 1)[None].float()
         height, width = image.shape[-2:]
         scale = spec.size / min(height, width)
         shape = (spec.size, spec.size)
@@ -197,7 +258,13 @@ class VideoReader:
         return VideoError(f"{self.path}: {reason}; {advice}")
 
 
-def _decode(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame | None]:
+def upright(frame: av.VideoFrame) -> NDArray[np.uint8]:
+    """A frame as an RGB picture (height, width, 3), turned as the file says."""
+    quarter_turns = round(frame.rotation / 90)  # counter-clockwise, as rot90's
+    return np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns)
+
+
+def decode_packets(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame | None]:
     """Every frame that decodes, in order of display; None for each unreadable packet."""
     packets = container.demux(stream)
     while True:
@@ -221,7 +288,7 @@ def _declared_duration(container: InputContainer, stream: VideoStream) -> float 
     return container.duration / 1e6 if container.duration and container.duration > 0 else None
 
 
-def _declared_start(stream: VideoStream) -> float | None:
+def declared_start(stream: VideoStream) -> float | None:
     """Time of the first frame by the file's headers; the first to decode may come later."""
     if stream.start_time is None or stream.time_base is None:
         return None
