@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from sdst.cli import main
 from sdst.errors import UserError
 from sdst.features import backbones, extract
 from sdst.features.backbones import IMAGENET_MEAN, IMAGENET_STD
@@ -333,3 +334,12 @@ def test_real_videos_survive_ten_kills_and_two_shards(tmp_path, monkeypatch):
         run(rows, "--batch-size", 4, "--shard", f"{index}/2", out="half.h5")
     merge([shard_path(tmp_path / "half.h5", index, 2) for index in range(2)], tmp_path / "half.h5")
     assert contents(tmp_path / "half.h5") == contents(tmp_path / "whole.h5")
+
+
+@pytest.mark.parametrize("tool", ["merge", "import"])
+def test_the_command_line_reaches_the_tools(tool, capsys):
+    assert main(["features", tool]) == 2
+    assert capsys.readouterr().err.startswith(f"sdst: error: sdst features {tool}: the following arguments")
+    with pytest.raises(SystemExit):
+        main(["features", "--help"])
+    assert f"    {tool} " in capsys.readouterr().out

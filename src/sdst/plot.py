@@ -115,9 +115,9 @@ def _draw_thumbnails(axes: Axes, pictures: Sequence[Thumbnail]) -> None:
 
 
 def _curve(axes: Axes, values: np.ndarray, step: float, label: str, style: str) -> None:
-    axes.step(
-        np.arange(len(values)) * step, values, style, where="post", color=SALIENCY_COLOUR, lw=1.2, label=label
-    )
+    times = np.arange(len(values) + 1) * step
+    values = np.append(values, values[-1])  # or the last clip would have no line
+    axes.step(times, values, style, where="post", color=SALIENCY_COLOUR, lw=1.2, label=label)
 
 
 def _unit_range(values: np.ndarray) -> np.ndarray:

@@ -18,10 +18,12 @@ from sdst.data.annotations import read_annotations
 from sdst.data.collate import collate
 from sdst.data.dataset import EpochSampler, GroundingDataset
 from sdst.errors import Parser, UserError
+from sdst.features.extract import at_least
 from sdst.features.store import FeatureStore
 from sdst.plot import SHOWN_MOMENTS, plot_predictions
 from sdst.postprocess import Decoding, decode
 from sdst.predictions import format_prediction, write_predictions
+from sdst.progress import progress_bars
 from sdst.types import Record
 
 if TYPE_CHECKING:
@@ -75,13 +77,15 @@ def _predict_videos(args: Namespace) -> int:
     from sdst.predict_video import check_arguments, predict_videos
 
     check_arguments(args)
-    grounder = grounders.load(
-        args.checkpoint,
-        args.backbone_checkpoint,
-        backbone_config=args.backbone_config,
-        vocab=args.vocab,
-        device=args.device,
-    )
+    with progress_bars() as progress:
+        progress.add_task("loading the backbone", total=None)
+        grounder = grounders.load(
+            args.checkpoint,
+            args.backbone_checkpoint,
+            backbone_config=args.backbone_config,
+            vocab=args.vocab,
+            device=args.device,
+        )
     answers = predict_videos(args, grounder)
     if answers.predictions:
         _report(args, answers.predictions, answers.records, grounder.recipe, answers.thumbnails)
@@ -224,12 +228,12 @@ def _make_parser() -> Parser:
     add("--vocab", metavar="V", help="vocab.txt of bert-large-uncased")
     add("--device", help="e.g. cuda:1; by default the first GPU, else the CPU")
     add("--clips", type=Path, metavar="DIR", help="also cut each query's best moments out, into mp4 files")
-    add("--clips-per-query", type=int, default=1, metavar="N", help="how many moments (%(default)s)")
+    add("--clips-per-query", type=at_least(1), default=1, metavar="N", help="how many moments (%(default)s)")
 
     add = parser.add_argument_group("stored features").add_argument
     add("--features", metavar="H5", help="feature store with the videos and queries")
     add("--annotations", metavar="A.jsonl", help="predict the queries of this file")
     add("--qid", action="append", default=[], help="only this query (repeatable)")
     add("--vid", help="only this video; without --annotations, the video to ask --qid about")
-    add("--batch-size", type=int, default=32, metavar="N", help="queries at once (%(default)s)")
+    add("--batch-size", type=at_least(1), default=32, metavar="N", help="queries at once (%(default)s)")
     return parser

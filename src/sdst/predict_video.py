@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdst.clips import cut_moments, thumbnails
@@ -15,7 +16,6 @@ from sdst.types import Record
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from pathlib import Path
 
     from rich.progress import Progress
 
@@ -28,13 +28,16 @@ def check_arguments(args: Namespace) -> None:
     """Refuse what cannot work, before anything is loaded; every video is opened.
 
     Raises:
-        UserError: A needed option is missing, a query is empty, a video is missing or no video.
+        UserError: A needed option is missing, a query is empty, a file cannot be read or a place not be written.
     """
     for option in ("query", "backbone_checkpoint", "vocab"):
         if not getattr(args, option):
             raise UserError(f"sdst predict: --video needs --{option.replace('_', '-')} too")
     if not all(query.strip() for query in args.query):
         raise UserError("sdst predict: --query is empty; give a sentence")
+    for path in (args.out, args.plot):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise UserError(f"{path}: its folder does not exist; make it or choose another place")
     for path in args.video:
         VideoReader(path, ClipSpec()).check()
     if args.clips is not None:

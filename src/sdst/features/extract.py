@@ -256,7 +256,9 @@ def positive_number(text: str) -> float:
     return number
 
 
-def _at_least(least: int) -> Callable[[str], int]:
+def at_least(least: int) -> Callable[[str], int]:
+    """What reads an option's whole value that must not be below ``least``."""
+
     def whole_number(text: str) -> int:
         if (number := int(text)) < least:
             raise argparse.ArgumentTypeError(f"{text} is below {least}")
@@ -275,17 +277,17 @@ def _parser() -> Parser:
     add("--config", default="internvideo2-1b", help="backbone preset or JSON file (%(default)s)")
     add("--vocab", type=Path, required=True, help="vocab.txt of bert-large-uncased")
     add("--out", type=Path, required=True, metavar="F.h5", help="feature file to write")
-    add("--layers", type=_at_least(1), default=4, help="take the last N layers of both towers (%(default)s)")
+    add("--layers", type=at_least(1), default=4, help="take the last N layers of both towers (%(default)s)")
     add("--video-layers", type=layer_numbers, help="take these blocks instead, e.g. 31,34,37,40")
     add("--text-layers", type=layer_numbers, help="take these text layers instead")
     add("--pooling", nargs="+", choices=["adaptive", "avg", "cls"], default=["adaptive"])
     add("--clip-seconds", type=positive_number, default=2.0, help="length of a clip (%(default)s)")
     add("--resize", choices=["stretch", "crop"], default="stretch", help="to a square (%(default)s)")
     add("--antialias", action="store_true", help="low-pass before shrinking")
-    add("--batch-size", type=_at_least(1), default=16, help="clips per step (%(default)s)")
+    add("--batch-size", type=at_least(1), default=16, help="clips per step (%(default)s)")
     add("--dtype", choices=["float32", "fp16", "bf16"], default="float32", help="precision (%(default)s)")
     add("--device", help="e.g. cuda:1; by default the first GPU, else the CPU")
-    add("--workers", type=_at_least(0), default=2, help="decoding processes (%(default)s)")
+    add("--workers", type=at_least(0), default=2, help="decoding processes (%(default)s)")
     add("--shard", type=_shard, metavar="I/N", help="only the I-th (from 0) of N parts of the videos")
     add("--only", type=Path, metavar="F.failed.jsonl", help="only the videos listed there")
     return parser
