@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -20,6 +21,7 @@ from sdst.grounder import EncodedVideo, Grounder, load
 from sdst.postprocess import Decoding
 from sdst.predict import open_matching_store
 from sdst.predictions import read_predictions
+from sdst.types import Output
 from shared_data import needs_shared
 
 PLAIN = Decoding(nms="none", sigma=0.5, iou_threshold=0.0, round_to=None, max_moments=None)
@@ -128,6 +130,33 @@ def test_a_long_video_is_the_union_of_its_parts(video_run, backbone):
         np.testing.assert_allclose(prediction.windows, union, atol=1e-5)
         np.testing.assert_allclose(prediction.saliency, np.nanmean(saliency[query], axis=0), atol=1e-5)
     assert ours[0].windows[:, 1].max() <= 17.4
+
+
+class TooWide(torch.nn.Module):
+    """Finds a moment that reaches beyond both ends of whatever it is given."""
+
+    def forward(self, video, video_mask, text, text_mask, num_clips):
+        size = len(video)
+        return Output(
+            class_logits=torch.zeros(size, 1, 1),
+            references=torch.tensor([0.5, 1.5]).expand(size, 1, 1, 2),
+            actionness=torch.ones(size, 1),
+            saliency=video[:, 0, :, 0].float(),
+            dense=video,
+            video=video,
+            text=text,
+            initial_references=video,
+        )
+
+
+def test_a_moment_does_not_leave_the_part_it_was_found_in():
+    grounder = Grounder(TooWide(), PLAIN, {"max_clips": 4, "clip_seconds": 2.0}, None, torch.device("cpu"))
+    features = np.arange(9, dtype=np.float16).reshape(1, 9, 1)
+    long = EncodedVideo(Path("long.mp4"), 17.4, features)
+    (prediction,) = grounder.predict_encoded(long, ["dog"], [np.zeros((1, 2, 1), np.float16)])
+    expected = [[0, 8], [4, 12], [8, 16], [10, 17.4]]
+    np.testing.assert_allclose(prediction.windows[:, :2], expected, atol=1e-9)
+    np.testing.assert_array_equal(prediction.saliency, range(9))
 
 
 @needs_shared
