@@ -114,3 +114,13 @@ def finished(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("runs") / "finished"
     assert main(["train", *corpus.overrides, f"run_dir={run_dir}"]) == 0
     return run_dir
+
+
+@pytest.fixture(scope="session")
+def video_run(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A ``VideoRun``: a model trained on features from videos. Read only."""
+    pytest.importorskip("av")
+    pytest.importorskip("transformers")
+    from video_run import make_video_run  # needs what was just asked for
+
+    return make_video_run(tmp_path_factory.mktemp("video_run"))

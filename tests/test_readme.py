@@ -2,12 +2,16 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sdst.cli import main
+from sdst.data.annotations import read_annotations
 from sdst.data.toy import write_toy_annotations
+from shared_data import needs_shared
 
 README = Path(__file__).parents[1] / "README.md"
 FILES = {"train": "highlight_train_release", "val": "highlight_val_release", "test": "highlight_test_with_gt"}
@@ -29,9 +33,13 @@ def expanded(arguments: list[str]) -> list[str]:
     ]
 
 
-def test_every_command_of_the_readme_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def needs_videos(command: list[str]) -> bool:
+    return command[0] == "extract" or "--video" in command or "run_dir=runs/real" in command
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to run in, with annotations where the README puts them."""
     monkeypatch.chdir(tmp_path)
     for name in ("SDST_DATA", "SDST_FEATURES", "SDST_RUNS"):
         monkeypatch.delenv(name, raising=False)
@@ -41,14 +49,58 @@ def test_every_command_of_the_readme_runs(
     folder.mkdir(parents=True)
     for split, path in made.items():
         path.rename(folder / f"{FILES[split]}.jsonl")
-    commands = readme_commands()
-    assert {command[0] for command in commands} == {"train", "evaluate", "predict", "features"}
+    return tmp_path
+
+
+@pytest.fixture
+def tiny_backbone(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
+    """Videos, and a tiny official checkpoint in the place and by the name of the large one."""
+    pytest.importorskip("av")
+    pytest.importorskip("transformers")
+    from sdst.features import backbones
+    from video_run import BACKBONE, BACKBONE_CONFIG, write_coloured_video, write_vocab
+
+    monkeypatch.setitem(backbones.PRESETS, "internvideo2-1b", backbones.read_config(BACKBONE_CONFIG))
+    (data / "weights").mkdir()
+    shutil.copy(BACKBONE, data / "weights" / "internvideo2-1b.pt")
+    write_vocab(data / "weights" / "vocab.txt")
+    videos = data / "data" / "qvhighlights" / "videos"
+    videos.mkdir()
+    for path in videos.parent.glob("*.jsonl"):
+        for record in read_annotations(path).records:
+            if not (videos / f"{record.vid}.mov").exists():
+                write_coloured_video(videos / f"{record.vid}.mov", record.duration)
+    write_coloured_video(data / "holiday.mov", 9.0).rename(data / "holiday.mp4")
+
+
+def run(commands: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:
     for command in commands:
         small = SMALL if command[0] == "train" and "--cfg" not in command else []
         if command[1] == "simulate":
             small = ["--video-dim", "16", "--text-dim", "16"]
         assert main(expanded(command) + small) == 0, (command, capsys.readouterr().err)
-    assert (tmp_path / "val.png").stat().st_size > 0
+
+
+def test_every_command_on_stored_features_runs(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    commands = [command for command in readme_commands() if not needs_videos(command)]
+    assert {command[0] for command in commands} == {"train", "evaluate", "predict", "features"}
+    run(commands, capsys)
+    assert (data / "val.png").stat().st_size > 0
+
+
+@needs_shared
+def test_every_command_on_videos_runs(
+    data: Path, tiny_backbone: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = [command for command in readme_commands() if needs_videos(command)]
+    assert [command[0] for command in commands] == ["extract", "train", "predict"]
+    run(commands, capsys)
+    assert (data / "holiday.png").stat().st_size > 0
+    assert len(list((data / "moments").iterdir())) == 2
+    (code,) = re.findall(r"^```python\n(.*?)^```$", README.read_text(), flags=re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert 0 <= names["start"] < names["end"] <= 9
 
 
 def test_every_file_that_the_readme_names_exists() -> None:

@@ -15,6 +15,8 @@ from sdst.config import build
 from sdst.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
 KEY = "sdst"
@@ -91,6 +93,26 @@ def _check_target(node: dict[str, Any], path: str | Path) -> None:
         raise UserError(
             f"{path}: its configuration builds {target}, which is no model of sdst; do not trust it"
         )
+
+
+def require_same(source: object, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse features, or a backbone to make them with, unlike those that a checkpoint was trained on.
+
+    Args:
+        source: What is refused, for the message.
+        found: What it says about itself.
+        wanted: The same keys from the checkpoint's recipe.
+
+    Raises:
+        UserError: Names the first key that differs or that only one of the two has.
+    """
+    for key in {**wanted, **found}:
+        here, trained = (recipe.get(key, "not stated") for recipe in (found, wanted))
+        if here != trained:
+            raise UserError(
+                f"{source}: {key} is {here}, but {trained} in the features that the checkpoint was trained on; "
+                "use the same as in training"
+            )
 
 
 def build_model(config: dict[str, Any], recipe: dict[str, Any]) -> nn.Module:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 COMMANDS = {
     "train": ("sdst.train", "train, validate and test (Hydra: sdst train data=qvhighlights optim.lr=2e-4)"),
     "evaluate": ("sdst.evaluate", "score any model's prediction file against annotations"),
-    "predict": ("sdst.predict", "moments and saliency for stored queries, as JSON lines or a plot"),
-    "features": ("sdst.features.commands", "the feature store's tools: inspect, validate, simulate"),
+    "predict": ("sdst.predict", "moments and saliency for queries about videos or stored features"),
+    "extract": ("sdst.features.extract", "videos and their annotated queries to a feature file"),
+    "features": ("sdst.features.commands", "feature files: inspect, validate, merge, import, simulate"),
     "demo": ("sdst.demo", "make a small dataset, train on it, evaluate and plot"),
 }
 """Command -> (module with a ``main(argv) -> exit status``, one line of help)."""

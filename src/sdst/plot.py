@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sdst.errors import UserError
 
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 
     from sdst.types import Prediction, Record
 
+Thumbnail = tuple[float, NDArray[np.uint8]]
+"""Time in seconds and RGB picture."""
+THUMBNAIL_POINTS = 44
+"""Height of a thumbnail in a plot."""
+THUMBNAIL_ROW = 14.5
+"""Width of a panel in thumbnail heights."""
 SHOWN_MOMENTS = 3
 TRUE_COLOUR, PREDICTED_COLOUR, SALIENCY_COLOUR = "#2a9d8f", "#e76f51", "#264653"
 
@@ -26,6 +33,7 @@ def plot_predictions(
     path: str | Path,
     clip_seconds: float,
     note: str = "",
+    thumbnails: Sequence[Sequence[Thumbnail]] | None = None,
 ) -> None:
     """One panel per query: predicted saliency, annotated saliency if any, true moments, the best predicted ones.
 
@@ -35,6 +43,7 @@ def plot_predictions(
         path: Image file; its ending chooses the format.
         clip_seconds: Length of a clip.
         note: A line above all panels.
+        thumbnails: Pictures of each query's video to show at their times, in a row of ``THUMBNAIL_ROW``.
 
     Raises:
         UserError: matplotlib is not installed, or the file cannot be written.
@@ -44,11 +53,14 @@ def plot_predictions(
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError("--plot: matplotlib is not installed; pip install 'sdst[plot]'") from None
-    figure = Figure(figsize=(10, 2.6 * len(predictions) + 0.6), layout="constrained")
+    panel_height = 2.6 if thumbnails is None else 3.4
+    figure = Figure(figsize=(10, panel_height * len(predictions) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(predictions), squeeze=False)[:, 0]
     for axes, prediction, record in zip(panels, predictions, records, strict=True):
         _draw(axes, prediction, record, clip_seconds)
+    for axes, pictures in zip(panels, thumbnails or (), strict=False):
+        _draw_thumbnails(axes, pictures)
     panels[-1].set_xlabel("time [s]")
     if note:
         figure.suptitle(note)
@@ -90,10 +102,22 @@ def _draw(axes: Axes, prediction: Prediction, record: Record, clip_seconds: floa
     axes.legend(fontsize=7, loc="upper right", framealpha=0.7)
 
 
+def _draw_thumbnails(axes: Axes, pictures: Sequence[Thumbnail]) -> None:
+    """Pictures at their times below everything else in the panel, in their own proportions."""
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+
+    axes.set_ylim(-1.5, 1.05)
+    for time, picture in pictures:
+        image = OffsetImage(picture, zoom=THUMBNAIL_POINTS / picture.shape[0])
+        box = AnnotationBbox(image, (time, -1.12), frameon=False, pad=0)
+        box.set_in_layout(False)
+        axes.add_artist(box)
+
+
 def _curve(axes: Axes, values: np.ndarray, step: float, label: str, style: str) -> None:
-    axes.step(
-        np.arange(len(values)) * step, values, style, where="post", color=SALIENCY_COLOUR, lw=1.2, label=label
-    )
+    times = np.arange(len(values) + 1) * step
+    values = np.append(values, values[-1])  # or the last clip would have no line
+    axes.step(times, values, style, where="post", color=SALIENCY_COLOUR, lw=1.2, label=label)
 
 
 def _unit_range(values: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from sdst.spans import count_clips, cw_to_se, pairwise_iou
 from sdst.types import Prediction
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from sdst.types import Batch, Output
@@ -66,26 +67,41 @@ class Decoding:
 def decode(output: Output, batch: Batch, decoding: Decoding) -> list[Prediction]:
     """Predictions of a batch: the last level's moments, and the cosine of every clip as saliency.
 
-    A moment's score is sqrt(class probability × actionness), eq. 23. Saliency covers the whole duration: where the
-    features are a clip short, the last score is repeated, for the official evaluation would fill in 0, which
-    beats every negative cosine.
+    ``Grounder.predict_encoded`` does the same for a video that is predicted in parts.
     """
     durations = torch.tensor([record.duration for record in batch.records], dtype=torch.float64)
+    windows_se, scores = raw_moments(output, durations)
+    moments = decode_moments(windows_se, scores, durations, decoding)
+    return [
+        Prediction(record.qid, record.vid, record.query, windows.numpy(), saliency)
+        for record, windows, saliency in zip(
+            batch.records, moments, clip_saliency(output, batch), strict=True
+        )
+    ]
+
+
+def raw_moments(output: Output, durations: Tensor) -> tuple[Tensor, Tensor]:
+    """The last level's moments (B, M, 2), start and end in seconds, and their scores (B, M), both float64.
+
+    The score is sqrt(class probability × actionness), eq. 23.
+    """
     windows_se = cw_to_se(_cpu(output.references[:, -1])) * durations[:, None, None]
     scores = (_cpu(output.class_logits[:, -1]).sigmoid() * _cpu(output.actionness)).sqrt()
-    moments = decode_moments(windows_se, scores, durations, decoding)
+    return windows_se, scores
+
+
+def clip_saliency(output: Output, batch: Batch) -> list[NDArray[np.float64]]:
+    """The cosine of every clip of each sample, for the whole duration.
+
+    Where the features are a clip short, the last score is repeated, for the official evaluation would fill in 0,
+    which beats every negative cosine.
+    """
     saliency = _cpu(output.saliency).numpy()
     stored = batch.video_mask.sum(dim=1).tolist()
     wanted = [count_clips(clips, clip_seconds=1.0) for clips in batch.num_clips.tolist()]
     return [
-        Prediction(
-            qid=record.qid,
-            vid=record.vid,
-            query=record.query,
-            windows=moments[i].numpy(),
-            saliency=np.pad(saliency[i, : stored[i]], (0, max(0, wanted[i] - stored[i])), mode="edge"),
-        )
-        for i, record in enumerate(batch.records)
+        np.pad(saliency[i, : stored[i]], (0, max(0, wanted[i] - stored[i])), mode="edge")
+        for i in range(len(batch))
     ]
 
 

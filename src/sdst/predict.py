@@ -1,33 +1,44 @@
-"""``sdst predict``: a checkpoint's moments and saliency for stored queries, as JSON lines and as a plot."""
+"""``sdst predict``: moments and saliency for queries about video files or stored features."""
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 from torch.utils.data import DataLoader
 
 from sdst import checkpoint
 from sdst.data.annotations import read_annotations
 from sdst.data.collate import collate
 from sdst.data.dataset import EpochSampler, GroundingDataset
-from sdst.errors import Parser, UserError, positive_int
+from sdst.errors import Parser, UserError, at_least
 from sdst.features.store import FeatureStore
-from sdst.plot import plot_predictions
+from sdst.plot import SHOWN_MOMENTS, plot_predictions
 from sdst.postprocess import Decoding, decode
 from sdst.predictions import format_prediction, write_predictions
+from sdst.progress import progress_bars
 from sdst.types import Record
 
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Sequence
 
     from torch import nn
 
+    from sdst.plot import Thumbnail
     from sdst.types import Prediction
 
 MAX_PLOTTED = 12
+VIDEO_OPTIONS = ("query", "backbone_checkpoint", "vocab", "clips")
+STORED_OPTIONS = ("features", "annotations", "qid", "vid")
+NOT_COMPARED = ("pooling", "video_layers", "text_layers", "simulated", "max_clips")
+"""Keys of a recipe by which a store is opened, or that do not tell how features are made."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -37,25 +48,89 @@ def main(argv: Sequence[str]) -> int:
         UserError: A file is bad, or the features are not made like those the checkpoint was trained on.
     """
     args = _make_parser().parse_args(argv)
+    return _predict_videos(args) if args.video else _predict_stored(args)
+
+
+def _predict_stored(args: Namespace) -> int:
+    if args.features is None:
+        raise UserError("sdst predict: give --video files, or --features of stored videos and queries")
+    for option in VIDEO_OPTIONS:
+        if getattr(args, option):
+            raise UserError(f"sdst predict: --{option.replace('_', '-')} needs --video")
     model, config, recipe = checkpoint.load(args.checkpoint)
     store = open_matching_store(args.features, recipe)
     records = _choose_records(args.annotations, args.vid, args.qid, store)
     predictions = predict(
         model, records, store, recipe["clip_seconds"], Decoding(**config["decode"]), args.batch_size
     )
+    _report(args, predictions, records, recipe)
+    return 0
+
+
+def _predict_videos(args: Namespace) -> int:
+    for option in STORED_OPTIONS:
+        if getattr(args, option):
+            raise UserError(f"sdst predict: --{option} is for stored features; leave it or --video out")
+    # Only here: videos need libraries that stored features do without.
+    from sdst import grounder as grounders
+    from sdst.predict_video import check_arguments, predict_videos
+
+    check_arguments(args)
+    with progress_bars() as progress:
+        progress.add_task("loading the backbone", total=None)
+        grounder = grounders.load(
+            args.checkpoint,
+            args.backbone_checkpoint,
+            backbone_config=args.backbone_config,
+            vocab=args.vocab,
+            device=args.device,
+        )
+    answers = predict_videos(args, grounder)
+    if answers.predictions:
+        _report(args, answers.predictions, answers.records, grounder.recipe, answers.thumbnails)
+    if answers.damaged:
+        raise UserError("; ".join(answers.damaged))
+    return 0
+
+
+def _report(
+    args: Namespace,
+    predictions: Sequence[Prediction],
+    records: Sequence[Record],
+    recipe: dict[str, Any],
+    thumbnails: Sequence[Sequence[Thumbnail]] | None = None,
+) -> None:
+    """Write, print and draw what the command line asks for."""
+    if args.out:
+        write_predictions(args.out, predictions)
+    if args.table:
+        Console(file=sys.stdout).print(_table(predictions))
+    elif not args.out:
+        for prediction in predictions:
+            sys.stdout.write(json.dumps(format_prediction(prediction)) + "\n")
     if args.plot:
         if len(records) > MAX_PLOTTED:
             sys.stderr.write(f"--plot: showing the first {MAX_PLOTTED} of {len(records)} queries\n")
         note = "SIMULATED features" if recipe["simulated"] else ""
+        shown = slice(MAX_PLOTTED)
         plot_predictions(
-            predictions[:MAX_PLOTTED], records[:MAX_PLOTTED], args.plot, recipe["clip_seconds"], note
+            predictions[shown], records[shown], args.plot, recipe["clip_seconds"], note, thumbnails
         )
-    if args.out:
-        write_predictions(args.out, predictions)
-    else:
-        for prediction in predictions:
-            sys.stdout.write(json.dumps(format_prediction(prediction)) + "\n")
-    return 0
+
+
+def _table(predictions: Sequence[Prediction]) -> Table:
+    table = Table("video", "query", "start", "end", "score")
+    for prediction in predictions:
+        for rank, (start, end, score) in enumerate(prediction.windows[:SHOWN_MOMENTS].tolist()):
+            # Text, for a query in brackets is no markup.
+            names = [Text(prediction.vid), Text(prediction.query)] if rank == 0 else [Text(), Text()]
+            table.add_row(*names, _clock(start), _clock(end), f"{score:.2f}")
+    return table
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds, 1), 60)
+    return f"{minutes:.0f}:{rest:04.1f}"
 
 
 def predict(
@@ -83,7 +158,8 @@ def open_matching_store(path: str, recipe: dict[str, Any]) -> FeatureStore:
     """The feature store, if it was made like the features of the checkpoint with this recipe.
 
     Raises:
-        UserError: Another backbone, clip length, pooling, width or layers; it names the first difference.
+        UserError: Another backbone, clip length, pooling, layers or anything else that the recipe tells; it names
+            the first difference.
     """
     store = FeatureStore(
         path,
@@ -92,17 +168,14 @@ def open_matching_store(path: str, recipe: dict[str, Any]) -> FeatureStore:
         text_layers=recipe["text_layers"],
     )
     found = {
+        **store.info.extra,
+        "backbone": store.info.backbone,
+        "clip_seconds": store.info.clip_seconds,
         "video_dim": store.video_dim,
         "text_dim": store.text_dim,
-        "clip_seconds": store.info.clip_seconds,
-        "backbone": store.info.backbone,
     }
-    for key, value in found.items():
-        if value != recipe[key]:
-            raise UserError(
-                f"{path}: {key} is {value}, but the checkpoint was trained with {recipe[key]}; "
-                "give features made like those it was trained on"
-            )
+    wanted = {key: value for key, value in recipe.items() if key not in NOT_COMPARED}
+    checkpoint.require_same(path, found, wanted)
     return store
 
 
@@ -137,18 +210,29 @@ def _make_parser() -> Parser:
     parser = Parser(
         prog="sdst predict",
         description="Moments (start s, end s, score) and raw saliency (cosine per clip, higher is more relevant; it "
-        "may be negative) of stored queries, as JSON lines in the QVHighlights submission format.",
+        "may be negative) of queries about video files or about stored features, as JSON lines in the QVHighlights "
+        "submission format.",
     )
-    parser.add_argument("--checkpoint", required=True, metavar="C", help="best.ckpt or last.ckpt of a run")
-    parser.add_argument(
-        "--features", required=True, metavar="H5", help="feature store with the videos and queries"
-    )
-    parser.add_argument("--annotations", metavar="A.jsonl", help="predict the queries of this file")
-    parser.add_argument("--qid", action="append", default=[], help="only this query (repeatable)")
-    parser.add_argument("--vid", help="only this video; without --annotations, the video to ask --qid about")
-    parser.add_argument("--out", metavar="F.jsonl", help="write here instead of to stdout")
-    parser.add_argument("--plot", metavar="F.png", help=f"also draw the first {MAX_PLOTTED} queries")
-    parser.add_argument(
-        "--batch-size", type=positive_int, default=32, metavar="N", help="queries at once (default 32)"
-    )
+    add = parser.add_argument
+    add("--checkpoint", required=True, metavar="C", help="best.ckpt or last.ckpt of a run")
+    add("--out", metavar="F.jsonl", help="write here instead of to stdout")
+    add("--table", action="store_true", help=f"print the best {SHOWN_MOMENTS} moments as a table instead")
+    add("--plot", metavar="F.png", help=f"also draw the first {MAX_PLOTTED} queries")
+
+    add = parser.add_argument_group("video files").add_argument
+    add("--video", type=Path, nargs="+", metavar="F.mp4", help="ask about these; any length")
+    add("--query", action="append", metavar="TEXT", help="ask every video this (repeatable)")
+    add("--backbone-checkpoint", metavar="B", help="InternVideo2 stage-2 weights, .pt or .safetensors")
+    add("--backbone-config", default="internvideo2-1b", help="preset or JSON file (%(default)s)")
+    add("--vocab", metavar="V", help="vocab.txt of bert-large-uncased")
+    add("--device", help="e.g. cuda:1; by default the first GPU, else the CPU")
+    add("--clips", type=Path, metavar="DIR", help="also cut each query's best moments out, into mp4 files")
+    add("--clips-per-query", type=at_least(1), default=1, metavar="N", help="how many moments (%(default)s)")
+
+    add = parser.add_argument_group("stored features").add_argument
+    add("--features", metavar="H5", help="feature store with the videos and queries")
+    add("--annotations", metavar="A.jsonl", help="predict the queries of this file")
+    add("--qid", action="append", default=[], help="only this query (repeatable)")
+    add("--vid", help="only this video; without --annotations, the video to ask --qid about")
+    add("--batch-size", type=at_least(1), default=32, metavar="N", help="queries at once (%(default)s)")
     return parser

@@ -81,9 +81,13 @@ class GroundingDataModule(L.LightningDataModule):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """How the features were made, as plain values; a checkpoint stores it and prediction compares it."""
+        """How the features were made, as plain values; a checkpoint stores it and prediction compares it.
+
+        ``max_clips``, the length of the longest training video, is beside it: longer videos are predicted in parts.
+        """
         info = self.store.info
         return {
+            **info.extra,
             "backbone": info.backbone,
             "pooling": self.store.pooling,
             "video_layers": self.levels.choose(info.video_layers),
@@ -92,6 +96,7 @@ class GroundingDataModule(L.LightningDataModule):
             "text_dim": self.store.text_dim,
             "clip_seconds": info.clip_seconds,
             "simulated": info.simulated,
+            "max_clips": self.load("train").max_clips,
         }
 
     def load(self, split: str) -> GroundingDataset:

@@ -120,6 +120,11 @@ class GroundingDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.records)
 
+    @property
+    def max_clips(self) -> int:
+        """Clips of the longest sample."""
+        return max(self._num_clips)
+
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         record, num_clips = self.records[index], self._num_clips[index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import sys
@@ -21,17 +22,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+DELEGATED = {
+    "merge": ("sdst.features.merge", "merge_main"),
+    "import": ("sdst.features.importers", "import_main"),
+}
+"""Tools that parse their own arguments -> (module, function)."""
 MOST_PRINTED = 20  # problems; a wrong file can have one for every item
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run ``sdst features inspect|validate|simulate`` and return the exit status.
+    """Run ``sdst features inspect|validate|merge|import|simulate`` and return the exit status.
 
     Raises:
         UserError: Bad arguments or files.
     """
+    if argv and argv[0] in DELEGATED:
+        module, function = DELEGATED[argv[0]]
+        return int(getattr(importlib.import_module(module), function)(argv[1:]))
     parser = Parser(prog="sdst features", description="Tools of the feature store.")
-    tools = parser.add_subparsers(required=True, metavar="inspect|validate|simulate")
+    tools = parser.add_subparsers(required=True, metavar="inspect|validate|merge|import|simulate")
 
     inspect = tools.add_parser("inspect", help="what a feature file holds")
     inspect.add_argument("file", type=Path)
@@ -56,6 +65,9 @@ def main(argv: Sequence[str]) -> int:
     simulate.add_argument("--levels", type=int, default=4, help="layers of each tower, the deepest ones")
     simulate.add_argument("--seed", type=int, default=0)
     simulate.set_defaults(tool=_simulate)
+
+    tools.add_parser("merge", help="join feature files of different videos, such as shards")
+    tools.add_parser("import", help="turn feature folders of other projects into a feature file")
 
     args = parser.parse_args(argv)
     status: int = args.tool(args)

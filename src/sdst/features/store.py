@@ -304,19 +304,29 @@ class FeatureWriter:
             raise UserError(f"{self._path}: {name!r} cannot name features; rename it without '/'")
         if key in self._journal.keys:
             raise UserError(f"{self._path}: /{key} is already written; give every item once")
-        with np.errstate(over="ignore"):  # what overflows float16 is refused below
-            data = np.ascontiguousarray(array, dtype=np.float16)
+        data = to_float16(array, f"{self._path}: /{key}")
         if data.ndim != 3 or 0 in data.shape or data.shape[1] != num_layers:
             raise UserError(
                 f"{self._path}: /{key} has shape {data.shape}, not (n, {num_layers}, width); check it"
             )
-        if not _all_finite(data):
-            raise UserError(f"{self._path}: /{key} holds NaN, Inf or values beyond float16; check its source")
         if self._widths.setdefault(group, data.shape[2]) != data.shape[2]:
             raise UserError(
                 f"{self._path}: /{key} is {data.shape[2]} wide, others {self._widths[group]}; check it"
             )
         self._journal.append(key, data)
+
+
+def to_float16(array: ArrayLike, name: str) -> NDArray[np.float16]:
+    """Features in the precision of the file.
+
+    Raises:
+        UserError: NaN or Inf in float16; ``name`` says where.
+    """
+    with np.errstate(over="ignore"):  # what overflows is refused below
+        data = np.ascontiguousarray(array, dtype=np.float16)
+    if not _all_finite(data):
+        raise UserError(f"{name} holds NaN, Inf or values beyond float16; check its source")
+    return data
 
 
 def _group(key: str) -> str:

@@ -1,0 +1,83 @@
+"""Decode many videos in worker processes, in bounded memory, into batches of clips."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from sdst.features.video import ClipSpec, VideoError, VideoReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ClipBatch:
+    """Consecutive clips of one video.
+
+    Attributes:
+        vid: The video.
+        clips: (n, F, 3, S, S) uint8; None where no clip is left to give.
+        frames_decoded: Frames decoded for this batch.
+        duration: Of the video in seconds, with its last batch; None before.
+        failure: Why the video is refused. Nothing follows, and what came before is void.
+    """
+
+    vid: str
+    clips: Tensor | None
+    frames_decoded: int
+    duration: float | None = None
+    failure: str | None = None
+
+
+def load_clips(
+    videos: Sequence[tuple[str, Path]], spec: ClipSpec, batch_size: int, num_workers: int
+) -> DataLoader[ClipBatch]:
+    """Decode (vid, path) pairs; each worker takes every n-th, so batches of several videos come mixed.
+
+    Batches of one video stay in order, and never hold clips of two videos. With ``num_workers`` 0 the calling
+    process decodes.
+    """
+    num_workers = min(num_workers, len(videos))
+    return DataLoader(
+        _ClipBatches(videos, spec, batch_size),
+        batch_size=None,
+        num_workers=num_workers,
+        in_order=False,
+        # A forked worker would outlive a killed parent for seconds, and hold the lock on its output file.
+        multiprocessing_context="spawn" if num_workers else None,
+    )
+
+
+class _ClipBatches(IterableDataset[ClipBatch]):
+    def __init__(self, videos: Sequence[tuple[str, Path]], spec: ClipSpec, batch_size: int) -> None:
+        self._videos = videos
+        self._spec = spec
+        self._batch_size = batch_size
+
+    def __iter__(self) -> Iterator[ClipBatch]:
+        worker = get_worker_info()
+        for vid, path in self._videos[worker.id :: worker.num_workers] if worker else self._videos:
+            yield from self._decode(vid, VideoReader(path, self._spec))
+
+    def _decode(self, vid: str, reader: VideoReader) -> Iterator[ClipBatch]:
+        clips: list[Tensor] = []
+        reported = 0
+        try:
+            for clip in reader:
+                clips.append(clip)
+                if len(clips) == self._batch_size:
+                    yield ClipBatch(vid, torch.stack(clips), reader.frames_decoded - reported)
+                    reported = reader.frames_decoded
+                    clips.clear()
+        except VideoError as error:
+            yield ClipBatch(vid, None, reader.frames_decoded - reported, failure=str(error))
+            return
+        rest = torch.stack(clips) if clips else None
+        yield ClipBatch(vid, rest, reader.frames_decoded - reported, duration=reader.duration)

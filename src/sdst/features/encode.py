@@ -1,0 +1,143 @@
+"""Run the frozen backbone over clips and queries and put its states into a feature file (eq. 15)."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from sdst.features.backbones import IMAGENET_MEAN, IMAGENET_STD
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from sdst.features.backbones import Backbone
+    from sdst.features.clip_loader import ClipBatch
+    from sdst.features.store import FeatureWriter
+    from sdst.types import Record
+
+QUERIES_PER_BATCH = 64
+
+
+@dataclass
+class EncodedVideos:
+    """What became of the videos, and how fast.
+
+    Attributes:
+        durations: vid -> seconds, of the videos written.
+        failures: vid -> reason, of the videos refused.
+        frames: Frames decoded.
+        clips: Clips encoded.
+        seconds: Wall time.
+        waiting_seconds: The part of it in which the backbone waited for decoded clips.
+    """
+
+    durations: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    frames: int = 0
+    clips: int = 0
+    seconds: float = 0.0
+    waiting_seconds: float = 0.0
+
+    def throughput(self) -> str:
+        """One line with rates and the share of time the backbone waited."""
+        seconds = max(self.seconds, 1e-9)
+        return (
+            f"{self.frames} frames decoded ({self.frames / seconds:.0f}/s), "
+            f"{self.clips} clips encoded ({self.clips / seconds:.1f}/s), "
+            f"backbone waited {self.waiting_seconds / seconds:.0%} of {self.seconds:.1f} s"
+        )
+
+
+def encode_clips(
+    backbone: Backbone, clips: Tensor, layers: Sequence[int], poolings: Sequence[str]
+) -> dict[str, NDArray[np.float32]]:
+    """Features of decoded clips.
+
+    Args:
+        backbone: The frozen backbone.
+        clips: (n, F, 3, S, S) uint8 frames.
+        layers: Block numbers.
+        poolings: Any of ``cls``, ``avg``, ``adaptive``.
+
+    Returns:
+        pooling -> (n, n_layers, Dv).
+    """
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    frames = ((clips.float() / 255 - mean) / std).transpose(1, 2)  # (n, 3, F, S, S)
+    pooled = backbone.vision(frames, layers, poolings)
+    return {pooling: states.float().cpu().numpy() for pooling, states in pooled.items()}
+
+
+def encode_videos(
+    backbone: Backbone,
+    batches: Iterable[ClipBatch],
+    writer: FeatureWriter,
+    layers: Sequence[int],
+    poolings: Sequence[str],
+    advance: Callable[[int], object],
+) -> EncodedVideos:
+    """Encode decoded videos and write each once it is whole.
+
+    Args:
+        backbone: The frozen backbone.
+        batches: Clips of the videos, those of different videos in any mixture.
+        writer: Takes the features.
+        layers: Block numbers.
+        poolings: Which poolings to write.
+        advance: Told the number of clips after every batch.
+    """
+    result = EncodedVideos()
+    begun: dict[str, list[dict[str, NDArray[np.float32]]]] = defaultdict(list)
+    start = waiting_since = time.perf_counter()
+    for batch in batches:
+        result.waiting_seconds += time.perf_counter() - waiting_since
+        result.frames += batch.frames_decoded
+        if batch.clips is not None:
+            begun[batch.vid].append(encode_clips(backbone, batch.clips, layers, poolings))
+            result.clips += len(batch.clips)
+            advance(len(batch.clips))
+        if batch.failure is not None:
+            begun.pop(batch.vid, None)
+            result.failures[batch.vid] = batch.failure
+        elif batch.duration is not None:
+            parts = begun.pop(batch.vid)
+            for pooling in poolings:
+                if not writer.has_video(batch.vid, pooling):
+                    writer.write_video(pooling, batch.vid, np.concatenate([part[pooling] for part in parts]))
+            result.durations[batch.vid] = batch.duration
+        waiting_since = time.perf_counter()
+    result.seconds = time.perf_counter() - start
+    return result
+
+
+def encode_queries(
+    backbone: Backbone,
+    records: Sequence[Record],
+    writer: FeatureWriter,
+    layers: Sequence[int],
+    advance: Callable[[int], object],
+) -> None:
+    """Encode and write the queries of records that the file does not have yet.
+
+    Args:
+        backbone: The frozen backbone.
+        records: Whose queries.
+        writer: Takes the features.
+        layers: Text layer numbers.
+        advance: Told the number of queries after every batch.
+    """
+    todo = [record for record in records if not writer.has_text(record.qid)]
+    for first in range(0, len(todo), QUERIES_PER_BATCH):
+        batch = todo[first : first + QUERIES_PER_BATCH]
+        states = backbone.text([record.query for record in batch], layers)
+        for record, tokens in zip(batch, states, strict=True):
+            writer.write_text(record.qid, tokens.float().cpu().numpy())
+        advance(len(batch))

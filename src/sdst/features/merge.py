@@ -1,0 +1,103 @@
+"""``sdst features merge``: join feature files of different videos, such as the shards of one extraction."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdst.errors import Parser, UserError
+from sdst.features.info import open_store, read_info
+from sdst.features.store import FeatureWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sdst.features.info import StoreInfo
+
+
+def merge_main(argv: Sequence[str]) -> int:
+    """Run the command."""
+    parser = Parser(prog="sdst features merge", description="Join feature files of different videos.")
+    parser.add_argument("inputs", type=Path, nargs="+", metavar="F.h5", help="feature files made alike")
+    parser.add_argument("--out", type=Path, required=True, metavar="F.h5", help="feature file to write")
+    args = parser.parse_args(argv)
+    merge(args.inputs, args.out)
+    info = read_info(args.out)
+    sys.stdout.write(f"{args.out}: {info.num_videos} videos, {info.num_queries} queries\n")
+    return 0
+
+
+def merge(inputs: Sequence[Path], out: Path) -> None:
+    """Write all videos and queries of the inputs, one at a time, into one feature file.
+
+    Raises:
+        UserError: An input cannot be read; the inputs were made differently; two hold the same video or
+            query; a shard of a set is not among them; ``out`` exists.
+    """
+    _require_all_shards(inputs)
+    infos = [read_info(path) for path in inputs]
+    for info in infos[1:]:
+        if different := _differences(infos[0], info):
+            raise UserError(f"{info.path}: not made like {inputs[0]} ({different}); merge files made alike")
+    owners: dict[str, Path] = {}
+    for path in inputs:
+        for key in _keys(path):
+            if key in owners:
+                raise UserError(f"{path}: /{key} is also in {owners[key]}; merge files of different videos")
+            owners[key] = path
+    with FeatureWriter(out, **_made_by(infos[0])) as writer:
+        for path in inputs:
+            _copy(path, writer)
+        writer.finish()
+
+
+def _copy(path: Path, writer: FeatureWriter) -> None:
+    with open_store(path) as file:
+        for pooling, videos in file["video"].items():
+            for vid, features in videos.items():
+                if not writer.has_video(vid, pooling):  # else an interrupted merge has it
+                    writer.write_video(pooling, vid, features[()])
+        for qid, tokens in file["text"].items():
+            if not writer.has_text(qid):
+                writer.write_text(qid, tokens[()])
+
+
+def _keys(path: Path) -> list[str]:
+    with open_store(path) as file:
+        videos = [f"video/{pooling}/{vid}" for pooling, group in file["video"].items() for vid in group]
+        return videos + [f"text/{qid}" for qid in file["text"]]
+
+
+def _made_by(info: StoreInfo) -> dict[str, Any]:
+    """What must agree between the inputs, as the writer's arguments."""
+    return {
+        "backbone": info.backbone,
+        "video_layers": info.video_layers,
+        "text_layers": info.text_layers,
+        "clip_seconds": info.clip_seconds,
+        "simulated": info.simulated,
+        "extra": info.extra,
+    }
+
+
+def _differences(first: StoreInfo, other: StoreInfo) -> str:
+    names = ("poolings", "video_dims", "text_dim")
+    one = _made_by(first) | {name: getattr(first, name) for name in names}
+    two = _made_by(other) | {name: getattr(other, name) for name in names}
+    return ", ".join(f"{name} {two[name]}, not {one[name]}" for name in one if one[name] != two[name])
+
+
+def _require_all_shards(inputs: Sequence[Path]) -> None:
+    """A shard forgotten would only be missed in training."""
+    matches = [re.fullmatch(r"(.*)\.shard-(\d+)-of-(\d+)", path.stem) for path in inputs]
+    given = {(match[1], int(match[3])): set[int]() for match in matches if match}
+    for match in matches:
+        if match:
+            given[match[1], int(match[3])].add(int(match[2]))
+    for (name, count), indices in given.items():
+        if absent := sorted(set(range(count)) - indices):
+            raise UserError(
+                f"{name}: shards {', '.join(map(str, absent))} of {count} are not given; name them all"
+            )

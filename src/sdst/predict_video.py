@@ -1,0 +1,104 @@
+"""The ``--video`` half of ``sdst predict``: every file is encoded once and answers every query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdst.clips import cut_moments, thumbnails
+from sdst.errors import UserError
+from sdst.features.video import ClipSpec, VideoError, VideoReader
+from sdst.plot import THUMBNAIL_ROW
+from sdst.progress import progress_bars
+from sdst.spans import count_clips
+from sdst.types import Record
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from rich.progress import Progress
+
+    from sdst.grounder import EncodedVideo, Grounder
+    from sdst.plot import Thumbnail
+    from sdst.types import Prediction
+
+
+def check_arguments(args: Namespace) -> None:
+    """Refuse what cannot work, before anything is loaded; every video is opened.
+
+    Raises:
+        UserError: A needed option is missing, a query is empty, a file cannot be read or a place not be written.
+    """
+    for option in ("query", "backbone_checkpoint", "vocab"):
+        if not getattr(args, option):
+            raise UserError(f"sdst predict: --video needs --{option.replace('_', '-')} too")
+    if not all(query.strip() for query in args.query):
+        raise UserError("sdst predict: --query is empty; give a sentence")
+    for path in (args.out, args.plot):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise UserError(f"{path}: its folder does not exist; make it or choose another place")
+    for path in args.video:
+        VideoReader(path, ClipSpec()).check()
+    if args.clips is not None:
+        try:
+            args.clips.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{args.clips}: cannot be made a folder ({error.strerror}); choose another"
+            ) from error
+
+
+@dataclass(frozen=True)
+class VideoAnswers:
+    """What became of the videos.
+
+    Attributes:
+        predictions: One per video and query; ``qid`` counts them from 0.
+        records: What was asked, one per prediction.
+        thumbnails: Of each prediction's video, if they were asked for.
+        damaged: Why videos are refused, one line each.
+    """
+
+    predictions: list[Prediction] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    thumbnails: list[list[Thumbnail]] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+
+
+def predict_videos(args: Namespace, grounder: Grounder) -> VideoAnswers:
+    """Encode each video, ask all queries, and cut the best moments out if that is wanted.
+
+    A video whose damage only decoding shows is left out.
+    """
+    answers = VideoAnswers()
+    with progress_bars() as progress:
+        for path in args.video:
+            try:
+                video = _encode(grounder, path, progress)
+            except VideoError as error:
+                answers.damaged.append(str(error))
+                continue
+            pictures = thumbnails(path, video.duration, THUMBNAIL_ROW) if args.plot else []
+            predictions = [
+                replace(prediction, qid=len(answers.predictions) + index)
+                for index, prediction in enumerate(grounder.predict(video, args.query))
+            ]
+            for prediction in predictions:
+                answers.records.append(Record(prediction.qid, video.vid, prediction.query, video.duration))
+                answers.thumbnails.append(pictures)
+            answers.predictions.extend(predictions)
+            if args.clips is not None:
+                for prediction in progress.track(predictions, description=f"{video.vid}: cutting"):
+                    cut_moments(prediction, path, args.clips, args.clips_per_query)
+    return answers
+
+
+def _encode(grounder: Grounder, path: Path, progress: Progress) -> EncodedVideo:
+    assert grounder.spec is not None  # check_arguments asked for a backbone
+    reader = VideoReader(path, grounder.spec)
+    reader.check()
+    seconds = reader.duration
+    total = None if seconds is None else count_clips(seconds, grounder.spec.clip_seconds)
+    task = progress.add_task(f"{path.stem}: clips", total=total)
+    return grounder.encode(path, lambda count: progress.advance(task, count))
