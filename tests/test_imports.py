@@ -10,10 +10,11 @@ import pytest
 import sdst
 
 PACKAGE = Path(sdst.__file__).parent
-FOUNDATIONS = {"errors", "jsonfiles", "spans", "types"}
+FOUNDATIONS = {"errors", "jsonfiles", "progress", "spans", "types"}
 ALLOWED = {
     "errors": set(),
     "jsonfiles": {"errors", "types"},
+    "progress": set(),
     "spans": set(),
     "types": set(),
     "models": FOUNDATIONS,

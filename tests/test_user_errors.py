@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from conftest import Corpus, make_corpus, make_rows
+from sdst.callbacks import BEST
 from sdst.cli import main
-from sdst.train import BEST
 
 
 def one_line(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from sdst import checkpoint
 from sdst.baselines.trivial import mean_moment, whole_video
+from sdst.callbacks import BEST
 from sdst.config import compose
 from sdst.data.annotations import read_annotations
 from sdst.data.toy import write_toy_annotations
@@ -20,7 +21,7 @@ from sdst.metrics.evaluation import evaluate
 from sdst.plot import plot_predictions
 from sdst.postprocess import Decoding
 from sdst.predict import open_matching_store, predict
-from sdst.train import BEST, train
+from sdst.train import train
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from sdst.types import Batch, Output, Prediction
 
 
+SHOWN_METRICS = ("MR-full-R1@0.5", "MR-full-mAP", "HL-min-VeryGood-mAP")
+"""What the progress of a training shows; all others are logged too."""
+
+
 class GroundingModule(L.LightningModule):
     """Trains and evaluates any model that maps a batch's tensors to an ``Output``.
 
@@ -77,8 +81,8 @@ class GroundingModule(L.LightningModule):
         """One step: the weighted loss; it and every unweighted term are logged."""
         total: Tensor
         total, terms = self.criterion(self(batch), batch)
-        losses = {"train/loss": total} | {f"train/loss_{name}": term for name, term in terms.items()}
-        self.log_dict(losses, batch_size=len(batch), on_step=True, on_epoch=False)
+        self.log("train/loss", total, batch_size=len(batch), prog_bar=True)
+        self.log_dict({f"train/loss_{name}": term for name, term in terms.items()}, batch_size=len(batch))
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(batch))
         return total
 
@@ -97,11 +101,9 @@ class GroundingModule(L.LightningModule):
         self.collector.reset()
         brief = self.metrics.get("brief", {})
         # Every rank computed the same numbers from the same gathered rows.
-        self.log_dict(
-            {f"{self.split}/{key}": float(value) for key, value in brief.items() if value is not None},
-            sync_dist=False,
-            rank_zero_only=False,
-        )
+        for key, value in brief.items():
+            if value is not None:
+                self.log(f"{self.split}/{key}", value, prog_bar=key in SHOWN_METRICS)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over the model's parameters, scheduled by the step."""

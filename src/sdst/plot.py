@@ -62,6 +62,11 @@ def plot_predictions(
     for axes, pictures in zip(panels, thumbnails or (), strict=False):
         _draw_thumbnails(axes, pictures)
     panels[-1].set_xlabel("time [s]")
+    labelled = [pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+    handles = {label: handle for handle, label in reversed(labelled)}  # the first of each label
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), fontsize=8
+    )
     if note:
         figure.suptitle(note)
     try:
@@ -81,14 +86,12 @@ def _draw(axes: Axes, prediction: Prediction, record: Record, clip_seconds: floa
     if record.clip_scores is not None:
         _curve(axes, record.clip_scores.mean(axis=1) / 4, 2.0, "annotators' mean saliency / 4", ":")
     windows = record.windows if record.windows is not None else np.zeros((0, 2))
-    for index, (start, end) in enumerate(windows):
+    for start, end in windows:
         axes.axvspan(start, end, color=TRUE_COLOUR, alpha=0.18, lw=0)
-        axes.barh(
-            -0.12, end - start, left=start, height=0.16, color=TRUE_COLOUR, label=_once("true moment", index)
-        )
+        axes.barh(-0.12, end - start, left=start, height=0.16, color=TRUE_COLOUR, label="true moment")
     for index, (start, end, score) in enumerate(prediction.windows[:SHOWN_MOMENTS]):
         height = -0.28 - 0.16 * index
-        label = _once(f"best {SHOWN_MOMENTS} predicted moments, score", index)
+        label = f"best {SHOWN_MOMENTS} predicted moments, score"
         axes.barh(
             height,
             end - start,
@@ -99,7 +102,6 @@ def _draw(axes: Axes, prediction: Prediction, record: Record, clip_seconds: floa
             label=label,
         )
         axes.annotate(f" {score:.2f}", (end, height), va="center", fontsize=7, annotation_clip=True)
-    axes.legend(fontsize=7, loc="upper right", framealpha=0.7)
 
 
 def _draw_thumbnails(axes: Axes, pictures: Sequence[Thumbnail]) -> None:
@@ -123,7 +125,3 @@ def _curve(axes: Axes, values: np.ndarray, step: float, label: str, style: str) 
 def _unit_range(values: np.ndarray) -> np.ndarray:
     low, high = values.min(), values.max()
     return (values - low) / (high - low) if high > low else np.zeros_like(values)
-
-
-def _once(label: str, index: int) -> str | None:
-    return label if index == 0 else None

@@ -48,6 +48,9 @@ def main(argv: Sequence[str]) -> int:
         UserError: A file is bad, or the features are not made like those the checkpoint was trained on.
     """
     args = _make_parser().parse_args(argv)
+    for path in (args.out, args.plot):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise UserError(f"{path}: its folder does not exist; make it or choose another place")
     return _predict_videos(args) if args.video else _predict_stored(args)
 
 
@@ -100,14 +103,7 @@ def _report(
     recipe: dict[str, Any],
     thumbnails: Sequence[Sequence[Thumbnail]] | None = None,
 ) -> None:
-    """Write, print and draw what the command line asks for."""
-    if args.out:
-        write_predictions(args.out, predictions)
-    if args.table:
-        Console(file=sys.stdout).print(_table(predictions))
-    elif not args.out:
-        for prediction in predictions:
-            sys.stdout.write(json.dumps(format_prediction(prediction)) + "\n")
+    """Draw, write and print what the command line asks for."""
     if args.plot:
         if len(records) > MAX_PLOTTED:
             sys.stderr.write(f"--plot: showing the first {MAX_PLOTTED} of {len(records)} queries\n")
@@ -116,6 +112,13 @@ def _report(
         plot_predictions(
             predictions[shown], records[shown], args.plot, recipe["clip_seconds"], note, thumbnails
         )
+    if args.out:
+        write_predictions(args.out, predictions)
+    if args.table:
+        Console(file=sys.stdout).print(_table(predictions))
+    elif not args.out:
+        for prediction in predictions:
+            sys.stdout.write(json.dumps(format_prediction(prediction)) + "\n")
 
 
 def _table(predictions: Sequence[Prediction]) -> Table:
@@ -168,11 +171,11 @@ def open_matching_store(path: str, recipe: dict[str, Any]) -> FeatureStore:
         text_layers=recipe["text_layers"],
     )
     found = {
-        **store.info.extra,
         "backbone": store.info.backbone,
         "clip_seconds": store.info.clip_seconds,
         "video_dim": store.video_dim,
         "text_dim": store.text_dim,
+        **store.info.extra,
     }
     wanted = {key: value for key, value in recipe.items() if key not in NOT_COMPARED}
     checkpoint.require_same(path, found, wanted)

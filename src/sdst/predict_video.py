@@ -35,9 +35,6 @@ def check_arguments(args: Namespace) -> None:
             raise UserError(f"sdst predict: --video needs --{option.replace('_', '-')} too")
     if not all(query.strip() for query in args.query):
         raise UserError("sdst predict: --query is empty; give a sentence")
-    for path in (args.out, args.plot):
-        if path is not None and not Path(path).absolute().parent.is_dir():
-            raise UserError(f"{path}: its folder does not exist; make it or choose another place")
     for path in args.video:
         VideoReader(path, ClipSpec()).check()
     if args.clips is not None:

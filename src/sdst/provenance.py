@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import subprocess
 import sys
 from importlib import metadata
@@ -30,6 +31,14 @@ def describe_run(model: nn.Module) -> dict[str, Any]:
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "gpu": gpu},
         "parameters": parameter_table(model),
     }
+
+
+def peak_memory_gb() -> float:
+    """The most memory in use so far: of the GPU if there is one, else of this process."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2)
 
 
 def parameter_table(model: nn.Module) -> dict[str, int]:

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,13 @@ import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdst import checkpoint
 from sdst.baselines.trivial import whole_video
+from sdst.callbacks import BEST, LAST, EpochLog, checkpoints
 from sdst.config import SelectConfig, TrainConfig, build, compose, conf_dir, explain, register_schema
 from sdst.errors import UserError
 from sdst.jsonfiles import write_atomically
@@ -29,7 +31,7 @@ from sdst.losses.criterion import Criterion
 from sdst.metrics.evaluation import evaluate
 from sdst.module import GroundingModule
 from sdst.predictions import write_predictions
-from sdst.provenance import describe_run
+from sdst.provenance import describe_run, peak_memory_gb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,10 +40,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LAST = Path("checkpoints/last.ckpt")
-BEST = Path("checkpoints/best.ckpt")
 FLAGS = ("-m", "--multirun", "--cfg", "-c", "--package", "-p", "--resolve", "--info", "-i", "--help", "-h")
 """Hydra's options that make sense here."""
+CHANGEABLE = ("trainer.", "data.num_workers", "data.features", "data.annotations.", "paths.", "run_dir")
+"""What may differ when a run is resumed: how long and on what machine it runs, and where its files are now."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -91,7 +93,7 @@ def _run_hydra() -> None:
 
 
 def stored_run(resume: str, overrides: Sequence[str]) -> tuple[Path, DictConfig]:
-    """Folder and configuration of the run to continue: as stored, with single values overridden.
+    """Folder and configuration of the run to continue: as stored, but for overrides of :data:`CHANGEABLE` values.
 
     Raises:
         UserError: There is no such run, it is finished, or an override would make another run of it.
@@ -114,7 +116,7 @@ def stored_run(resume: str, overrides: Sequence[str]) -> tuple[Path, DictConfig]
     assert isinstance(config, DictConfig)
     for key in (override.lstrip("+~").partition("=")[0] for override in overrides):
         value = OmegaConf.select(given, key)
-        if not OmegaConf.is_config(value):
+        if key.startswith(CHANGEABLE):
             OmegaConf.update(config, key, value)
         elif value != OmegaConf.select(config, key):
             raise UserError(f"resume={resume}: {run_dir} was made with another {key}; start a new run for it")
@@ -143,6 +145,8 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     options = OmegaConf.to_object(config)
     assert isinstance(options, TrainConfig)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # Lightning's own, about a name in torch that it will change itself.
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     L.seed_everything(options.seed, verbose=False)
 
     data: GroundingDataModule = build(config.data, levels=options.levels, seed=options.seed)
@@ -178,6 +182,7 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
         "simulated": data.recipe["simulated"],
         "epochs": trainer.current_epoch,
         "fit_seconds": round(time.monotonic() - started, 1),
+        "peak_memory_gb": peak_memory_gb(),
         "last": {options.select.split: module.metrics["brief"]},
         "selected": {"split": options.select.split, "metric": options.select.metric},
         "best": {},
@@ -233,8 +238,8 @@ def _make_trainer(config: DictConfig, select: SelectConfig, run_dir: Path) -> L.
         config.trainer,
         precision=_precision(config.trainer.precision),
         callbacks=[
-            *_checkpoints(run_dir, monitor=f"{select.split}/{select.metric}"),
-            RichProgressBar() if interactive else EpochLog(),
+            *checkpoints(run_dir, monitor=f"{select.split}/{select.metric}"),
+            RichProgressBar(leave=True) if interactive else EpochLog(),
         ],
         logger=build(config.logger, save_dir=str(run_dir)),
         default_root_dir=run_dir,
@@ -244,52 +249,6 @@ def _make_trainer(config: DictConfig, select: SelectConfig, run_dir: Path) -> L.
         use_distributed_sampler=False,
     )
     return trainer
-
-
-class RunCheckpoint(ModelCheckpoint):
-    """Remembers the best epoch even if the run folder was moved, where Lightning would forget it."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore from a checkpoint, looking for its files where the run is now."""
-        folder = Path(str(self.dirpath))
-        best = {str(folder / Path(path).name): score for path, score in state_dict["best_k_models"].items()}
-        paths = {
-            key: str(folder / Path(state_dict[key]).name) if state_dict[key] else ""
-            for key in ("best_model_path", "kth_best_model_path", "last_model_path")
-        }
-        super().load_state_dict(state_dict | paths | {"dirpath": self.dirpath, "best_k_models": best})
-
-
-class EpochLog(Callback):
-    """One line per epoch where there is no terminal for a progress bar."""
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the epoch's loss and the metrics of the last validation."""
-        shown = {
-            key: value
-            for key, value in trainer.callback_metrics.items()
-            if key == "train/loss" or key.endswith(("MR-full-mAP", "MR-full-R1@0.5", "HL-min-VeryGood-mAP"))
-        }
-        text = "  ".join(f"{key} {float(value):.2f}" for key, value in shown.items())
-        if trainer.is_global_zero:
-            logger.info("epoch %d/%s  %s", trainer.current_epoch + 1, trainer.max_epochs, text)
-
-
-def _checkpoints(run_dir: Path, monitor: str) -> list[ModelCheckpoint]:
-    """The weights of the best epoch, and everything that resuming needs of the last one."""
-    best = RunCheckpoint(
-        run_dir / BEST.parent,
-        BEST.stem,
-        monitor,
-        mode="max",
-        save_weights_only=True,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
-    last = RunCheckpoint(
-        run_dir / LAST.parent, LAST.stem, save_on_train_epoch_end=True, enable_version_counter=False
-    )
-    return [best, last]  # in this order: the last checkpoint remembers which epoch was the best
 
 
 def _check_free(run_dir: Path, resume: bool) -> None:

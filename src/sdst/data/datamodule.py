@@ -87,7 +87,6 @@ class GroundingDataModule(L.LightningDataModule):
         """
         info = self.store.info
         return {
-            **info.extra,
             "backbone": info.backbone,
             "pooling": self.store.pooling,
             "video_layers": self.levels.choose(info.video_layers),
@@ -97,6 +96,7 @@ class GroundingDataModule(L.LightningDataModule):
             "clip_seconds": info.clip_seconds,
             "simulated": info.simulated,
             "max_clips": self.load("train").max_clips,
+            **info.extra,
         }
 
     def load(self, split: str) -> GroundingDataset:

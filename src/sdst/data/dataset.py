@@ -72,7 +72,7 @@ def saliency_target(record: Record, num_clips: int, clip_seconds: float) -> NDAr
 
     Annotated saliency is the sum of the three scores / 12. Without it a clip is 1 inside a moment and 0 outside;
     inside means that at least half of the clip, or half of a moment shorter than a clip, lies in the overlap, so
-    every moment has a positive clip.
+    every moment that the clips cover has a positive one.
     """
     target = np.zeros(num_clips, dtype=np.float32)
     if record.clip_scores is not None:

@@ -47,11 +47,11 @@ class ContextCNN(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(N, T, d) and its (N, T) mask to (N, T, d)."""
+        # A convolution must see the same beyond a video's end with and without padding: zeros.
         valid = mask.unsqueeze(-1)
+        x = x * valid
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            # Zeroed first: a convolution must see the same beyond a video's end with and without padding.
-            x = conv((x * valid).transpose(1, 2)).transpose(1, 2)
-            x = F.relu(norm(x))
+            x = F.relu(norm(conv(x.transpose(1, 2)).transpose(1, 2))) * valid
         return x
 
 

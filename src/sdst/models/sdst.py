@@ -79,15 +79,9 @@ class SDST(nn.Module):
             raise UserError(f"model.signal: {signal!r} is none of {', '.join(SIGNALS)}")
         if not sampling or set(sampling) - set(POINTS):
             raise UserError(f"model.sampling: {list(sampling)} must be one or more of {', '.join(POINTS)}")
-        sizes = {
-            "num_queries": num_queries,
-            "num_points": num_points,
-            "roi_bins": roi_bins,
-            "rdsa_dim": rdsa_dim,
-        }
-        for name, size in (sizes | {"actionness_dim": actionness_dim, "ffn_ratio": ffn_ratio}).items():
-            if size < 1:
-                raise UserError(f"model.{name}: {size} must be at least 1")
+        _require(1, num_queries=num_queries, num_points=num_points, rdsa_dim=rdsa_dim, ffn_ratio=ffn_ratio)
+        _require(1, levels=levels, roi_bins=roi_bins, actionness_dim=actionness_dim)
+        _require(0, cnn_depth=cnn_depth)
         for name, probability in {"dropout": dropout, "drop_path": drop_path}.items():
             if not 0 <= probability < 1:
                 raise UserError(f"model.{name}: {probability} must lie in [0, 1)")
@@ -211,6 +205,12 @@ class SDST(nn.Module):
             torch.stack(all_references, dim=1),
             None if all_offsets[0] is None else torch.stack(all_offsets, dim=1),
         )
+
+
+def _require(least: int, **sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < least:
+            raise UserError(f"model.{name}: {size} must be at least {least}")
 
 
 def _alignment(width: int, dim: int, dropout: float) -> nn.Sequential:
