@@ -8,12 +8,12 @@ import pytest
 
 av = pytest.importorskip("av")
 
-from sdst.clips import cut, cut_moments, file_words, thumbnails  # noqa: E402
-from sdst.errors import UserError  # noqa: E402
-from sdst.features.video import ClipSpec, VideoReader, upright  # noqa: E402
-from sdst.types import Prediction  # noqa: E402
-from shared_data import SHARED, needs_shared  # noqa: E402
-from video_files import write_video  # noqa: E402
+from sdst.clips import cut, cut_moments, file_words, thumbnails
+from sdst.errors import UserError
+from sdst.features.video import ClipSpec, VideoReader, upright
+from sdst.types import Prediction
+from shared_data import SHARED, needs_shared
+from video_files import write_video
 
 FIFTHS = [fifth * 91 % 240 for fifth in range(60)]
 """The grey tells the fifth of a second, and neighbours differ much."""
