@@ -23,13 +23,14 @@ def qids(module: GroundingDataModule, split: str, epoch: int = 0) -> list[object
     return [record.qid for batch in loader for record in batch.records]
 
 
-def test_training_is_shuffled_by_seed_and_epoch_and_evaluation_keeps_the_files_order(corpus: Corpus) -> None:
+def test_training_is_shuffled_by_seed_and_epoch_and_evaluation_goes_from_short_to_long(corpus: Corpus) -> None:
     module = make_module(corpus)
     for split, path in corpus.paths.items():
-        in_file = [record.qid for record in read_annotations(path).records]
+        records = read_annotations(path).records
+        by_length = [record.qid for record in sorted(records, key=lambda record: record.duration)]
         served = qids(module, split)
-        assert sorted(served) == sorted(in_file)
-        assert (served == in_file) == (split != "train")
+        assert sorted(served) == sorted(by_length)
+        assert (served == by_length) == (split != "train")
     first = qids(module, "train")
     assert qids(make_module(corpus), "train") == first
     assert qids(module, "train", epoch=1) != first

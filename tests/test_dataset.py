@@ -127,7 +127,7 @@ def test_a_record_without_labels_has_no_target_and_no_positive_clip(corpus: Corp
 def positives(corpus: Corpus, seed: int | None, epoch: int, batch_size: int = 4, workers: int = 0) -> dict:
     records = read_annotations(corpus.paths["train"]).records
     dataset = GroundingDataset(records, FeatureStore(corpus.features), 2.0, seed)
-    sampler = EpochSampler(len(records), seed=batch_size)  # an order of its own for each batch size
+    sampler = EpochSampler([1] * len(records), seed=batch_size)  # an order of its own for each batch size
     sampler.set_epoch(epoch)
     loader = DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, collate_fn=collate)
     found = {}
@@ -174,9 +174,9 @@ def ranks(monkeypatch: pytest.MonkeyPatch, sampler: EpochSampler, world: int) ->
 def test_ranks_share_an_evaluation_split_without_repeats_and_a_training_split_evenly(
     monkeypatch: pytest.MonkeyPatch, size: int, world: int
 ) -> None:
-    shares = ranks(monkeypatch, EpochSampler(size, seed=None), world)
+    shares = ranks(monkeypatch, EpochSampler([1] * size, seed=None), world)
     assert sorted(key for share in shares for key in share) == [(0, index) for index in range(size)]
-    shares = ranks(monkeypatch, EpochSampler(size, seed=0), world)
+    shares = ranks(monkeypatch, EpochSampler([1] * size, seed=0), world)
     assert len({len(share) for share in shares}) == 1
     indices = [index for share in shares for _, index in share]
     assert set(indices) == set(range(size))
@@ -185,7 +185,7 @@ def test_ranks_share_an_evaluation_split_without_repeats_and_a_training_split_ev
 
 def test_training_order_is_a_permutation_drawn_from_seed_and_epoch() -> None:
     def order(seed: int, epoch: int) -> list[tuple[int, int]]:
-        sampler = EpochSampler(50, seed)
+        sampler = EpochSampler([1] * 50, seed)
         sampler.set_epoch(epoch)
         return list(sampler)
 
@@ -196,7 +196,7 @@ def test_training_order_is_a_permutation_drawn_from_seed_and_epoch() -> None:
     indices = [index for _, index in first]
     assert indices != [index for _, index in order(0, 4)]
     assert indices != [index for _, index in order(1, 3)]
-    assert list(EpochSampler(50, None)) == [(0, index) for index in range(50)]
+    assert list(EpochSampler([3, 1, 2, 1], None)) == [(0, 1), (0, 3), (0, 2), (0, 0)]
 
 
 # --- levels ---

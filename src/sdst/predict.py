@@ -147,14 +147,15 @@ def predict(
     """One prediction per record, in their order; the same at any batch size."""
     dataset = GroundingDataset(records, store, clip_seconds, seed=None)
     loader = DataLoader(
-        dataset, batch_size=batch_size, sampler=EpochSampler(len(dataset), seed=None), collate_fn=collate
+        dataset, batch_size=batch_size, sampler=EpochSampler(dataset.num_clips, seed=None), collate_fn=collate
     )
     predictions = []
     with torch.inference_mode():
         for batch in loader:
             output = model(batch.video, batch.video_mask, batch.text, batch.text_mask, batch.num_clips)
             predictions += decode(output, batch, decoding)
-    return predictions
+    by_qid = {prediction.qid: prediction for prediction in predictions}
+    return [by_qid[record.qid] for record in records]
 
 
 def open_matching_store(path: str, recipe: dict[str, Any]) -> FeatureStore:

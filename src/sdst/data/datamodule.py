@@ -143,12 +143,12 @@ class GroundingDataModule(L.LightningDataModule):
         return self.datasets[split]
 
     def loader(self, split: str) -> DataLoader[Sample]:
-        """Batches of one split; only ``train`` is shuffled."""
+        """Batches of one split: ``train`` shuffled, the others from short to long videos."""
         dataset = self.load(split)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=EpochSampler(len(dataset), self.seed if split == "train" else None),
+            sampler=EpochSampler(dataset.num_clips, self.seed if split == "train" else None),
             num_workers=self.num_workers,
             collate_fn=collate,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",

@@ -109,13 +109,13 @@ class GroundingDataset(Dataset[Sample]):
         self.clip_seconds = clip_seconds
         self.seed = seed
         self.lengths: Counter[str] = Counter()
-        self._num_clips = []
+        self.num_clips: list[int] = []  # of each record's video, as far as they are used
         for record in records:
             stored = store.num_clips(record.vid)
             used = usable_clips(stored, record, clip_seconds)
             self.lengths["trimmed"] += stored > used
             self.lengths["short"] += used < count_clips(record.duration, clip_seconds)
-            self._num_clips.append(used)
+            self.num_clips.append(used)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -123,11 +123,11 @@ class GroundingDataset(Dataset[Sample]):
     @property
     def max_clips(self) -> int:
         """Clips of the longest sample."""
-        return max(self._num_clips)
+        return max(self.num_clips)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
-        record, num_clips = self.records[index], self._num_clips[index]
+        record, num_clips = self.records[index], self.num_clips[index]
         windows = record.windows if record.windows is not None else np.zeros((0, 2))
         saliency = saliency_target(record, num_clips, self.clip_seconds)
         positives = np.flatnonzero(saliency > 0)
@@ -152,10 +152,14 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """Keys (epoch, index) of a dataset, shuffled by (seed, epoch) if there is a seed; each rank gets its share.
 
     Training ranks get equally many (the first keys fill up), evaluation ranks share out every key once.
+
+    Args:
+        lengths: Of the samples. Evaluation goes from short to long, so that batches carry little padding.
+        seed: Of the shuffling, or None for evaluation.
     """
 
-    def __init__(self, size: int, seed: int | None) -> None:
-        self.size = size
+    def __init__(self, lengths: Sequence[int], seed: int | None) -> None:
+        self.lengths = lengths
         self.seed = seed
         self.epoch = 0
 
@@ -166,14 +170,15 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __len__(self) -> int:
         rank, world = _rank_and_world()
         if self.seed is not None:
-            return -(-self.size // world)
-        return len(range(rank, self.size, world))
+            return -(-len(self.lengths) // world)
+        return len(range(rank, len(self.lengths), world))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rank, world = _rank_and_world()
-        order = np.arange(self.size)
-        if self.seed is not None:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
+        if self.seed is None:
+            order = np.argsort(self.lengths, kind="stable")
+        else:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.lengths))
             order = np.resize(order, len(self) * world)
         for index in order[rank::world]:
             yield self.epoch, int(index)
