@@ -23,7 +23,9 @@ def qids(module: GroundingDataModule, split: str, epoch: int = 0) -> list[object
     return [record.qid for batch in loader for record in batch.records]
 
 
-def test_training_is_shuffled_by_seed_and_epoch_and_evaluation_goes_from_short_to_long(corpus: Corpus) -> None:
+def test_training_is_shuffled_by_seed_and_epoch_and_evaluation_goes_from_short_to_long(
+    corpus: Corpus,
+) -> None:
     module = make_module(corpus)
     for split, path in corpus.paths.items():
         records = read_annotations(path).records
