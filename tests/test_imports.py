@@ -10,10 +10,11 @@ import pytest
 import sdst
 
 PACKAGE = Path(sdst.__file__).parent
-FOUNDATIONS = {"errors", "jsonfiles", "spans", "types"}
+FOUNDATIONS = {"errors", "jsonfiles", "progress", "spans", "types"}
 ALLOWED = {
     "errors": set(),
     "jsonfiles": {"errors", "types"},
+    "progress": set(),
     "spans": set(),
     "types": set(),
     "models": FOUNDATIONS,
@@ -21,6 +22,7 @@ ALLOWED = {
     "metrics": FOUNDATIONS,
     "features": FOUNDATIONS | {"data"},
     "data": FOUNDATIONS | {"features"},
+    "world": FOUNDATIONS,
 }
 """What each part may import of the others; parts that are not listed are training and commands."""
 
