@@ -22,6 +22,7 @@ ALLOWED = {
     "metrics": FOUNDATIONS,
     "features": FOUNDATIONS | {"data"},
     "data": FOUNDATIONS | {"features"},
+    "world": FOUNDATIONS,
 }
 """What each part may import of the others; parts that are not listed are training and commands."""
 

@@ -1,0 +1,164 @@
+"""What people would say about a scene: queries with their moments, three annotators' saliency, captions of clips."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdst.world.grammar import phrase, sentence
+from sdst.world.scene import CLIP_SECONDS, SIDE, actor_states
+from sdst.world.shapes import band, coverage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from sdst.world.grammar import Fact
+    from sdst.world.scene import Scene, States
+
+    Floats = NDArray[np.float64]
+
+MAX_QUERIES = 3  # about a video
+MAX_MOMENTS = 5  # of a query
+SEEN = 0.3  # share of a thing that must be visible for it to be spoken of
+LOOKS_PER_CLIP = 4
+GRID = 12  # points across a thing, to see how much of it is hidden
+LARGEST = 20.0  # radius in pixels of what is as large as can be
+TASTES = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])
+"""How much each annotator (row) cares for size, centrality and visibility."""
+STRICTNESS = (0.25, 0.2, 0.42)  # the quality in an annotator's taste that earns no point yet
+STEEPNESS = 7.0  # points for a quality that is better by 1
+MOOD = 0.4  # standard deviation of a score for no reason
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """What is to be seen in one clip.
+
+    Attributes:
+        clip: Its number in the video.
+        text: One sentence about everything that is visible.
+        facts: What the sentence says, the most visible area first.
+    """
+
+    clip: int
+    text: str
+    facts: tuple[Fact, ...]
+
+
+def annotate(scene: Scene, *, held_out: bool, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Up to ``MAX_QUERIES`` queries about a scene, as rows of a QVHighlights file that still lack their qid.
+
+    Args:
+        scene: The video.
+        held_out: Whether to ask for combinations that training does not know, or for those that it does.
+        rng: Chooses queries, words and the annotators' moods.
+    """
+    moments, qualities = find_moments(scene), clip_qualities(scene)
+    askable = [
+        fact
+        for fact, windows in moments.items()
+        if fact.held_out == held_out
+        and len(windows) <= MAX_MOMENTS
+        and all(qualities[fact][first:end, 2].mean() >= SEEN for first, end in windows)
+    ]
+    chosen = [askable[index] for index in rng.permutation(len(askable))[:MAX_QUERIES]]
+    rows = []
+    for fact in chosen:
+        clips = [clip for first, end in moments[fact] for clip in range(first, end)]
+        rows.append(
+            {
+                "query": sentence([phrase(fact, rng)]),
+                "duration": scene.duration,
+                "vid": scene.vid,
+                "relevant_windows": [
+                    [first * CLIP_SECONDS, end * CLIP_SECONDS] for first, end in moments[fact]
+                ],
+                "relevant_clip_ids": clips,
+                "saliency_scores": _score(qualities[fact][clips], rng).tolist(),
+            }
+        )
+    return rows
+
+
+def captions(scene: Scene, rng: np.random.Generator) -> Iterator[Caption]:
+    """One caption for every clip that shows anything, each time in other words."""
+    qualities = clip_qualities(scene)
+    facts: list[list[tuple[float, Fact]]] = [[] for _ in range(scene.num_clips)]
+    for fact, windows in find_moments(scene).items():
+        size, _, visibility = qualities[fact].T
+        for clip in (clip for first, end in windows for clip in range(first, end)):
+            if visibility[clip] >= SEEN:
+                facts[clip].append((size[clip] ** 2 * visibility[clip], fact))
+    for clip, seen in enumerate(facts):
+        if seen:
+            ordered = [fact for _, fact in sorted(seen, key=lambda pair: -pair[0])]
+            yield Caption(clip, sentence([phrase(fact, rng) for fact in ordered]), tuple(ordered))
+
+
+def find_moments(scene: Scene) -> dict[Fact, list[tuple[int, int]]]:
+    """When what holds: fact -> (first clip, clip after the last) of each moment, in order of time."""
+    moments: dict[Fact, list[tuple[int, int]]] = {}
+    for actor in scene.actors:
+        for act in actor.acts:
+            moments.setdefault(actor.fact(act), []).append((act.first, act.end))
+    return moments
+
+
+def clip_qualities(scene: Scene) -> dict[Fact, Floats]:
+    """Fact -> (num_clips, 3) size, centrality and visibility in [0, 1] of its thing, meaningless where that is absent.
+
+    Visibility is the share of the thing that nothing nearer hides.
+    """
+    times = (np.arange(scene.num_clips * LOOKS_PER_CLIP) + 0.5) * CLIP_SECONDS / LOOKS_PER_CLIP
+    shift_x, shift_y = scene.camera.shift(times)
+    states = [actor_states(actor, times) for actor in scene.actors]
+    qualities: dict[Fact, Floats] = {}
+    for index, (actor, state) in enumerate(zip(scene.actors, states, strict=True)):
+        x, y = state.x + shift_x, state.y + shift_y
+        from_centre = np.hypot(_around(x - SIDE / 2), _around(y - SIDE / 2))
+        looks = np.stack(
+            [
+                state.radius / LARGEST,
+                1 - from_centre / np.hypot(SIDE / 2, SIDE / 2),
+                _visibility(scene, index, states),
+            ],
+            axis=1,
+        )
+        mean = looks.clip(0, 1).reshape(scene.num_clips, LOOKS_PER_CLIP, 3).mean(axis=1)
+        qualities |= {actor.fact(act): mean for act in actor.acts}
+    return qualities
+
+
+def _visibility(scene: Scene, index: int, states: list[States]) -> Floats:
+    """(N,) share of an actor that nearer actors and pillars leave visible."""
+    actor, state = scene.actors[index], states[index]
+    ticks = np.linspace(-1, 1, GRID) * state.radius[:, None]
+    dx, dy = ticks[:, None, :], ticks[:, :, None]  # (N, 1, GRID), (N, GRID, 1)
+    own = coverage(actor.shape, dx, dy, state.radius[:, None, None], actor.tilt)
+    x, y = state.x[:, None, None] + dx, state.y[:, None, None] + dy
+    left = own
+    for nearer, other in zip(scene.actors[index + 1 :], states[index + 1 :], strict=True):
+        away_x = _around(x - other.x[:, None, None])
+        away_y = _around(y - other.y[:, None, None])
+        hidden = coverage(nearer.shape, away_x, away_y, other.radius[:, None, None], nearer.tilt)
+        left = left * (1 - hidden * other.present[:, None, None])
+    for pillar in scene.pillars:
+        left = left * (1 - band(_around(x - pillar.x), pillar.width))
+    share: Floats = left.sum(axis=(1, 2)) / own.sum(axis=(1, 2))
+    return share
+
+
+def _around(distance: Floats) -> Floats:
+    """A distance along an axis of the torus, the short way."""
+    return (distance + SIDE / 2) % SIDE - SIDE / 2
+
+
+def _score(qualities: Floats, rng: np.random.Generator) -> NDArray[np.int64]:
+    """The annotators' scores 0-4 (N, 3) of clips with the given qualities (N, 3)."""
+    liked = qualities @ TASTES.T - STRICTNESS
+    scores: Floats = STEEPNESS * liked + rng.normal(0, MOOD, liked.shape)
+    return np.rint(scores).clip(0, 4).astype(np.int64)

@@ -1,0 +1,141 @@
+"""Scenes to pictures, and to video files."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from sdst.errors import UserError
+from sdst.world.scene import CLIP_SECONDS, SIDE, actor_states
+from sdst.world.shapes import band, coverage
+
+try:
+    import av
+except ImportError:
+    raise UserError("making videos needs PyAV; install it with pip install 'sdst[extract]'") from None
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from av.video.stream import VideoStream
+    from numpy.typing import NDArray
+
+    from sdst.world.scene import Background, Scene
+
+    Floats = NDArray[np.float64]
+    Pixels = NDArray[np.uint8]
+
+FRAME_RATE = 8
+CODECS = {"libx264": {"preset": "veryfast", "crf": "30", "g": "48"}, "mpeg4": {"qscale": "6"}}
+"""The encoder, or where it is missing the next, with its settings."""
+WAVES = 30  # that add up to a background
+MOST_WAVES = 7  # crests of one of them across the picture
+TINT = 8  # grey levels that a background's colours may differ by
+
+
+def render(scene: Scene, times: Floats) -> Pixels:
+    """The scene's pictures at the given times (N,), without noise: (N, SIDE, SIDE, 3) in RGB."""
+    shift_x, shift_y = scene.camera.shift(times)
+    pictures = _background(scene.background, times, shift_x, shift_y)
+    for actor in scene.actors:
+        states = actor_states(actor, times)
+        if not states.present.any():
+            continue
+        reach = min(int(states.radius.max()) + 2, SIDE // 2 - 1)
+        columns, x = _grid(states.x + shift_x, reach)
+        rows, y = _grid(states.y + shift_y, reach)
+        inside = coverage(actor.shape, x[:, None, :], y[:, :, None], states.radius[:, None, None], actor.tilt)
+        _paint(pictures, rows, columns, inside * states.present[:, None, None], actor.rgb)
+    for pillar in scene.pillars:
+        columns, x = _grid(pillar.x + shift_x, int(pillar.width / 2) + 2)
+        rows = np.broadcast_to(np.arange(SIDE), (len(times), SIDE))
+        _paint(pictures, rows, columns, band(x, pillar.width)[:, None, :], (pillar.grey,) * 3)
+    return pictures
+
+
+def write_video(scene: Scene, path: Path) -> None:
+    """Write the scene as an mp4 file; the same scene always gives the same bytes on the same machine.
+
+    The file appears under its name when it is complete.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    rng = np.random.default_rng(scene.seed)
+    codec = next(codec for codec in CODECS if codec in av.codecs_available)
+    try:
+        with av.open(str(temporary.absolute()), "w", format="mp4") as container:
+            stream = cast("VideoStream", container.add_stream(codec, rate=FRAME_RATE, options=CODECS[codec]))
+            stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuv420p"
+            stream.codec_context.thread_count = 1  # several threads need not cut the work alike every time
+            for clip in range(scene.num_clips):
+                times = clip * CLIP_SECONDS + np.arange(FRAME_RATE * CLIP_SECONDS) / FRAME_RATE
+                for picture in _add_noise(render(scene, times), scene.noise, rng):
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode(None))
+        temporary.replace(path)
+    except (av.FFmpegError, OSError) as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _background(background: Background, times: Floats, shift_x: Floats, shift_y: Floats) -> Pixels:
+    pattern = _clouds(background)
+    x = np.rint(background.x + background.vx * times + shift_x).astype(int)
+    y = np.rint(background.y + background.vy * times + shift_y).astype(int)
+    columns = (np.arange(SIDE) - x[:, None]) % SIDE
+    rows = (np.arange(SIDE) - y[:, None]) % SIDE
+    pictures: Pixels = pattern[rows[:, :, None], columns[:, None, :]]
+    return pictures
+
+
+@lru_cache(maxsize=1)  # a video is rendered clip by clip
+def _clouds(background: Background) -> Pixels:
+    """A pattern (SIDE, SIDE, 3) of random waves that continues across its edges."""
+    rng = np.random.default_rng(background.seed)
+    waves = rng.integers(-MOST_WAVES, MOST_WAVES + 1, (WAVES, 2, 1, 1))
+    phases = rng.uniform(0, 2 * np.pi, (WAVES, 1, 1))
+    down, right = np.mgrid[:SIDE, :SIDE] * 2 * np.pi / SIDE
+    angles = waves[:, 0] * down + waves[:, 1] * right + phases
+    heights = 1 / np.hypot(*waves.transpose(1, 0, 2, 3)).clip(1)  # long waves are higher, as in clouds
+    brightness = (
+        (heights * np.cos(angles)).sum(axis=0) * background.contrast / np.sqrt((heights**2).sum() / 2)
+    )
+    tint = rng.uniform(-TINT, TINT, 3)
+    pattern: Floats = background.grey + brightness[:, :, None] + tint
+    return pattern.clip(0, 255).astype(np.uint8)
+
+
+def _grid(centre: Floats, reach: int) -> tuple[NDArray[np.int64], Floats]:
+    """The pixels around each centre (N,) along one axis: their places on the torus, and their distances from it.
+
+    Both are (N, 2 * reach + 1).
+    """
+    places = np.rint(centre).astype(np.int64)[:, None] + np.arange(-reach, reach + 1)
+    return places % SIDE, places - centre[:, None]
+
+
+def _paint(
+    pictures: Pixels,
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    share: Floats,
+    rgb: tuple[int, ...],
+) -> None:
+    """Blend a colour into pictures (N, SIDE, SIDE, 3) at rows (N, R) and columns (N, C) by shares (N, R or 1, C)."""
+    where = np.arange(len(pictures))[:, None, None], rows[:, :, None], columns[:, None, :]
+    under = pictures[where].astype(np.float32)
+    over = under + share[..., None].astype(np.float32) * (np.array(rgb, np.float32) - under)
+    pictures[where] = np.rint(over).astype(np.uint8)
+
+
+def _add_noise(pictures: Pixels, deviation: float, rng: np.random.Generator) -> Pixels:
+    """Add the same noise to all three colours of a pixel."""
+    noise = rng.standard_normal(pictures.shape[:3], dtype=np.float32) * np.float32(deviation)
+    noisy: NDArray[np.int16] = pictures + np.rint(noise).astype(np.int16)[..., None]
+    return noisy.clip(0, 255).astype(np.uint8)
