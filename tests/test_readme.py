@@ -19,8 +19,8 @@ SMALL = ["trainer.max_epochs=1", "model.dim=16", "model.num_queries=3", "data.nu
 
 
 def readme_commands() -> list[list[str]]:
-    blocks = re.findall(r"^ *```\n(.*?)^ *```$", README.read_text(), flags=re.DOTALL | re.MULTILINE)
-    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    blocks = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", README.read_text(), flags=re.DOTALL | re.MULTILINE)
+    lines = [line.strip() for language, block in blocks if not language for line in block.splitlines()]
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("sdst ")]
 
 
@@ -78,12 +78,14 @@ def run(commands: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:
         small = SMALL if command[0] == "train" and "--cfg" not in command else []
         if command[1] == "simulate":
             small = ["--video-dim", "16", "--text-dim", "16"]
+        if command[0] == "world":
+            small = ["--train", "1", "--val", "1", "--test", "1", "--workers", "0"]
         assert main(expanded(command) + small) == 0, (command, capsys.readouterr().err)
 
 
-def test_every_command_on_stored_features_runs(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_that_needs_no_backbone_runs(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     commands = [command for command in readme_commands() if not needs_videos(command)]
-    assert {command[0] for command in commands} == {"train", "evaluate", "predict", "features"}
+    assert {command[0] for command in commands} == {"train", "evaluate", "predict", "features", "world"}
     run(commands, capsys)
     assert (data / "val.png").stat().st_size > 0
 

@@ -8,12 +8,12 @@ import pytest
 
 av = pytest.importorskip("av")
 
-from sdst.errors import UserError  # noqa: E402
-from sdst.features.video import ClipSpec, VideoReader  # noqa: E402
-from sdst.world.draw import RGB, draw_scene  # noqa: E402
-from sdst.world.grammar import COLOURS, OPPOSITES, SHAPES  # noqa: E402
-from sdst.world.render import FRAME_RATE, render, write_video  # noqa: E402
-from sdst.world.scene import (  # noqa: E402
+from sdst.errors import UserError
+from sdst.features.video import ClipSpec, VideoReader
+from sdst.world.draw import RGB, draw_scene
+from sdst.world.grammar import COLOURS, OPPOSITES, SHAPES
+from sdst.world.render import FRAME_RATE, render, write_video
+from sdst.world.scene import (
     CLIP_SECONDS,
     SIDE,
     Act,
@@ -23,7 +23,7 @@ from sdst.world.scene import (  # noqa: E402
     Scene,
     displacement,
 )
-from world_scenes import act, actor, scene  # noqa: E402
+from world_scenes import act, actor, scene
 
 
 def reds(picture: np.ndarray) -> np.ndarray:
