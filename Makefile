@@ -1,8 +1,8 @@
 # make help lists the targets. Every target makes the environment in .venv first, if it is not there yet.
 PYTHON ?= python3
 VENV ?= .venv
-# One tested release; a plain `torch` would fetch gigabytes of GPU libraries on a machine without a GPU.
-# Choose another build with: make install TORCH='torch==...'
+# The release the tests were run with. pip chooses the build for this machine among those it is offered; name another
+# release, or the file of a smaller CPU build, with: make install TORCH=...
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready

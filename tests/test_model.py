@@ -586,3 +586,12 @@ def test_compiled_equals_eager():
     got = run(torch.compile(model, backend="eager"), batch, with_offsets=True)
     for sample, (clips, *_) in enumerate(SAMPLES):
         assert_same_sample(got, sample, expected, sample, clips)
+
+
+def test_a_model_that_diverged_says_so_in_the_matcher_and_not_in_an_index():
+    model, batch = build(), make_batch()
+    with torch.no_grad():
+        model.regress[-1].bias.fill_(math.nan)
+    output = run(model, batch)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        criterion("cls", "l1")(output, batch)

@@ -51,6 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our stdout (head, less) left; keep the interpreter from complaining on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.stderr.write(f"sdst: error: {error.filename}: {error.strerror}; check the path\n")
+        return 2
 
 
 def _help() -> str:

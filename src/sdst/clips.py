@@ -91,7 +91,8 @@ def cut(source: Path, start: float, end: float, out: Path) -> None:
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); choose another place") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # gone already, or never made
+            temporary.unlink()
 
 
 def file_words(text: str) -> str:

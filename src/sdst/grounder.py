@@ -26,7 +26,7 @@ from sdst import checkpoint as checkpoints
 from sdst.data.collate import collate
 from sdst.data.dataset import Sample
 from sdst.errors import UserError
-from sdst.features.backbones import Backbone, load_backbone
+from sdst.features.backbones import Backbone, load_backbone, usable_device
 from sdst.features.encode import QUERIES_PER_BATCH, encode_clips
 from sdst.features.store import to_float16
 from sdst.postprocess import Decoding, clip_saliency, decode_moments, raw_moments
@@ -68,7 +68,7 @@ def load(
     Raises:
         UserError: A file that cannot be used, or a backbone other than that of the training features.
     """
-    where = _usable_device(device)
+    where = usable_device(device)
     model, config, recipe = checkpoints.load(checkpoint)
     if isinstance(backbone, str | Path):
         backbone = load_backbone(backbone, backbone_config, vocab=vocab, device=where)
@@ -209,7 +209,7 @@ class Grounder:
             windows = decode_moments(
                 (torch.stack(moments[parts]) + offsets[:, None, None]).reshape(1, -1, 2),
                 torch.stack(scores[parts]).reshape(1, -1),
-                torch.tensor([video.duration]),
+                torch.tensor([video.duration], dtype=torch.float64),
                 self._decoding,
             )
             predictions.append(
@@ -263,12 +263,3 @@ def _clip_spec(backbone: Backbone, recipe: dict[str, Any]) -> ClipSpec:
         recipe["resize"],
         recipe["antialias"],
     )
-
-
-def _usable_device(device: torch.device | str | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device}: cannot be used ({str(error).splitlines()[0]})") from error

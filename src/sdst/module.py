@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -107,9 +108,9 @@ class GroundingModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over the model's parameters, scheduled by the step."""
-        trainer = self.trainer
-        steps = int(trainer.estimated_stepping_batches) // max(1, trainer.max_epochs or 1)
-        optimizer, schedule = self.optimization.build(self.model.parameters(), max(1, steps))
+        _ = self.trainer.estimated_stepping_batches  # makes the trainer count its batches
+        steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        optimizer, schedule = self.optimization.build(self.model.parameters(), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sdst.types import Prediction
 
 MAX_PLOTTED = 12
+PICTURES = (".png", ".jpg", ".pdf", ".svg")
 VIDEO_OPTIONS = ("query", "backbone_checkpoint", "vocab", "clips")
 STORED_OPTIONS = ("features", "annotations", "qid", "vid")
 NOT_COMPARED = ("pooling", "video_layers", "text_layers", "simulated", "max_clips")
@@ -51,6 +52,8 @@ def main(argv: Sequence[str]) -> int:
     for path in (args.out, args.plot):
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise UserError(f"{path}: its folder does not exist; make it or choose another place")
+    if args.plot and Path(args.plot).suffix.lower() not in PICTURES:
+        raise UserError(f"{args.plot}: no picture format; choose from {', '.join(PICTURES)}")
     return _predict_videos(args) if args.video else _predict_stored(args)
 
 
@@ -103,7 +106,9 @@ def _report(
     recipe: dict[str, Any],
     thumbnails: Sequence[Sequence[Thumbnail]] | None = None,
 ) -> None:
-    """Draw, write and print what the command line asks for."""
+    """Write, draw and print what the command line asks for."""
+    if args.out:
+        write_predictions(args.out, predictions)
     if args.plot:
         if len(records) > MAX_PLOTTED:
             sys.stderr.write(f"--plot: showing the first {MAX_PLOTTED} of {len(records)} queries\n")
@@ -112,11 +117,9 @@ def _report(
         plot_predictions(
             predictions[shown], records[shown], args.plot, recipe["clip_seconds"], note, thumbnails
         )
-    if args.out:
-        write_predictions(args.out, predictions)
     if args.table:
         Console(file=sys.stdout).print(_table(predictions))
-    elif not args.out:
+    elif args.json or not args.out:
         for prediction in predictions:
             sys.stdout.write(json.dumps(format_prediction(prediction)) + "\n")
 
@@ -221,10 +224,11 @@ def _make_parser() -> Parser:
     add("--checkpoint", required=True, metavar="C", help="best.ckpt or last.ckpt of a run")
     add("--out", metavar="F.jsonl", help="write here instead of to stdout")
     add("--table", action="store_true", help=f"print the best {SHOWN_MOMENTS} moments as a table instead")
+    add("--json", action="store_true", help="print JSON lines, the default without --out and --table")
     add("--plot", metavar="F.png", help=f"also draw the first {MAX_PLOTTED} queries")
 
     add = parser.add_argument_group("video files").add_argument
-    add("--video", type=Path, nargs="+", metavar="F.mp4", help="ask about these; any length")
+    add("--video", type=Path, nargs="+", action="extend", metavar="F.mp4", help="ask about these; any length")
     add("--query", action="append", metavar="TEXT", help="ask every video this (repeatable)")
     add("--backbone-checkpoint", metavar="B", help="InternVideo2 stage-2 weights, .pt or .safetensors")
     add("--backbone-config", default="internvideo2-1b", help="preset or JSON file (%(default)s)")

@@ -34,9 +34,9 @@ def describe_run(model: nn.Module) -> dict[str, Any]:
 
 
 def peak_memory_gb() -> float:
-    """The most memory in use so far: of the GPU if there is one, else of this process."""
-    if torch.cuda.is_available():
-        return round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    """The most memory in use so far: of the GPU if one is used, else of this process."""
+    if torch.cuda.is_available() and (allocated := torch.cuda.max_memory_allocated()):
+        return round(allocated / 1e9, 2)
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2)
 

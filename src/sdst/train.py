@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 FLAGS = ("-m", "--multirun", "--cfg", "-c", "--package", "-p", "--resolve", "--info", "-i", "--help", "-h")
 """Hydra's options that make sense here."""
+PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed")
 CHANGEABLE = ("trainer.", "data.num_workers", "data.features", "data.annotations.", "paths.", "run_dir")
 """What may differ when a run is resumed: how long and on what machine it runs, and where its files are now."""
 
@@ -144,6 +145,7 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     OmegaConf.resolve(config)
     options = OmegaConf.to_object(config)
     assert isinstance(options, TrainConfig)
+    _check_options(config)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Lightning's own, about a name in torch that it will change itself.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
@@ -154,7 +156,6 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     for split in ("train", *splits):
         data.load(split)
     _check_selection(data, options.select)
-    _check_options(config)
     module = _make_module(config, options, data)
     trainer = _make_trainer(config, options.select, run_dir)
     if resume:
@@ -168,13 +169,18 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
         logger.info("%d trainable parameters; run folder %s", facts["parameters"]["total"], run_dir)
 
     started = time.monotonic()
-    trainer.fit(
-        module,
-        data.train_dataloader(),
-        data.loader(options.select.split),
-        ckpt_path=run_dir / LAST if resume else None,
-        weights_only=True,
-    )
+    try:
+        trainer.fit(
+            module,
+            data.train_dataloader(),
+            data.loader(options.select.split),
+            ckpt_path=run_dir / LAST if resume else None,
+            weights_only=True,
+        )
+    except FloatingPointError as error:
+        raise UserError(
+            f"{run_dir}: training diverged in epoch {trainer.current_epoch + 1}: {error}"
+        ) from error
     if not module.metrics:  # the run was resumed after its last epoch
         trainer.validate(module, data.loader(options.select.split), verbose=False)
     result = {
@@ -236,7 +242,7 @@ def _make_trainer(config: DictConfig, select: SelectConfig, run_dir: Path) -> L.
     interactive = sys.stderr.isatty()
     trainer: L.Trainer = build(
         config.trainer,
-        precision=_precision(config.trainer.precision),
+        precision=_precision(config.trainer),
         callbacks=[
             *checkpoints(run_dir, monitor=f"{select.split}/{select.metric}"),
             RichProgressBar(leave=True) if interactive else EpochLog(),
@@ -282,22 +288,36 @@ def _check_selection(data: GroundingDataModule, select: SelectConfig) -> None:
 
 def _check_options(config: DictConfig) -> None:
     """Refuse what would only fail after hours, or say nothing about its cause."""
-    epochs, every = config.trainer.max_epochs, config.trainer.check_val_every_n_epoch
-    if epochs < 1:
-        raise UserError(f"trainer.max_epochs: {epochs} must be at least 1")
-    if not 1 <= every <= epochs:
+    trainer = config.trainer
+    for key in ("max_epochs", "check_val_every_n_epoch"):
+        if not isinstance(trainer[key], int) or trainer[key] < 1:
+            raise UserError(f"trainer.{key}: {trainer[key]} must be a whole number of at least 1")
+    if trainer.check_val_every_n_epoch > trainer.max_epochs:
         raise UserError(
-            f"trainer.check_val_every_n_epoch: {every} must lie in 1..{epochs}, or no epoch is validated"
+            f"trainer.check_val_every_n_epoch: {trainer.check_val_every_n_epoch} must lie in "
+            f"1..{trainer.max_epochs}, or no epoch is validated"
         )
+    for key in ("limit_train_batches", "limit_val_batches"):
+        if not isinstance(trainer[key], int | float) or trainer[key] <= 0:
+            raise UserError(f"trainer.{key}: {trainer[key]} must be a positive share or number of batches")
+    if trainer.precision not in PRECISIONS:
+        raise UserError(f"trainer.precision: {trainer.precision!r} is none of {', '.join(PRECISIONS)}")
+    devices = trainer.devices if OmegaConf.is_list(trainer.devices) else [0] * (trainer.devices == 1)
+    if len(devices) != 1:
+        raise UserError(
+            f"trainer.devices: {trainer.devices} must be 1 or a list with one number; a run uses one device"
+        )
+    if config.seed < 0:
+        raise UserError(f"seed: {config.seed} must be 0 or more")
     if config.compile is not None and config.compile not in torch.compiler.list_backends(exclude_tags=()):
         known = ", ".join(torch.compiler.list_backends())
         raise UserError(f"compile: no backend {config.compile!r}; choose from {known}, or null")
 
 
-def _precision(wanted: str) -> str:
-    if wanted != "auto":
-        return wanted
-    return "16-mixed" if torch.cuda.is_available() else "32-true"
+def _precision(config: DictConfig) -> str:
+    if config.precision != "auto":
+        return str(config.precision)
+    return "16-mixed" if config.accelerator != "cpu" and torch.cuda.is_available() else "32-true"
 
 
 def _summary(result: dict[str, Any], run_dir: Path) -> str:

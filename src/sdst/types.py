@@ -104,8 +104,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self.records)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch with its tensors on another device."""
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on another device; copies from pinned memory to a GPU do not block."""
+        non_blocking = str(device).startswith("cuda")
         tensors = {
             f.name: getattr(self, f.name).to(device, non_blocking=non_blocking)
             for f in fields(self)

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader
 
 from sdst.data.annotations import read_annotations
@@ -29,7 +30,7 @@ class GroundingDataModule(L.LightningDataModule):
     Args:
         name: ``qvhighlights``, ``charades`` or ``tacos``: whose metrics are computed.
         annotations: Split name -> JSON lines file, or None where there is no such split.
-        features: The feature store (SPEC section 8 layout).
+        features: The feature store (layout: ``sdst.features.store``).
         pooling: Which pooled features, ``adaptive``, ``avg`` or ``cls`` (Tab. 3).
         clip_seconds: Clip length; must be the store's.
         min_duration: Shorter videos are left out of training (App. A), in seconds.
@@ -151,7 +152,7 @@ class GroundingDataModule(L.LightningDataModule):
             sampler=EpochSampler(dataset.num_clips, self.seed if split == "train" else None),
             num_workers=self.num_workers,
             collate_fn=collate,
-            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )
 

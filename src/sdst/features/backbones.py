@@ -305,6 +305,20 @@ def load_backbone(
     return Backbone(sizes, vision_tower, text_tower, tokenizer, fingerprint)
 
 
+def usable_device(device: torch.device | str | None) -> torch.device:
+    """The device of that name; None means the first GPU, else the CPU.
+
+    Raises:
+        UserError: There is no such device here.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device}: cannot be used ({str(error).splitlines()[0]})") from error
+
+
 def _read_section(kind: type[Sizes], sections: Any, name: str) -> Sizes:
     section = sections.get(name) if isinstance(sections, dict) else None
     if not isinstance(section, dict):

@@ -1,4 +1,4 @@
-"""``sdst extract``: annotated videos and their queries to a feature file (SPEC sections 7 to 9).
+"""``sdst extract``: annotated videos and their queries to a feature file (Sec. 4, eq. 15).
 
 Worker processes decode while the backbone computes. Every video and query is written once it is whole, so a
 run that was killed goes on where it stopped when it is repeated. With ``--shard i/n`` each of n runs takes
@@ -46,15 +46,17 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; 3 if some videos failed."""
     args = _parser().parse_args(argv)
     out = args.out if args.shard is None else shard_path(args.out, *args.shard)
+    if out.exists():
+        raise UserError(f"{out}: exists and is never overwritten; delete it or choose another name")
     records = _choose(_read_records(args.annotations), args.only, args.shard)
     paths, failures = find_videos(args.videos, dict.fromkeys(r.vid for r in records), args.video_name)
 
     import torch
 
-    from sdst.features.backbones import load_backbone
+    from sdst.features.backbones import load_backbone, usable_device
 
     dtypes = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = usable_device(args.device)
     backbone = load_backbone(
         args.checkpoint, args.config, vocab=args.vocab, device=device, dtype=dtypes[args.dtype]
     )

@@ -1,4 +1,4 @@
-"""Video files to clips of frames, by the file's own timestamps (SPEC section 7).
+"""Video files to clips of frames, by the file's own timestamps (Sec. 4).
 
 A video is cut into ``count_clips(duration, clip_seconds)`` clips. Each clip is split into ``num_frames``
 equal parts, and the frame on screen at the centre of each part is taken: the last one whose timestamp is at

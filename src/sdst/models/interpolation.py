@@ -57,7 +57,8 @@ def interpolate(
     result = None
     for index, weight in ((left, 1 - fraction), (left + 1, fraction)):
         weight = weight * ((index >= 0) & (index <= last))
-        index = index.clamp(min=0).minimum(last).long().unsqueeze(2)
+        # A NaN position reads clip 0 with weight NaN: it shows in the result instead of crashing the gather.
+        index = index.clamp(min=0).minimum(last).nan_to_num(0).long().unsqueeze(2)
         part = weight.unsqueeze(2).to(values.dtype) * values.gather(1, index.expand(-1, -1, values.shape[2]))
         result = part if result is None else result + part
     assert result is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import lru_cache
 from typing import TYPE_CHECKING, cast
@@ -81,7 +82,8 @@ def write_video(scene: Scene, path: Path) -> None:
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # gone already, or never made
+            temporary.unlink()
 
 
 def _background(background: Background, times: Floats, shift_x: Floats, shift_y: Floats) -> Pixels:
