@@ -427,13 +427,11 @@ def test_wandb_writes_an_offline_run_into_the_run_folder(
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    run_dir = train(tmp_path / "run", "logger=wandb", "trainer.max_epochs=1")
-    import wandb
-
-    wandb.finish()
-    (written,) = run_dir.glob("wandb/offline-run-*/run-*.wandb")
-    assert written.stat().st_size > 0
-    assert b"MR-full-mAP" in written.read_bytes()
+    for name in ("first", "second"):  # the second must not continue the first
+        run_dir = train(tmp_path / name, "logger=wandb", "trainer.max_epochs=1")
+        (written,) = run_dir.glob("wandb/offline-run-*/run-*.wandb")
+        assert written.stat().st_size > 0
+        assert b"MR-full-mAP" in written.read_bytes()
 
 
 # --- learning ---

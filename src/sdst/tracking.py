@@ -6,13 +6,15 @@ import logging
 import netrc
 import os
 import socket
+import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
 from sdst.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from lightning.pytorch.loggers import WandbLogger
 
@@ -47,6 +49,19 @@ def wandb_logger(save_dir: str, project: str, group: str | None, tags: Sequence[
         tags=list(tags),
         offline=offline,
     )
+
+
+@contextmanager
+def tracked_run() -> Iterator[None]:
+    """End the process's wandb run with the block, as failed after an error: or the next one would continue it."""
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        wandb = sys.modules.get("wandb")
+        if wandb is not None and wandb.run is not None:
+            wandb.finish(exit_code=int(failed))
 
 
 def _has_key(host: str) -> bool:

@@ -32,6 +32,7 @@ from sdst.metrics.evaluation import evaluate
 from sdst.module import GroundingModule
 from sdst.predictions import write_predictions
 from sdst.provenance import describe_run, peak_memory_gb
+from sdst.tracking import tracked_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +56,8 @@ def main(argv: Sequence[str]) -> int:
         if resumed and resumed[-1] not in ("", "null"):
             overrides = [arg for arg in argv if not arg.startswith("resume=")]
             run_dir, config = stored_run(resumed[-1], overrides)
-            train(config, run_dir, resume=True)
+            with tracked_run():
+                train(config, run_dir, resume=True)
         else:
             _check_flags(argv)
             # Hydra's parser wants the flag not to stand among the overrides.
@@ -81,7 +83,8 @@ def _run_hydra() -> None:
     def job(config: DictConfig) -> None:
         run_dir = Path(HydraConfig.get().runtime.output_dir)
         try:
-            train(config, run_dir)
+            with tracked_run():
+                train(config, run_dir)
         except UserError as error:
             refused.append(error)
             with contextlib.suppress(OSError):
