@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 
 from sdst.cli import main
 from sdst.data.annotations import read_annotations
-from sdst.data.toy import HELD_OUT, THINGS, VERBS, write_toy_annotations
+from toy_annotations import HELD_OUT, THINGS, VERBS, write_toy_annotations
 from sdst.errors import UserError
 from sdst.features.simulate import query_concept, visibility, write_simulated
 from sdst.features.store import FeatureStore, FeatureWriter

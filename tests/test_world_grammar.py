@@ -1,15 +1,16 @@
 """The vocabulary is unambiguous, and what is held out from training is known in parts."""
 
+import re
 from itertools import combinations
 
 import numpy as np
 
-from sdst.world.grammar import COLOURS, MOTIONS, OPPOSITES, SHAPES, Fact, all_facts, phrase, sentence
+from sdst.world.grammar import COLOURS, MOTIONS, OPPOSITES, SHAPES, Fact, all_facts, sentence, words
 
 
-def phrases(fact: Fact, count: int = 60) -> set[str]:
+def sentences(fact: Fact, count: int = 60) -> set[str]:
     rng = np.random.default_rng(0)
-    return {phrase(fact, rng) for _ in range(count)}
+    return {sentence(fact, rng) for _ in range(count)}
 
 
 def test_every_pair_of_words_is_known_although_combinations_of_three_are_held_out():
@@ -24,24 +25,25 @@ def test_every_pair_of_words_is_known_although_combinations_of_three_are_held_ou
     assert {(fact.colour, fact.shape) for fact in facts if fact.held_out} == looks
 
 
-def test_no_phrase_has_two_meanings():
-    for words in (COLOURS, SHAPES, MOTIONS):
-        everything = [word for synonyms in words.values() for word in synonyms]
+def test_no_sentence_has_two_meanings():
+    for names in (COLOURS, SHAPES, MOTIONS):
+        everything = [word for synonyms in names.values() for word in synonyms]
         assert len(everything) == len(set(everything))
     facts = all_facts()
-    assert len(set().union(*(phrases(fact, 3) for fact in facts))) == sum(len(phrases(f, 3)) for f in facts)
+    told = [sentences(fact, 3) for fact in facts]
+    assert len(set().union(*told)) == sum(map(len, told))
 
 
 def test_a_fact_is_told_in_many_ways_with_the_right_article():
-    told = phrases(Fact("orange", "disc", "left"), 200)
-    assert {"an orange ball drifts to the left", "a tangerine disc moves left"} <= told
-    assert {"the orange circle slides leftwards"} <= told
-    assert not [text for text in told if text.startswith(("a orange", "an tangerine"))]
+    told = sentences(Fact("orange", "disc", "left"), 200)
+    assert {"An orange ball drifts to the left.", "A tangerine disc moves left."} <= told
+    assert {"The orange circle slides leftwards."} <= told
+    assert not [text for text in told if text.startswith(("A orange", "An tangerine"))]
 
 
-def test_phrases_make_a_sentence():
-    assert sentence(["a red disc rests"]) == "A red disc rests."
-    assert sentence(["the red disc rests", "a box hops"]) == "The red disc rests and a box hops."
+def test_the_words_are_those_of_all_sentences():
+    told = set().union(*(sentences(fact, 20) for fact in all_facts()))
+    assert set(words()) == {word for text in told for word in re.findall(r"\w+|[^\w\s]", text.lower())}
 
 
 def test_opposites_are_mutual():

@@ -26,7 +26,7 @@ from sdst import checkpoint as checkpoints
 from sdst.data.collate import collate
 from sdst.data.dataset import Sample
 from sdst.errors import UserError
-from sdst.features.backbones import Backbone, load_backbone, usable_device
+from sdst.features.backbones import SHIPPED, Backbone, load_backbone, usable_device
 from sdst.features.encode import QUERIES_PER_BATCH, encode_clips
 from sdst.features.store import to_float16
 from sdst.postprocess import Decoding, clip_saliency, decode_moments, raw_moments
@@ -59,7 +59,8 @@ def load(
     Args:
         checkpoint: ``best.ckpt`` or ``last.ckpt`` of a run.
         backbone: The backbone's official checkpoint (``.pt`` or ``.safetensors``), or a loaded backbone, which
-            several models may share. Without one only ``Grounder.predict_encoded`` works.
+            several models may share. Without one, a model trained on features of a backbone that comes with the
+            package gets that; of any other, only ``Grounder.predict_encoded`` works.
         backbone_config: Its preset or JSON file; not used for a loaded backbone.
         vocab: Its ``vocab.txt``; not used for a loaded backbone.
         device: Where model and backbone are put; by default the first GPU, else the CPU. A loaded backbone
@@ -72,6 +73,8 @@ def load(
     model, config, recipe = checkpoints.load(checkpoint)
     if isinstance(backbone, str | Path):
         backbone = load_backbone(backbone, backbone_config, vocab=vocab, device=where)
+    elif backbone is None and recipe["backbone"] in SHIPPED:
+        backbone = load_backbone(None, recipe["backbone"], device=where)
     return Grounder(model.to(where), Decoding(**config["decode"]), recipe, backbone, where)
 
 

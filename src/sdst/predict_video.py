@@ -30,9 +30,10 @@ def check_arguments(args: Namespace) -> None:
     Raises:
         UserError: A needed option is missing, a query is empty, a file cannot be read or a place not be written.
     """
-    for option in ("query", "backbone_checkpoint", "vocab"):
-        if not getattr(args, option):
-            raise UserError(f"sdst predict: --video needs --{option.replace('_', '-')} too")
+    if not args.query:
+        raise UserError("sdst predict: --video needs --query too")
+    if bool(args.backbone_checkpoint) != bool(args.vocab):
+        raise UserError("sdst predict: --backbone-checkpoint and --vocab belong together; give both or none")
     if not all(query.strip() for query in args.query):
         raise UserError("sdst predict: --query is empty; give a sentence")
     for path in args.video:

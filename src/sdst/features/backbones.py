@@ -157,9 +157,38 @@ PRESETS = {
             max_position_embeddings=512,
             layer_norm_eps=1e-12,
         ),
-    )
+    ),
+    "small-world": BackboneConfig(
+        VisionConfig(
+            in_chans=3,
+            img_size=96,
+            patch_size=12,
+            num_frames=8,
+            tubelet_size=8,
+            embed_dim=128,
+            depth=5,
+            num_heads=4,
+            mlp_ratio=3.0,
+            attn_pool_num_heads=4,
+            clip_embed_dim=128,
+        ),
+        TextConfig(
+            hidden_size=96,
+            intermediate_size=288,
+            num_attention_heads=4,
+            num_hidden_layers=4,
+            fusion_layer=4,
+            vocab_size=91,
+            max_position_embeddings=32,
+            layer_norm_eps=1e-12,
+        ),
+    ),
 }
-"""Released models: the 1B stage-2 checkpoint for 4 frames of 224 pixels with its BERT-large text tower."""
+"""The released 1B stage-2 checkpoint for 4 frames of 224 pixels with its BERT-large text tower, and the small
+backbone of the invented world (``sdst world``), whose weights come with the package."""
+
+SHIPPED = {"small-world": Path(__file__).parent / "small_world"}
+"""Presets whose ``weights.safetensors`` and ``vocab.txt`` come with the package, and where."""
 
 Sizes = TypeVar("Sizes", VisionConfig, TextConfig)
 
@@ -270,7 +299,7 @@ class Backbone:
 
 
 def load_backbone(
-    checkpoint: str | Path,
+    checkpoint: str | Path | None,
     config: str | Path = "internvideo2-1b",
     *,
     vocab: str | Path | None = None,
@@ -280,7 +309,8 @@ def load_backbone(
     """Build both towers and fill them from an official checkpoint.
 
     Args:
-        checkpoint: A ``.pt`` or ``.safetensors`` file.
+        checkpoint: A ``.pt`` or ``.safetensors`` file; None takes the weights and the vocabulary that come with
+            the package, if the configuration is one of ``SHIPPED``.
         config: A preset's name or a JSON file (``read_config``).
         vocab: The ``vocab.txt`` of bert-large-uncased; only ``Backbone.text`` needs it.
         device: Where the towers are put.
@@ -296,6 +326,13 @@ def load_backbone(
     from sdst.features.text import TextTower, Tokenizer
 
     sizes = read_config(config)
+    if checkpoint is None:
+        if str(config) not in SHIPPED:
+            raise UserError(
+                f"backbone {config}: its weights do not come with the package; give its checkpoint and vocab.txt"
+            )
+        folder = SHIPPED[str(config)]
+        checkpoint, vocab = folder / "weights.safetensors", folder / "vocab.txt"
     tokenizer = None if vocab is None else Tokenizer(vocab, sizes.text)
     with torch.device("meta"):  # no memory and no time for initial values: the checkpoint has them all
         vision_tower, text_tower = VisionTower(sizes.vision), TextTower(sizes.text)

@@ -45,6 +45,7 @@ EXIT_SOME_FAILED = 3
 def main(argv: Sequence[str]) -> int:
     """Run the command; 3 if some videos failed."""
     args = _parser().parse_args(argv)
+    _check_backbone(args)
     out = args.out if args.shard is None else shard_path(args.out, *args.shard)
     if out.exists():
         raise UserError(f"{out}: exists and is never overwritten; delete it or choose another name")
@@ -164,6 +165,15 @@ def _extract(
     return encoded.failures
 
 
+def _check_backbone(args: argparse.Namespace) -> None:
+    from sdst.features.backbones import SHIPPED
+
+    given = args.checkpoint is not None, args.vocab is not None
+    if given != (True, True) and (any(given) or args.config not in SHIPPED):
+        shipped = " or ".join(f"--config {name}" for name in SHIPPED)
+        raise UserError(f"sdst extract: give --checkpoint and --vocab, or {shipped} alone, which comes with them")
+
+
 def _report(out: Path, failures: dict[str, str]) -> int:
     listing = out.with_suffix(".failed.jsonl")
     if not failures:
@@ -264,9 +274,9 @@ def _parser() -> Parser:
     add("--annotations", type=Path, nargs="+", required=True, metavar="A.jsonl", help="annotation files")
     add("--videos", type=Path, required=True, metavar="DIR", help="folder of the video files")
     add("--video-name", default="{vid}", help="a video file's name without extension, e.g. {vid}-cam-002")
-    add("--checkpoint", type=Path, required=True, help="InternVideo2 stage-2 weights, .pt or .safetensors")
+    add("--checkpoint", type=Path, help="InternVideo2 stage-2 weights, .pt or .safetensors")
     add("--config", default="internvideo2-1b", help="backbone preset or JSON file (%(default)s)")
-    add("--vocab", type=Path, required=True, help="vocab.txt of bert-large-uncased")
+    add("--vocab", type=Path, help="vocab.txt of bert-large-uncased")
     add("--out", type=Path, required=True, metavar="F.h5", help="feature file to write")
     add("--layers", type=at_least(1), default=4, help="take the last N layers of both towers (%(default)s)")
     add("--video-layers", type=layer_numbers, help="take these blocks instead, e.g. 31,34,37,40")

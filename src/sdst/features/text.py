@@ -75,7 +75,6 @@ class TextTower(nn.Module):
         )
         self.bert = BertModel(bert_config, add_pooling_layer=False)
 
-    @torch.no_grad()
     def forward(self, input_ids: Tensor, mask: Tensor, layers: Sequence[int]) -> Tensor:
         """Token states after the given layers.
 

@@ -1,19 +1,16 @@
-"""What people would say about a scene: queries with their moments, three annotators' saliency, captions of clips."""
+"""What people would say about a scene: queries with their moments, three annotators' saliency, facts of clips."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdst.world.grammar import phrase, sentence
+from sdst.world.grammar import sentence
 from sdst.world.scene import CLIP_SECONDS, SIDE, actor_states
 from sdst.world.shapes import band, coverage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     from sdst.world.grammar import Fact
@@ -32,21 +29,6 @@ TASTES = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])
 STRICTNESS = (0.25, 0.2, 0.42)  # the quality in an annotator's taste that earns no point yet
 STEEPNESS = 7.0  # points for a quality that is better by 1
 MOOD = 0.4  # standard deviation of a score for no reason
-
-
-@dataclass(frozen=True, slots=True)
-class Caption:
-    """What is to be seen in one clip.
-
-    Attributes:
-        clip: Its number in the video.
-        text: One sentence about everything that is visible.
-        facts: What the sentence says, the most visible area first.
-    """
-
-    clip: int
-    text: str
-    facts: tuple[Fact, ...]
 
 
 def annotate(scene: Scene, *, held_out: bool, rng: np.random.Generator) -> list[dict[str, Any]]:
@@ -71,7 +53,7 @@ def annotate(scene: Scene, *, held_out: bool, rng: np.random.Generator) -> list[
         clips = [clip for first, end in moments[fact] for clip in range(first, end)]
         rows.append(
             {
-                "query": sentence([phrase(fact, rng)]),
+                "query": sentence(fact, rng),
                 "duration": scene.duration,
                 "vid": scene.vid,
                 "relevant_windows": [
@@ -84,19 +66,16 @@ def annotate(scene: Scene, *, held_out: bool, rng: np.random.Generator) -> list[
     return rows
 
 
-def captions(scene: Scene, rng: np.random.Generator) -> Iterator[Caption]:
-    """One caption for every clip that shows anything, each time in other words."""
+def visible_facts(scene: Scene) -> list[list[Fact]]:
+    """What is to be seen in each clip, the largest visible area first; what is mostly hidden is not told."""
     qualities = clip_qualities(scene)
-    facts: list[list[tuple[float, Fact]]] = [[] for _ in range(scene.num_clips)]
+    seen: list[list[tuple[float, Fact]]] = [[] for _ in range(scene.num_clips)]
     for fact, windows in find_moments(scene).items():
         size, _, visibility = qualities[fact].T
         for clip in (clip for first, end in windows for clip in range(first, end)):
             if visibility[clip] >= SEEN:
-                facts[clip].append((size[clip] ** 2 * visibility[clip], fact))
-    for clip, seen in enumerate(facts):
-        if seen:
-            ordered = [fact for _, fact in sorted(seen, key=lambda pair: -pair[0])]
-            yield Caption(clip, sentence([phrase(fact, rng) for fact in ordered]), tuple(ordered))
+                seen[clip].append((size[clip] ** 2 * visibility[clip], fact))
+    return [[fact for _, fact in sorted(facts, key=lambda pair: -pair[0])] for facts in seen]
 
 
 def find_moments(scene: Scene) -> dict[Fact, list[tuple[int, int]]]:

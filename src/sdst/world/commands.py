@@ -1,4 +1,4 @@
-"""``sdst world``: makes the small world, and goes on where it was interrupted."""
+"""``sdst world``: makes the small world, or trains its backbone; both go on where they were interrupted."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
         UserError: Bad arguments, or a place that holds another world or cannot be written.
     """
     parser = Parser(prog="sdst world", description="A small invented world of moving shapes.")
-    tools = parser.add_subparsers(required=True, metavar="make")
+    tools = parser.add_subparsers(required=True, metavar="make|train-backbone")
     make = tools.add_parser("make", help="make its videos and annotations, or go on making them")
     make.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder")
     make.add_argument(
@@ -60,6 +60,13 @@ def main(argv: Sequence[str]) -> int:
         "--workers", type=at_least(0), default=2, help="processes that draw; 0 is this one (%(default)s)"
     )
     make.set_defaults(tool=_make)
+    train = tools.add_parser("train-backbone", help="train the small backbone that comes with the package anew")
+    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder")
+    train.add_argument("--scenes", type=at_least(10), default=600, help="to draw clips from (%(default)s)")
+    train.add_argument("--steps", type=at_least(100), default=2400, help="of training (%(default)s)")
+    train.add_argument("--seed", type=at_least(0), default=0, help="of scenes and initial weights (%(default)s)")
+    train.add_argument("--workers", type=at_least(1), default=2, help="processes that draw (%(default)s)")
+    train.set_defaults(tool=_train_backbone)
     args = parser.parse_args(argv)
     status: int = args.tool(args)
     return status
@@ -126,6 +133,12 @@ def _make(args: Namespace) -> int:
     make_world(args.out, counts, seed=args.seed, workers=args.workers)
     log.info("%s: %s", args.out, ", ".join(f"{count} {split}" for split, count in counts.items()) + " videos")
     return 0
+
+
+def _train_backbone(args: Namespace) -> int:
+    from sdst.world import train_backbone  # needs torch, making a world does not
+
+    return train_backbone.main(args)
 
 
 def _run(tasks: list[_Task], workers: int) -> Iterator[tuple[_Task, Rows]]:

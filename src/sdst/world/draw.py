@@ -44,7 +44,9 @@ RGB = {
 RGB_SPREAD = 12
 
 
-def draw_scene(vid: str, *, held_out: bool, rng: np.random.Generator) -> Scene:
+def draw_scene(
+    vid: str, *, held_out: bool, rng: np.random.Generator, grid: tuple[int, int] | None = None
+) -> Scene:
     """A scene whose things share every colour and every shape with another thing.
 
     Args:
@@ -52,9 +54,10 @@ def draw_scene(vid: str, *, held_out: bool, rng: np.random.Generator) -> Scene:
         held_out: Whether each thing may also show a combination that is held out from training; otherwise none
             is in the scene.
         rng: Where chance comes from.
+        grid: How many colours and how many shapes are combined; one of ``GRIDS`` by default.
     """
     num_clips = int(rng.integers(*NUM_CLIPS, endpoint=True))
-    num_colours, num_shapes = GRIDS[rng.choice(len(GRIDS), p=GRID_SHARES)]
+    num_colours, num_shapes = grid or GRIDS[rng.choice(len(GRIDS), p=GRID_SHARES)]
     looks = list(product(_choose(COLOURS, num_colours, rng), _choose(SHAPES, num_shapes, rng)))
     actors = [
         _draw_actor(colour, shape, num_clips, held_out, rng)

@@ -84,16 +84,21 @@ def all_facts() -> list[Fact]:
     return [Fact(*parts) for parts in product(COLOURS, SHAPES, MOTIONS)]
 
 
-def phrase(fact: Fact, rng: np.random.Generator) -> str:
-    """One of the ways to say it, such as "a crimson disc drifts to the left"."""
+def sentence(fact: Fact, rng: np.random.Generator) -> str:
+    """One of the ways to say it, such as "A crimson disc drifts to the left."."""
     colour, shape, motion = (
         str(rng.choice(words)) for words in (COLOURS[fact.colour], SHAPES[fact.shape], MOTIONS[fact.motion])
     )
-    article = rng.choice(["the", "an" if colour in WITH_AN else "a"])
-    return f"{article} {colour} {shape} {motion}"
+    article = rng.choice(["The", "An" if colour in WITH_AN else "A"])
+    return f"{article} {colour} {shape} {motion}."
 
 
-def sentence(phrases: list[str]) -> str:
-    """Phrases as one sentence with a capital letter and a full stop."""
-    text = " and ".join(phrases)
-    return f"{text[0].upper()}{text[1:]}."
+def vague_sentences() -> list[tuple[str, str]]:
+    """Every sentence about a motion alone, such as "Something rises.", and the motion it means."""
+    return [(f"Something {words}.", motion) for motion, names in MOTIONS.items() for words in names]
+
+
+def words() -> list[str]:
+    """Every word that a sentence may have, in lower case, sorted; hyphens and full stops stand alone."""
+    spoken = " ".join(name for part in (COLOURS, SHAPES, MOTIONS) for names in part.values() for name in names)
+    return sorted({*spoken.replace("-", " - ").split(), "a", "an", "the", "something", "."})

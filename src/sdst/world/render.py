@@ -75,7 +75,7 @@ def write_video(scene: Scene, path: Path) -> None:
             stream.codec_context.thread_count = 1  # several threads need not cut the work alike every time
             for clip in range(scene.num_clips):
                 times = clip * CLIP_SECONDS + np.arange(FRAME_RATE * CLIP_SECONDS) / FRAME_RATE
-                for picture in _add_noise(render(scene, times), scene.noise, rng):
+                for picture in add_noise(render(scene, times), scene.noise, rng):
                     container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             container.mux(stream.encode(None))
         temporary.replace(path)
@@ -136,8 +136,8 @@ def _paint(
     pictures[where] = np.rint(over).astype(np.uint8)
 
 
-def _add_noise(pictures: Pixels, deviation: float, rng: np.random.Generator) -> Pixels:
-    """Add the same noise to all three colours of a pixel."""
+def add_noise(pictures: Pixels, deviation: float, rng: np.random.Generator) -> Pixels:
+    """Add the same noise to all three colours of a pixel of pictures (N, SIDE, SIDE, 3)."""
     noise = rng.standard_normal(pictures.shape[:3], dtype=np.float32) * np.float32(deviation)
     noisy: NDArray[np.int16] = pictures + np.rint(noise).astype(np.int16)[..., None]
     return noisy.clip(0, 255).astype(np.uint8)
