@@ -1,4 +1,4 @@
-"""RDSA against slow loops over samples, queries, heads and points, written from eq. 9-11."""
+"""Every attention of Tab. 5 against slow loops over samples, queries, heads and points, written from eq. 8-11."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdst.models.attention import RDSA, ContextCNN, VideoMemory
+from sdst.models.attention import ClipAttention, ContextCNN, DeformableAttention
 from sdst.models.interpolation import ClipAxis
 
 DIM, HEADS, POINTS, QUERIES = 8, 4, 3, 5
@@ -14,14 +14,17 @@ COUNTS, EXTENTS = [6, 1, 3], [6.0, 0.7, 3.4]
 SIDES = {"l": -1, "c": 0, "r": 1}
 
 
-def make(sampling: str = "lcr", cnn_depth: int = 2, trained: bool = True) -> RDSA:
-    """RDSA in float64; ``trained`` moves every parameter, also those that start at zero."""
+def make(sampling: str = "lcr", cnn_depth: int = 2, trained: bool = True) -> DeformableAttention:
+    """RDSA in float64, or eq. 8 without ``sampling``; ``trained`` moves also what starts at zero."""
     torch.manual_seed(0)
-    rdsa = RDSA(DIM, HEADS, POINTS, list(sampling), cnn_depth, query_dim=7).double()
-    if trained:
-        for parameter in rdsa.parameters():
-            parameter.data += 0.3 * torch.randn_like(parameter)
-    return rdsa
+    rdsa = DeformableAttention(DIM, HEADS, POINTS, list(sampling), cnn_depth, query_dim=7).double()
+    return move(rdsa) if trained else rdsa
+
+
+def move(module: torch.nn.Module) -> torch.nn.Module:
+    for parameter in module.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return module
 
 
 def example(seed: int = 1) -> tuple[torch.Tensor, torch.Tensor, ClipAxis]:
@@ -34,9 +37,17 @@ def example(seed: int = 1) -> tuple[torch.Tensor, torch.Tensor, ClipAxis]:
     return signal, references, axis
 
 
-def read(rdsa: RDSA, signal: torch.Tensor, references: torch.Tensor, axis: ClipAxis, level: int):
-    context, values = rdsa.prepare(signal, axis.mask)
-    return rdsa(references, VideoMemory(context[:, level], values[:, level]), axis)
+def queries_and_place(references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Twice (B, M, d), the same in every call."""
+    generator = torch.Generator().manual_seed(5)
+    shape = (2, *references.shape[:2], DIM)
+    queries, place = torch.randn(shape, dtype=torch.float64, generator=generator)
+    return queries, place
+
+
+def read(module: torch.nn.Module, signal: torch.Tensor, references: torch.Tensor, axis: ClipAxis, level: int):
+    memory = module.prepare(signal, axis).level(level)
+    return module(*queries_and_place(references), references, memory, axis)
 
 
 def linear(layer: torch.nn.Linear, x: np.ndarray) -> np.ndarray:
@@ -66,13 +77,17 @@ def slow_read(clips: np.ndarray, position: float, outside: str) -> np.ndarray:
     return np.array([np.interp(position, grid, channel) for channel in clips.T])
 
 
-def slow_rdsa(rdsa: RDSA, sampling: str, clips: np.ndarray, extent: float, centre: float, width: float):
-    """Update (d,) and mean offset of each head (H,) for one query of one video's valid clips (T, d)."""
+def slow_z(rdsa, sampling: str, clips: np.ndarray, extent: float, centre: float, width: float) -> np.ndarray:
+    """Eq. 10 for one query of one video's valid clips (T, d)."""
     context = slow_context(rdsa.cnn, clips)
-    values = np.array([linear(rdsa.value, clip) for clip in clips])
     asked = [centre + SIDES[side] * width / 2 for side in sampling]
     clips_there = [slow_read(context, time * extent - 0.5, "clamp") for time in asked]
-    z = np.maximum(linear(rdsa.query[0], np.concatenate(clips_there)), 0)
+    return np.maximum(linear(rdsa.query[0], np.concatenate(clips_there)), 0)
+
+
+def slow_update(rdsa, z: np.ndarray, clips: np.ndarray, extent: float, centre: float, width: float):
+    """Update (d,) and mean offset of each head (H,) for one query of one video's valid clips (T, d)."""
+    values = np.array([linear(rdsa.value, clip) for clip in clips])
     offsets = linear(rdsa.offset, z).reshape(HEADS, POINTS)
     scores = linear(rdsa.weight, z).reshape(HEADS, POINTS)
     heads, mean_offsets, size = [], [], DIM // HEADS
@@ -88,24 +103,79 @@ def slow_rdsa(rdsa: RDSA, sampling: str, clips: np.ndarray, extent: float, centr
 
 
 @pytest.mark.parametrize("level", [0, 1])
-@pytest.mark.parametrize(("sampling", "cnn_depth"), [("lcr", 2), ("lcr", 0), ("lr", 1), ("c", 2), ("c", 0)])
+@pytest.mark.parametrize(
+    ("sampling", "cnn_depth"), [("lcr", 2), ("lcr", 0), ("lr", 1), ("c", 2), ("c", 0), ("", 2)]
+)
 def test_update_and_mean_offsets_equal_slow_loops(sampling, cnn_depth, level):
     rdsa = make(sampling, cnn_depth)
     signal, references, axis = example()
     update, offsets = read(rdsa, signal, references, axis, level)
+    queries, _ = queries_and_place(references)
     assert update.shape == (len(COUNTS), QUERIES, DIM)
     assert offsets.shape == (len(COUNTS), QUERIES, HEADS)
     for b, (count, extent) in enumerate(zip(COUNTS, EXTENTS, strict=True)):
         clips = signal[b, level, :count].numpy()
         for m in range(QUERIES):
-            expected, expected_offsets = slow_rdsa(rdsa, sampling, clips, extent, *references[b, m].tolist())
+            moment = references[b, m].tolist()
+            z = slow_z(rdsa, sampling, clips, extent, *moment) if sampling else queries[b, m].numpy()
+            expected, expected_offsets = slow_update(rdsa, z, clips, extent, *moment)
             assert update[b, m].tolist() == pytest.approx(expected, abs=1e-5)
             assert offsets[b, m].tolist() == pytest.approx(expected_offsets, abs=1e-5)
 
 
-def test_heads_start_spread_around_the_moment_whatever_the_video_shows():
+def test_rdsa_that_takes_the_queries_for_its_mlps_output_is_deformable_attention():
+    """Eq. 11 differs from eq. 8 in what its linear layers read, and in nothing else."""
+
+    class Queries(torch.nn.Module):
+        def forward(self, _: torch.Tensor) -> torch.Tensor:
+            return queries_and_place(references)[0]
+
+    signal, references, axis = example()
+    deformable = make(sampling="")
+    torch.manual_seed(9)
+    rdsa = DeformableAttention(DIM, HEADS, POINTS, ["l", "c", "r"], 2, query_dim=DIM).double()
+    assert not torch.equal(rdsa.offset.weight, deformable.offset.weight)
+    rdsa.query = Queries()
+    missing, unexpected = rdsa.load_state_dict(deformable.state_dict(), strict=False)
+    assert all(name.startswith("cnn.") for name in missing)
+    assert not unexpected
+    for level in (0, 1):
+        got, expected = (read(module, signal, references, axis, level) for module in (rdsa, deformable))
+        assert torch.equal(got[0], expected[0])
+        assert torch.equal(got[1], expected[1])
+
+
+def test_standard_attention_is_a_softmax_over_the_valid_clips_with_the_places_of_moment_detr():
+    torch.manual_seed(0)
+    module = move(ClipAttention(DIM, HEADS).double())
+    signal, references, axis = example()
+    queries, place = queries_and_place(references)
+    update, offsets = read(module, signal, references, axis, level=1)
+    assert offsets is None
+    layers, size = module.attention, DIM // HEADS
+    for b, (count, extent) in enumerate(zip(COUNTS, EXTENTS, strict=True)):
+        clips = signal[b, 1, :count].numpy()
+        keys = []
+        for t, clip in enumerate(clips):
+            angles = [2 * math.pi * (t + 0.5) / extent / 10_000 ** (i / (DIM / 2)) for i in range(DIM // 2)]
+            keys.append(clip + np.concatenate([np.sin(angles), np.cos(angles)]))
+        keys = np.array([linear(layers.key, key) for key in keys])
+        values = np.array([linear(layers.value, clip) for clip in clips])
+        for m in range(QUERIES):
+            query = linear(layers.query, (queries[b, m] + place[b, m]).numpy())
+            heads = []
+            for h in range(HEADS):
+                part = slice(h * size, (h + 1) * size)
+                scores = np.exp(keys[:, part] @ query[part] / math.sqrt(size))
+                heads.append(scores / scores.sum() @ values[:, part])
+            expected = linear(layers.out, np.concatenate(heads))
+            assert update[b, m].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("sampling", ["lcr", ""])
+def test_heads_start_spread_around_the_moment_whatever_the_video_shows(sampling):
     """Point j of head h starts cos(2πh/H)·(j+1)/P half widths from the centre, all points equally weighted."""
-    rdsa = make(trained=False)
+    rdsa = make(sampling, trained=False)
     points = [
         [math.cos(2 * math.pi * h / HEADS) * (j + 1) / POINTS for j in range(POINTS)] for h in range(HEADS)
     ]
@@ -137,23 +207,43 @@ def test_the_query_is_steered_by_the_named_clips_of_the_moment_alone(sampling, r
     assert steering == read_clips
 
 
-def test_what_lies_behind_a_video_changes_nothing_also_not_through_the_convolutions():
-    rdsa = make()
+KINDS = {
+    "rdsa": make,
+    "deformable": lambda: make(sampling=""),
+    "standard": lambda: move(ClipAttention(DIM, HEADS).double()),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_lies_behind_a_video_changes_nothing_also_not_through_the_convolutions(kind):
+    module = KINDS[kind]()
     signal, references, axis = example()
-    update, offsets = read(rdsa, signal, references, axis, level=1)
+    update, offsets = read(module, signal, references, axis, level=1)
     changed = torch.where(axis.mask[:, None, :, None], signal, 1e3)
-    got, got_offsets = read(rdsa, changed, references, axis, level=1)
+    got, got_offsets = read(module, changed, references, axis, level=1)
     assert torch.equal(got, update)
-    assert torch.equal(got_offsets, offsets)
+    assert (offsets is None) == (kind == "standard")
+    assert offsets is None or torch.equal(got_offsets, offsets)
 
 
-def test_gradients_reach_every_parameter_the_signal_and_the_references():
-    rdsa = make()
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_reach_every_parameter_the_signal_and_what_the_kind_reads(kind):
+    module = KINDS[kind]()
     signal, references, axis = example()
-    signal.requires_grad_()
-    references.requires_grad_()
-    update, _ = read(rdsa, signal, references, axis, level=0)
+    queries, place = queries_and_place(references)
+    inputs = {"signal": signal, "references": references, "queries": queries, "place": place}
+    for tensor in inputs.values():
+        tensor.requires_grad_()
+    memory = module.prepare(signal, axis).level(0)
+    update, _ = module(queries, place, references, memory, axis)
     (update * torch.randn_like(update)).sum().backward()
-    tensors = {**dict(rdsa.named_parameters()), "signal": signal, "references": references}
-    assert [name for name, t in tensors.items() if t.grad is None or not t.grad.any()] == []
+    tensors = {**dict(module.named_parameters()), **inputs}
+    unread = {
+        "rdsa": ["queries", "place"],
+        "deformable": ["place"],
+        # A key's bias adds the same to all scores of a query, which no softmax sees.
+        "standard": ["attention.key.bias", "references"],
+    }
+    idle = [name for name, t in tensors.items() if t.grad is None or t.grad.abs().max() < 1e-12]
+    assert idle == unread[kind]
     assert not signal.grad[~axis.mask.unsqueeze(1).expand(-1, 2, -1)].any()

@@ -269,8 +269,11 @@ def test_batch_padded_to_no_moments():
     torch.testing.assert_close(criterion()(output, empty), criterion()(output, masked))
 
 
-def test_gradients_are_finite_and_reach_the_right_tensors():
+@pytest.mark.parametrize("proposals", [False, True])
+def test_gradients_are_finite_and_reach_the_right_tensors(proposals):
     output, batch = example()
+    if proposals:
+        output.proposal_logits = output.class_logits[:, 1].clone()
     reached = {
         "cls": {"class_logits"},
         "l1": {"references"},
@@ -280,10 +283,15 @@ def test_gradients_are_finite_and_reach_the_right_tensors():
         "video": {"video", "text"},
         "layer": {"video", "text"},
     }
+    if proposals:
+        reached["cls"] |= {"proposal_logits"}
+        reached["l1"] |= {"initial_references"}
+        reached["iou"] |= {"initial_references"}
     for term, expected in reached.items():
         leaves = each_tensor(output, lambda _, tensor: tensor.clone().requires_grad_())
         criterion()(leaves, batch)[1][term].backward()
-        grads = {f.name: getattr(leaves, f.name).grad for f in fields(leaves) if f.name != "offsets"}
+        tensors = {f.name: getattr(leaves, f.name) for f in fields(leaves)}
+        grads = {name: tensor.grad for name, tensor in tensors.items() if tensor is not None}
         assert {name for name, grad in grads.items() if grad is not None and grad.any()} == expected, term
         assert all(grad.isfinite().all() for grad in grads.values() if grad is not None)
 

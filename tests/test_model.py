@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sdst.errors import UserError
 from sdst.losses.criterion import TERMS, Criterion
-from sdst.models.attention import VideoMemory
+from sdst.models.attention import ATTENTIONS, VideoMemory
 from sdst.models.interpolation import ClipAxis
 from sdst.models.layers import sinusoidal
 from sdst.models.sdst import SDST
@@ -45,6 +45,8 @@ SAMPLES = [
     (5, 2, 4.7, []),
 ]
 ALL = range(len(SAMPLES))
+OTHER_ATTENTIONS = [{"attention": attention} for attention in ATTENTIONS if attention != "rdsa"]
+INITIALISED = ("pure_init", "mixed_init")
 
 
 def build(seed: int = 0, *, trained: bool = True, **options: Any) -> SDST:
@@ -174,7 +176,7 @@ def by_the_equations(model: SDST, batch: Batch) -> dict[str, Tensor]:
         queries = norms["sa"](queries + sparse_stream.self_attention(placed, placed, queries))
         rdsa = sparse_stream.rdsa
         memory = VideoMemory(rdsa.cnn(dense, batch.video_mask), rdsa.value(dense))
-        update, offsets = rdsa(references, memory, axis)
+        update, offsets = rdsa(queries, place, references, memory, axis)
         queries = norms["rdsa"](queries + update)
         queries = norms["ffn"](queries + sparse_stream.ffn(queries))
         references = (references.logit() + model.regress(queries)).sigmoid()
@@ -230,7 +232,11 @@ def test_a_sample_alone_equals_the_same_sample_in_any_batch(sample, others, extr
     assert_same_sample(together, len(others), alone, 0, SAMPLES[sample][0])
 
 
-@pytest.mark.parametrize("options", [{"sharing": False}, {"cnn_depth": 0}, {"signal": "raw"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"sharing": False}, {"cnn_depth": 0}, {"signal": "raw"}, *OTHER_ATTENTIONS],
+    ids=str,
+)
 def test_padding_changes_no_variant_either(options):
     model = build(**options)
     together = run(model, make_batch(extra_clips=3, extra_tokens=2, fill=100.0), with_offsets=True)
@@ -239,8 +245,9 @@ def test_padding_changes_no_variant_either(options):
         assert_same_sample(together, sample, alone, 0, clips)
 
 
-def test_more_padding_changes_no_loss():
-    model, objective = build(), criterion(*TERMS)
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_more_padding_changes_no_loss(attention):
+    model, objective = build(attention=attention), criterion(*TERMS)
     batch, padded = make_batch(), make_batch(extra_clips=5, extra_tokens=3, fill=100.0)
     _, expected = objective(run(model, batch), batch)
     _, got = objective(run(model, padded), padded)
@@ -286,7 +293,16 @@ def test_a_sample_given_twice_gets_the_same_output_twice():
     assert_same_sample(output, 0, output, 2, SAMPLES[1][0])
 
 
-@pytest.mark.parametrize("options", [{}, {"modules": ["rdsa", "sa", "ca", "ffn"]}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"modules": ["rdsa", "sa", "ca", "ffn"]},
+        {"attention": "standard"},
+        {"attention": "deformable"},
+    ],
+    ids=str,
+)
 def test_permuted_queries_give_permuted_outputs(options):
     model, batch, order = build(**options), make_batch(), torch.tensor([2, 0, 3, 1])
     before = run(model, batch, with_offsets=True)
@@ -294,9 +310,10 @@ def test_permuted_queries_give_permuted_outputs(options):
     model.references.data = model.references[order]
     after = run(model, batch, with_offsets=True)
     for name in ("class_logits", "references", "offsets"):
-        torch.testing.assert_close(
-            getattr(after, name), getattr(before, name)[:, :, order], atol=1e-5, rtol=1e-4
-        )
+        if getattr(before, name) is not None:
+            torch.testing.assert_close(
+                getattr(after, name), getattr(before, name)[:, :, order], atol=1e-5, rtol=1e-4
+            )
     for name in ("actionness", "initial_references"):
         torch.testing.assert_close(
             getattr(after, name), getattr(before, name)[:, order], atol=1e-5, rtol=1e-4
@@ -315,10 +332,20 @@ def test_forward_writes_to_none_of_its_inputs():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"sharing": False}, {"stop_reference_gradient": False}, {"signal": "raw"}], ids=str
+    "options",
+    [
+        {},
+        {"sharing": False},
+        {"stop_reference_gradient": False},
+        {"signal": "raw"},
+        *OTHER_ATTENTIONS,
+        {"attention": "pure_init", "levels": 1},
+    ],
+    ids=str,
 )
 def test_every_parameter_gets_a_gradient_from_the_objective(options):
     model, batch = build(dropout=0.0, drop_path=0.0, **options).train(), make_batch()
+    batch.video, batch.text = batch.video[:, : model.levels], batch.text[:, : model.levels]
     total, _ = criterion(*TERMS)(run(model, batch), batch)
     total.backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}
@@ -354,14 +381,15 @@ def test_without_another_path_the_stop_keeps_later_levels_from_the_initial_refer
 # ---- The start of training
 
 
-def test_references_start_as_a_fixed_point_and_classes_at_the_prior():
-    model, batch = build(trained=False), make_batch()
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_references_start_as_a_fixed_point_and_classes_at_the_prior(attention):
+    model, batch = build(trained=False, attention=attention), make_batch()
     output = run(model, batch)
     for level in range(K):
         torch.testing.assert_close(output.references[:, level], output.initial_references)
-    torch.testing.assert_close(
-        output.initial_references, model.references.sigmoid().expand(len(batch), -1, -1)
-    )
+    if attention not in INITIALISED:
+        learned = model.references.sigmoid().expand(len(batch), -1, -1)
+        torch.testing.assert_close(output.initial_references, learned)
     assert ((output.initial_references > 0) & (output.initial_references < 1)).all()
     assert model.classify.bias.sigmoid().item() == pytest.approx(0.01)
 
@@ -502,6 +530,8 @@ def test_variants_of_rdsa_and_actionness_keep_the_shape_of_the_output(options):
         ({"modules": []}, "model.modules"),
         ({"modules": ["ca", "ca"]}, "model.modules"),
         ({"modules": ["ca", "cnn"]}, "model.modules"),
+        ({"attention": "deformabel"}, "model.attention: 'deformabel'.*pure_init"),
+        ({"attention": "standard", "modules": ["ca", "sa", "ffn"]}, "model.attention: standard"),
     ],
 )
 def test_an_impossible_option_is_refused_by_name(options, named):
@@ -548,10 +578,12 @@ def test_a_video_of_one_clip_trains():
     assert ((output.references > 0) & (output.references < 1)).all()
 
 
-def test_offsets_come_on_request_one_per_level_query_and_head():
-    model, batch = build(), make_batch()
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_offsets_come_on_request_one_per_level_query_and_head(attention):
+    model, batch = build(attention=attention), make_batch()
     assert run(model, batch).offsets is None
-    assert run(model, batch, with_offsets=True).offsets.shape == (len(SAMPLES), K, M, 4)
+    offsets = run(model, batch, with_offsets=True).offsets
+    assert offsets is None if attention == "standard" else offsets.shape == (len(SAMPLES), K, M, 4)
 
 
 # ---- Size and execution
@@ -564,8 +596,26 @@ def test_parameters_stay_within_the_budget_at_the_widths_of_the_paper(sharing, l
     assert low <= sum(p.numel() for p in model.parameters() if p.requires_grad) <= high
 
 
-def test_under_autocast_positions_and_losses_stay_float32_and_outputs_close():
-    model, batch = build(), make_batch()
+def test_the_default_has_its_exact_number_of_parameters_and_other_attentions_differ_by_their_own():
+    def count(attention: str) -> int:
+        with torch.device("meta"):
+            model = SDST(768, 1024, levels=4, num_queries=30, attention=attention)
+        return sum(p.numel() for p in model.parameters())
+
+    counts = {attention: count(attention) for attention in ATTENTIONS}
+    assert counts["rdsa"] == 4_161_092
+    d, points = 256, 8 * 4
+    cnn, query = 2 * (3 * d * d + d + 2 * d), 3 * d * 64 + 64
+    assert counts["rdsa"] - counts["deformable"] == cnn + query - 2 * (d - 64) * points
+    assert counts["deformable"] - counts["standard"] == 2 * (d + 1) * points - 2 * (d * d + d)
+    head = d + 1 + 2 * (d * d + d) + 2 * d + 2
+    assert counts["mixed_init"] - counts["deformable"] == head
+    assert counts["pure_init"] - counts["mixed_init"] == d * d + d + 2 * d
+
+
+@pytest.mark.parametrize("attention", ["rdsa", "standard", "deformable"])
+def test_under_autocast_positions_and_losses_stay_float32_and_outputs_close(attention):
+    model, batch = build(attention=attention), make_batch()
     expected = run(model, batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = run(model, batch)
@@ -579,8 +629,9 @@ def test_under_autocast_positions_and_losses_stay_float32_and_outputs_close():
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_compiled_equals_eager():
-    model, batch = build(levels=1), make_batch()
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_compiled_equals_eager(attention):
+    model, batch = build(levels=1, attention=attention), make_batch()
     batch.video, batch.text = batch.video[:, :1], batch.text[:, :1]
     expected = run(model, batch, with_offsets=True)
     got = run(torch.compile(model, backend="eager"), batch, with_offsets=True)

@@ -365,6 +365,15 @@ def test_logged_loss_is_the_weighted_sum_of_its_terms(train: Train, tmp_path: Pa
         assert float(row["train/loss"]) == pytest.approx(total, rel=1e-5)
 
 
+@pytest.mark.parametrize("attention", ["standard", "deformable", "pure_init", "mixed_init"])
+def test_every_attention_of_table_5_trains_and_repeats(train: Train, tmp_path: Path, attention: str) -> None:
+    options = [f"model.attention={attention}", "trainer.max_epochs=1", "data.annotations.test=null"]
+    first, second = (train(tmp_path / name, *options) for name in ("first", "second"))
+    assert_equal(load(first / LAST)["state_dict"], load(second / LAST)["state_dict"])
+    proposes = any(".propose." in name for name in load(first / LAST)["state_dict"])
+    assert proposes == attention.endswith("_init")
+
+
 def test_mixed_precision_trains_to_finite_but_other_weights(
     train: Train, tmp_path: Path, finished: Path
 ) -> None:

@@ -50,6 +50,7 @@ OPTIONS = {
     "levels.source=first": ["levels.source", "first"],
     "model.modules=[ca,sa,rdsx]": ["model.modules", "rdsx"],
     "model.modules=[]": ["model.modules"],
+    "model.attention=deformabel": ["model.attention", "deformabel", "pure_init"],
     "model.dim=15": ["model.dim", "15"],
     "model.signal=cooked": ["model.signal", "cooked"],
     "model.sampling=[x]": ["model.sampling", "x"],
@@ -98,6 +99,14 @@ def test_bad_option(corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixtur
         assert named in line
     assert not [path for path in runs.rglob("*") if path.is_file()]
     assert not list(runs.glob("*/*"))  # no run folder
+
+
+@pytest.mark.parametrize("attention", ["pure_init", "mixed_init"])
+def test_proposals_that_no_loss_would_train(corpus: Corpus, tmp_path: Path, capsys, attention: str) -> None:
+    options = [f"model.attention={attention}", "loss.weights.cls=0", f"paths.runs={tmp_path}"]
+    line = one_line(capsys, ["train", *corpus.overrides, *options])
+    assert f"model.attention: {attention}" in line
+    assert "loss.weights.cls" in line
 
 
 # --- features ---

@@ -310,6 +310,12 @@ def _check_options(config: DictConfig) -> None:
         raise UserError(
             f"trainer.devices: {trainer.devices} must be 1 or a list with one number; a run uses one device"
         )
+    attention = config.model.get("attention")
+    if attention in ("pure_init", "mixed_init") and not config.loss.weights.get("cls"):
+        raise UserError(
+            f"model.attention: {attention} selects clips by a score that only loss.weights.cls trains; "
+            "give it a positive weight or choose another attention"
+        )
     if config.seed < 0:
         raise UserError(f"seed: {config.seed} must be 0 or more")
     if config.compile is not None and config.compile not in torch.compiler.list_backends(exclude_tags=()):

@@ -133,8 +133,10 @@ class Output:
         video: (B, K, T, d) the aligned clip embeddings of eq. 2.
         text: (B, K, d) the pooled aligned query of each level.
         initial_references: (B, M, 2) R^0.
+        proposal_logits: (B, M) logit of "this initial reference is a moment" where they are proposals
+            (``pure_init``, ``mixed_init``), else None.
         offsets: (B, K, M, H) sum over points of attention times offset (Fig. 4), in units of half a width:
-            -1 and +1 are the moment's boundaries. None unless asked for.
+            -1 and +1 are the moment's boundaries. None unless asked for, and with standard attention.
     """
 
     class_logits: Tensor
@@ -146,3 +148,4 @@ class Output:
     text: Tensor
     initial_references: Tensor
     offsets: Tensor | None = None
+    proposal_logits: Tensor | None = None

@@ -34,6 +34,7 @@ class Criterion(nn.Module):
     * Matching at each level costs focal class, L1 and IoU, weighted by ``match_weights``.
     * ``cls``, ``l1`` and ``iou`` are *summed* over levels, like DETR's auxiliary losses, and divided by the
       number of true moments in the batch (at least 1). Each process of a distributed run counts its own.
+      Initial references that are proposals of the model join these three as one more level, as in DINO.
     * ``act`` and ``sal`` use the last level alone; ``video`` and ``layer`` are averaged over levels.
     * Two samples of one video are no negatives of each other in ``sal`` and ``video``.
     * The columns of ``sal`` are R2-Tuning's (see ``sampled_nce``).
@@ -73,22 +74,26 @@ class Criterion(nn.Module):
 
     def _terms(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         num_moments = batch.moment_mask.sum().clamp(min=1)
+        class_logits, references = output.class_logits, output.references
+        if output.proposal_logits is not None:
+            class_logits = torch.cat([output.proposal_logits.unsqueeze(1), class_logits], dim=1)
+            references = torch.cat([output.initial_references.unsqueeze(1), references], dim=1)
         if any(self.weights[name] for name in ("cls", "l1", "iou")):
             assignment = match(
-                output.class_logits,
-                output.references,
+                class_logits,
+                references,
                 batch.moments,
                 batch.moment_mask,
                 self.match_weights,
                 alpha=self.alpha,
                 gamma=self.gamma,
             )
-            predicted, true = matched_pairs(output.references, batch.moments, assignment)
+            predicted, true = matched_pairs(references, batch.moments, assignment)
 
         # Called only below, so that a term that is off costs nothing.
         compute: dict[str, Callable[[], Tensor]] = {
             "cls": lambda: focal_loss(
-                output.class_logits, assignment >= 0, num_moments, alpha=self.alpha, gamma=self.gamma
+                class_logits, assignment >= 0, num_moments, alpha=self.alpha, gamma=self.gamma
             ),
             "l1": lambda: l1_loss(predicted, true, num_moments),
             "iou": lambda: iou_loss(predicted, true, num_moments),

@@ -1,7 +1,8 @@
-"""Reference-based deformable self-attention, RDSA (Sec. 3.3.4, eq. 9-11): how queries look at the video.
+"""How queries look at the video: RDSA (Sec. 3.3.4, eq. 9-11) and what Tab. 5 compares it with.
 
-Eq. 8 predicts where to look from the decoder queries, which know nothing of the keys. RDSA asks the clips at the
-current moment's own boundaries and centre instead.
+Deformable attention (eq. 8) predicts where to look from the decoder queries, which know nothing of the keys.
+Reference-based deformable self-attention, RDSA, asks the clips at the current moment's own boundaries and centre
+instead. Standard attention looks at all clips. All have ``prepare`` and ``forward`` with the same arguments.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from einops import einsum, rearrange, repeat
 from torch import nn
 
 from sdst.models.interpolation import ClipAxis, interpolate
+from sdst.models.layers import MultiHeadAttention, sinusoidal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
+ATTENTIONS = ("standard", "deformable", "pure_init", "mixed_init", "rdsa")
+"""The rows of Tab. 5; both initialisations (``proposals.py``) come with deformable attention."""
 POINTS = {"l": -1.0, "c": 0.0, "r": 1.0}
 """Where eq. 10 reads the moment, in half widths from its centre."""
 
@@ -29,12 +33,42 @@ class VideoMemory(NamedTuple):
     """What the queries may read of one or several levels; leading axes (...) are (B,) or (B, K).
 
     Attributes:
-        context: (..., T, d) E of eq. 10.
-        values: (..., T, d) W_v D.
+        context: (..., T, d) what tells the queries where to look: E of eq. 10, or the keys of standard attention;
+            None where the queries decide alone (eq. 8).
+        values: (..., T, d) what they read: W_v D, or D itself for standard attention.
     """
 
-    context: Tensor
+    context: Tensor | None
     values: Tensor
+
+    def level(self, index: int) -> VideoMemory:
+        """One level of the (B, K, T, d) memory of several."""
+        return VideoMemory(None if self.context is None else self.context[:, index], self.values[:, index])
+
+
+class ClipAttention(nn.Module):
+    """Standard cross-attention of the queries to all clips (Tab. 5, Stand. CA).
+
+    *Reading*: positions as in Moment-DETR. Keys carry the sine of 2π times their clip's normalised time, the axis
+    and the frequencies of the references' own sines, which the queries carry; values carry none.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.attention = MultiHeadAttention(dim, heads)
+
+    def prepare(self, signal: Tensor, axis: ClipAxis) -> VideoMemory:
+        """Keys and values of all levels at once from the dense stream's ``signal`` (B, K, T, d)."""
+        places = sinusoidal(2 * math.pi * axis.time(), signal.shape[-1]).to(signal.dtype)
+        return VideoMemory(signal + places.unsqueeze(1), signal)
+
+    def forward(
+        self, queries: Tensor, place: Tensor, references: Tensor, memory: VideoMemory, axis: ClipAxis
+    ) -> tuple[Tensor, None]:
+        """As :meth:`DeformableAttention.forward`, with ``place`` in the query; there are no offsets."""
+        assert memory.context is not None
+        update: Tensor = self.attention(queries + place, memory.context, memory.values, axis.mask)
+        return update, None
 
 
 class ContextCNN(nn.Module):
@@ -55,16 +89,19 @@ class ContextCNN(nn.Module):
         return x
 
 
-class RDSA(nn.Module):
-    """Deformable attention around a moment, steered by the clips at that moment.
+class DeformableAttention(nn.Module):
+    """Deformable attention around a moment (eq. 9), steered by the clips at that moment: RDSA (eq. 10-11).
+
+    Without ``sampling`` the decoder queries steer it: z of eq. 11 is Q̂ itself, which makes it eq. 8.
+    *Reading*: Q̂ without the references' positions, which reach it through the modules before.
 
     Args:
         dim: d.
         heads: H.
         num_points: P, the sampling points per head.
-        sampling: Which clips of the moment steer it, any of ``l``, ``c``, ``r`` (Tab. M).
-        cnn_depth: Convolutions that give those clips local context; 0 for none (Tab. M).
-        query_dim: Width of z in eq. 10.
+        sampling: Which clips of the moment steer it, any of ``l``, ``c``, ``r`` (Tab. M); none for eq. 8.
+        cnn_depth: Convolutions that give those clips local context; 0 for none (Tab. M). Unused by eq. 8.
+        query_dim: Width of z in eq. 10. Unused by eq. 8.
     """
 
     def __init__(
@@ -73,8 +110,13 @@ class RDSA(nn.Module):
         super().__init__()
         self.heads = heads
         self.sampling = [POINTS[name] for name in sampling]
-        self.cnn = ContextCNN(dim, cnn_depth)
-        self.query = nn.Sequential(nn.Linear(dim * len(sampling), query_dim), nn.ReLU())
+        self.cnn: ContextCNN | None = None
+        self.query: nn.Sequential | None = None
+        if sampling:
+            self.cnn = ContextCNN(dim, cnn_depth)
+            self.query = nn.Sequential(nn.Linear(dim * len(sampling), query_dim), nn.ReLU())
+        else:
+            query_dim = dim
         self.offset = nn.Linear(query_dim, heads * num_points)
         self.weight = nn.Linear(query_dim, heads * num_points)
         self.value = nn.Linear(dim, dim)
@@ -90,20 +132,26 @@ class RDSA(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def prepare(self, signal: Tensor, mask: Tensor) -> VideoMemory:
+    def prepare(self, signal: Tensor, axis: ClipAxis) -> VideoMemory:
         """What does not depend on the queries, for all levels at once.
 
-        ``signal`` (B, K, T, d) is what of the dense stream feeds the attention, ``mask`` is (B, T).
+        ``signal`` (B, K, T, d) is what of the dense stream feeds the attention.
         """
+        if self.cnn is None:
+            return VideoMemory(None, self.value(signal))
         levels = signal.shape[1]
         flat = rearrange(signal, "B K T d -> (B K) T d")
-        context = self.cnn(flat, repeat(mask, "B T -> (B K) T", K=levels))
+        context = self.cnn(flat, repeat(axis.mask, "B T -> (B K) T", K=levels))
         return VideoMemory(rearrange(context, "(B K) T d -> B K T d", K=levels), self.value(signal))
 
-    def forward(self, references: Tensor, memory: VideoMemory, axis: ClipAxis) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, queries: Tensor, place: Tensor, references: Tensor, memory: VideoMemory, axis: ClipAxis
+    ) -> tuple[Tensor, Tensor]:
         """Look at the video around each reference.
 
         Args:
+            queries: (B, M, d) Q̂, of which RDSA makes no use.
+            place: (B, M, d) the positional part of the queries, of which deformable attention makes no use.
             references: (B, M, 2) current moments (centre, width).
             memory: One level of :meth:`prepare`, context and values (B, T, d).
             axis: Where the clips lie.
@@ -113,9 +161,12 @@ class RDSA(nn.Module):
             widths (Fig. 4).
         """
         centre, half_width = references[..., :1], references[..., 1:] / 2
-        where = torch.cat([centre + side * half_width for side in self.sampling], dim=-1)  # (B, M, sides)
-        clips = interpolate(memory.context, axis.position(where).flatten(1), axis.count, outside="clamp")
-        z = self.query(rearrange(clips, "B (M s) d -> B M (s d)", s=len(self.sampling)))
+        z = queries
+        if self.query is not None:
+            assert memory.context is not None
+            where = torch.cat([centre + side * half_width for side in self.sampling], dim=-1)  # (B, M, sides)
+            clips = interpolate(memory.context, axis.position(where).flatten(1), axis.count, outside="clamp")
+            z = self.query(rearrange(clips, "B (M s) d -> B M (s d)", s=len(self.sampling)))
         # Positions and the softmax stay float32 under autocast: half precision cannot tell clip 1000 from 1000.5.
         offsets = rearrange(self.offset(z).float(), "B M (H P) -> B H M P", H=self.heads)
         attention = rearrange(self.weight(z).float(), "B M (H P) -> B H M P", H=self.heads).softmax(dim=-1)

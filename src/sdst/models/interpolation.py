@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import torch
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -29,6 +31,11 @@ class ClipAxis:
     def position(self, time: Tensor) -> Tensor:
         """Times (B, ...) divided by the duration to clip positions: clip t covers [t, t + 1], centre at t."""
         return time * self.extent.view(-1, *[1] * (time.dim() - 1)) - 0.5
+
+    def time(self) -> Tensor:
+        """(B, T) times of the clips' centres divided by the duration; positions 0, 1, 2, ... map back."""
+        positions = torch.arange(self.mask.shape[1], device=self.mask.device)
+        return (positions + 0.5) / self.extent.unsqueeze(1)
 
 
 def interpolate(

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from sdst.errors import UserError
-from sdst.models.attention import POINTS, RDSA, VideoMemory
+from sdst.models.attention import ATTENTIONS, POINTS, ClipAttention, DeformableAttention
 from sdst.models.dense_stream import SIGNALS, DenseStream
 from sdst.models.heads import ActionnessHead, class_head, regression_head, saliency_scores
 from sdst.models.interpolation import ClipAxis
 from sdst.models.layers import AdaptivePool, sinusoidal
+from sdst.models.proposals import ProposalHead, Start
 from sdst.models.sparse_stream import SparseStream, spread_references
 from sdst.types import Output
 
@@ -39,10 +40,12 @@ class SDST(nn.Module):
             MLPs, the heads and the pooling stay shared either way; so the paper's 12.43 M come about.
         signal: What of the dense stream feeds the sparse one (Tab. 6): raw, post_ca, post_ca_sa, post_ca_sa_ffn.
         modules: Modules of the sparse stream in their order (Tab. 7, N).
-        num_points: P.
-        sampling: Clips of the moment that steer RDSA, any of l, c, r (Tab. M).
-        cnn_depth: Convolutions before them (Tab. M), 0 for none.
-        rdsa_dim: Width of RDSA's query z.
+        attention: What ``rdsa`` among the modules is (Tab. 5): rdsa, deformable, deformable with queries started by
+            DINO's pure_init or mixed_init, or standard. Options of another attention than the chosen one are unused.
+        num_points: P. Unused by standard attention.
+        sampling: Clips of the moment that steer RDSA, any of l, c, r (Tab. M). Used by RDSA alone.
+        cnn_depth: Convolutions before them (Tab. M), 0 for none. Used by RDSA alone.
+        rdsa_dim: Width of RDSA's query z. Used by RDSA alone.
         stop_reference_gradient: Whether a level's references are constants for the next level, as in DAB-DETR.
             *Reading.*
         roi_bins: Samples per moment of the actionness head.
@@ -64,6 +67,7 @@ class SDST(nn.Module):
         sharing: bool = True,
         signal: str = "post_ca_sa_ffn",
         modules: Sequence[str] = ("ca", "sa", "rdsa", "ffn"),
+        attention: str = "rdsa",
         num_points: int = 4,
         sampling: Sequence[str] = ("l", "c", "r"),
         cnn_depth: int = 2,
@@ -77,6 +81,12 @@ class SDST(nn.Module):
             raise UserError(f"model.dim: {dim} must be even and a multiple of model.heads = {heads}")
         if signal not in SIGNALS:
             raise UserError(f"model.signal: {signal!r} is none of {', '.join(SIGNALS)}")
+        if attention not in ATTENTIONS:
+            raise UserError(f"model.attention: {attention!r} is none of {', '.join(ATTENTIONS)}")
+        if attention != "rdsa" and "rdsa" not in modules:
+            raise UserError(
+                f"model.attention: {attention} stands where model.modules has 'rdsa', but {list(modules)} has none"
+            )
         if not sampling or set(sampling) - set(POINTS):
             raise UserError(f"model.sampling: {list(sampling)} must be one or more of {', '.join(POINTS)}")
         _require(1, num_queries=num_queries, num_points=num_points, rdsa_dim=rdsa_dim, ffn_ratio=ffn_ratio)
@@ -94,18 +104,21 @@ class SDST(nn.Module):
         self.gates = nn.Parameter(torch.zeros(levels))  # γ^k
         self.references = nn.Parameter(spread_references(num_queries).logit())  # σ^{-1}(R^0)
         self.queries = nn.Parameter(torch.randn(num_queries, dim))  # Q^0
+        initialised = attention in ("pure_init", "mixed_init")
+        self.propose = ProposalHead(dim, pure=attention == "pure_init") if initialised else None
         copies = 1 if sharing else levels
         self.dense = nn.ModuleList(DenseStream(dim, heads, ffn_ratio, drop_path) for _ in range(copies))
+
+        def video_attention() -> DeformableAttention | ClipAttention | None:
+            if "rdsa" not in modules:
+                return None
+            if attention == "standard":
+                return ClipAttention(dim, heads)
+            steering = sampling if attention == "rdsa" else ()
+            return DeformableAttention(dim, heads, num_points, steering, cnn_depth, rdsa_dim)
+
         self.sparse = nn.ModuleList(
-            SparseStream(
-                dim,
-                heads,
-                ffn_ratio,
-                drop_path,
-                modules,
-                RDSA(dim, heads, num_points, sampling, cnn_depth, rdsa_dim) if "rdsa" in modules else None,
-            )
-            for _ in range(copies)
+            SparseStream(dim, heads, ffn_ratio, drop_path, modules, video_attention()) for _ in range(copies)
         )
         self.pool_text = AdaptivePool(dim)
         self.classify = class_head(dim)
@@ -130,7 +143,7 @@ class SDST(nn.Module):
             text: (B, K, L, Dt), CLS first.
             text_mask: (B, L).
             num_clips: (B,) duration / clip length.
-            with_offsets: Also return RDSA's mean offsets (Fig. 4).
+            with_offsets: Also return the mean offsets (Fig. 4), where the attention has any.
         """
         for name, levels in (("video", video.shape[1]), ("text", text.shape[1])):
             if levels != self.levels:
@@ -141,30 +154,32 @@ class SDST(nn.Module):
         pooled_text = self.pool_text(aligned_text, text_mask.unsqueeze(1).expand(aligned_text.shape[:3]))
 
         signal, dense = self._unroll_dense(aligned_video, aligned_text, video_mask, text_mask)
-        queries, references, offsets = self._unroll_sparse(signal, aligned_text, text_mask, axis)
+        start = self._start(dense[0], axis)
+        queries, references, offsets = self._unroll_sparse(start, signal, aligned_text, text_mask, axis)
         return Output(
             class_logits=self.classify(queries).squeeze(-1),
             references=references,
-            actionness=self.actionness(dense, references[:, -1], axis),
-            saliency=saliency_scores(dense, pooled_text[:, -1]),
-            dense=dense,
+            actionness=self.actionness(dense[-1], references[:, -1], axis),
+            saliency=saliency_scores(dense[-1], pooled_text[:, -1]),
+            dense=dense[-1],
             video=aligned_video,
             text=pooled_text,
-            initial_references=self.references.sigmoid().expand(len(video), -1, -1),
+            initial_references=start.moments,
             offsets=offsets if with_offsets else None,
+            proposal_logits=start.class_logits,
         )
 
     def _unroll_dense(
         self, video: Tensor, text: Tensor, video_mask: Tensor, text_mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Eq. 3-4 over all levels: the (B, K, T, d) signal for the sparse stream, and D^K (B, T, d)."""
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Eq. 3-4 over all levels: the (B, K, T, d) signal for the sparse stream, and D^1..D^K, each (B, T, d)."""
         words_mask = text_mask.clone()
         # Eq. 4 leaves CLS out; a query of CLS alone keeps it, for attention needs something to read.
         words_mask[:, 0] = text_mask.sum(dim=1) == 1
         positions = sinusoidal(torch.arange(video.shape[2], device=video.device), self.dim).to(video.dtype)
         gates = self.gates.sigmoid()
         dense = torch.zeros_like(video[:, 0])  # D^0
-        signals = []
+        signals, all_dense = [], []
         for level in range(self.levels):
             fused = gates[level] * video[:, level] + (1 - gates[level]) * dense
             stages = self.dense[level % len(self.dense)](
@@ -172,27 +187,42 @@ class SDST(nn.Module):
             )
             dense = stages[SIGNALS[-1]]
             signals.append(stages[self.signal])
-        return torch.stack(signals, dim=1), dense
+            all_dense.append(dense)
+        return torch.stack(signals, dim=1), all_dense
+
+    def _start(self, dense: Tensor, axis: ClipAxis) -> Start:
+        """Q^0 and R^0: learned, or selected from D^1 (B, T, d)."""
+        if self.propose is not None:
+            start: Start = self.propose(dense, self.queries, self.references, axis)
+            return start
+        # Float32 under autocast too: rounding to half precision would move a boundary by a twentieth of a clip.
+        return Start(
+            queries=self.queries.expand(len(dense), -1, -1),
+            reference_logits=self.references.float().expand(len(dense), -1, -1),
+            class_logits=None,
+            moments=self.references.sigmoid().expand(len(dense), -1, -1),
+        )
 
     def _unroll_sparse(
-        self, signal: Tensor, text: Tensor, text_mask: Tensor, axis: ClipAxis
+        self, start: Start, signal: Tensor, text: Tensor, text_mask: Tensor, axis: ClipAxis
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Eq. 5-6 over all levels: Q (B, K, M, d), R (B, K, M, 2), mean offsets (B, K, M, H) or None."""
         # One call per set of weights prepares all the levels that share it.
         streams = cast("list[SparseStream]", list(self.sparse))
         shares = signal.chunk(len(streams), dim=1)
-        prepared = [stream.prepare(share, axis.mask) for stream, share in zip(streams, shares, strict=True)]
-        queries = self.queries.expand(len(signal), -1, -1)
-        # Float32 under autocast too: rounding to half precision would move a boundary by a twentieth of a clip.
-        reference_logits = self.references.float().expand(len(signal), -1, -1)
+        prepared = [stream.prepare(share, axis) for stream, share in zip(streams, shares, strict=True)]
+        queries, reference_logits = start.queries, start.reference_logits
         all_queries, all_references, all_offsets = [], [], []
         for level in range(self.levels):
             within, stream = divmod(level, len(streams))
             memory = prepared[stream]
-            if memory is not None:
-                memory = VideoMemory(memory.context[:, within], memory.values[:, within])
             queries, offsets = streams[stream](
-                queries, reference_logits.sigmoid(), text[:, level], text_mask, memory, axis
+                queries,
+                reference_logits.sigmoid(),
+                text[:, level],
+                text_mask,
+                None if memory is None else memory.level(within),
+                axis,
             )
             reference_logits = reference_logits + self.regress(queries).float()
             all_queries.append(queries)

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from sdst.errors import UserError
-from sdst.models.attention import RDSA, VideoMemory
 from sdst.models.layers import FeedForward, MultiHeadAttention, Residual, mlp, sinusoidal
 
 if TYPE_CHECKING:
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from sdst.models.attention import ClipAttention, DeformableAttention, VideoMemory
     from sdst.models.interpolation import ClipAxis
 
 MODULES = ("ca", "sa", "rdsa", "ffn")
@@ -32,7 +32,8 @@ class SparseStream(nn.Module):
         ffn_ratio: Hidden width of the feed-forward network, in d.
         drop_path: Probability of dropping a sample's update.
         modules: Any of ``ca``, ``sa``, ``rdsa``, ``ffn``, each at most once, in the order in which they run.
-        rdsa: How queries look at the video; None exactly where ``modules`` lacks ``rdsa``.
+        rdsa: How queries look at the video, by whichever attention of Tab. 5; None exactly where ``modules``
+            lacks ``rdsa``.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class SparseStream(nn.Module):
         ffn_ratio: int,
         drop_path: float,
         modules: Sequence[str],
-        rdsa: RDSA | None,
+        rdsa: DeformableAttention | ClipAttention | None,
     ) -> None:
         super().__init__()
         if unknown := [name for name in modules if name not in MODULES]:
@@ -58,9 +59,9 @@ class SparseStream(nn.Module):
         self.ffn = FeedForward(dim, ffn_ratio) if "ffn" in modules else None
         self.residuals = nn.ModuleDict({name: Residual(dim, drop_path) for name in modules})
 
-    def prepare(self, signal: Tensor, mask: Tensor) -> VideoMemory | None:
-        """What RDSA needs of the dense signal (B, K, T, d), for all its levels; None without RDSA."""
-        return None if self.rdsa is None else self.rdsa.prepare(signal, mask)
+    def prepare(self, signal: Tensor, axis: ClipAxis) -> VideoMemory | None:
+        """What ``rdsa`` needs of the dense signal (B, K, T, d), for all its levels; None without it."""
+        return None if self.rdsa is None else self.rdsa.prepare(signal, axis)
 
     def forward(
         self,
@@ -82,7 +83,7 @@ class SparseStream(nn.Module):
             axis: Where the clips lie.
 
         Returns:
-            (B, M, d) Q^k, and the (B, M, H) mean offsets of RDSA or None.
+            (B, M, d) Q^k, and the (B, M, H) mean offsets or None where nothing has offsets.
         """
         sines = sinusoidal(references * (2 * math.pi), self.dim).flatten(-2)
         place = self.position(sines.to(queries.dtype))
@@ -98,7 +99,7 @@ class SparseStream(nn.Module):
             elif name == "rdsa":
                 assert self.rdsa is not None
                 assert memory is not None
-                update, offsets = self.rdsa(references, memory, axis)
+                update, offsets = self.rdsa(queries, place, references, memory, axis)
             else:
                 assert self.ffn is not None
                 update = self.ffn(queries)
