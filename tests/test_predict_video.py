@@ -173,8 +173,8 @@ def test_a_video_that_decoding_shows_to_be_damaged_does_not_cost_the_others(ask,
     [
         (["--features", "f.h5"], (), "--features is for stored features"),
         (["--vid", "a"], (), "--vid is for stored features"),
-        ([], ("--vocab",), "--video needs --vocab"),
-        ([], ("--backbone-checkpoint",), "--video needs --backbone-checkpoint"),
+        ([], ("--vocab",), "--backbone-checkpoint and --vocab belong together"),
+        ([], ("--backbone-checkpoint",), "--backbone-checkpoint and --vocab belong together"),
         (["--query", "  "], (), "--query is empty"),
         (["--clips-per-query", "0"], (), "--clips-per-query"),
         ([], ("--video",), "give --video files, or --features"),
@@ -186,6 +186,13 @@ def test_options_that_do_not_fit_are_refused_first(ask, no_loading, options, wit
     status, out, err = ask(*options, without=without)
     assert (status, out) == (2, "")
     assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_backbone_that_does_not_come_with_the_package_must_be_given(ask):
+    status, out, err = ask(without=("--backbone-checkpoint", "--vocab"))
+    assert (status, out) == (2, "")
+    assert "do not come with the package; give --backbone-checkpoint and --vocab" in err
     assert err.count("\n") == 1
 
 

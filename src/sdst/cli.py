@@ -20,8 +20,11 @@ COMMANDS = {
     "predict": ("sdst.predict", "moments and saliency for queries about videos or stored features"),
     "extract": ("sdst.features.extract", "videos and their annotated queries to a feature file"),
     "features": ("sdst.features.commands", "feature files: inspect, validate, merge, import, simulate"),
-    "world": ("sdst.world.commands", "an invented world of moving shapes: make its videos and annotations"),
-    "demo": ("sdst.demo", "make a small dataset, train on it, evaluate and plot"),
+    "world": (
+        "sdst.world.commands",
+        "an invented world of moving shapes: make its videos, train its backbone",
+    ),
+    "demo": ("sdst.demo", "from videos of the small world to moments, end to end"),
 }
 """Command -> (module with a ``main(argv) -> exit status``, one line of help)."""
 

@@ -19,7 +19,7 @@ from sdst.callbacks import BEST, LAST
 from sdst.clips import thumbnails
 from sdst.config import compose
 from sdst.data.annotations import read_annotations
-from sdst.errors import Parser, UserError
+from sdst.errors import Parser, UserError, at_least
 from sdst.features import extract
 from sdst.metrics.evaluation import evaluate
 from sdst.plot import THUMBNAIL_ROW, plot_predictions
@@ -54,15 +54,17 @@ def main(argv: Sequence[str]) -> int:
     """
     parser = Parser(prog="sdst demo", description="From videos to moments on the small world.")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, help="train shorter or longer than the configuration says")
-    parser.add_argument("--videos", type=int, nargs=3, metavar="N", help="of train, val and test, not the demo's")
+    parser.add_argument(
+        "--epochs", type=at_least(1), help="train shorter or longer than the configuration says"
+    )
+    parser.add_argument(
+        "--videos", type=at_least(1), nargs=3, metavar="N", help="of train, val and test, not the demo's"
+    )
     args = parser.parse_args(argv)
 
     world = args.out / "world"
     counts = dict(zip(SPLITS, args.videos or SIZES["demo"], strict=True))
     annotations = make_world(world, counts, workers=2)
-    if lacking := [split for split in SPLITS if split not in annotations]:
-        raise UserError(f"sdst demo: --videos: the {lacking[0]} split needs at least one")
     make_features(world, list(annotations.values()))
     overrides = ["data=world", f"paths.data={args.out}"]
     if args.epochs is not None:
@@ -121,7 +123,8 @@ def _plot(run_dir: Path, records: list[Record], world: Path, path: Path) -> None
     decoding = Decoding(**stored["decode"])
     predictions = predicting.predict(model, records, store, recipe["clip_seconds"], decoding)
     pictures = [
-        thumbnails(world / "videos" / f"{record.vid}.mp4", record.duration, THUMBNAIL_ROW) for record in records
+        thumbnails(world / "videos" / f"{record.vid}.mp4", record.duration, THUMBNAIL_ROW)
+        for record in records
     ]
     note = "small world, validation split: best epoch"
     plot_predictions(predictions, records, path, recipe["clip_seconds"], note, pictures)

@@ -93,8 +93,8 @@ def _predict_videos(args: Namespace) -> int:
         )
     if grounder.spec is None:
         raise UserError(
-            f"{args.checkpoint}: was trained on features of {grounder.recipe['backbone']}, whose weights do not come with "
-            "the package; give --backbone-checkpoint and --vocab"
+            f"{args.checkpoint}: was trained on features of {grounder.recipe['backbone']}, whose weights do not come "
+            "with the package; give --backbone-checkpoint and --vocab"
         )
     answers = predict_videos(args, grounder)
     if answers.predictions:
@@ -235,7 +235,11 @@ def _make_parser() -> Parser:
     add = parser.add_argument_group("video files").add_argument
     add("--video", type=Path, nargs="+", action="extend", metavar="F.mp4", help="ask about these; any length")
     add("--query", action="append", metavar="TEXT", help="ask every video this (repeatable)")
-    add("--backbone-checkpoint", metavar="B", help="InternVideo2 stage-2 weights; the small backbone needs none")
+    add(
+        "--backbone-checkpoint",
+        metavar="B",
+        help="InternVideo2 stage-2 weights; the small backbone needs none",
+    )
     add("--backbone-config", default="internvideo2-1b", help="preset or JSON file (%(default)s)")
     add("--vocab", metavar="V", help="vocab.txt of bert-large-uncased")
     add("--device", help="e.g. cuda:1; by default the first GPU, else the CPU")

@@ -171,7 +171,9 @@ def _check_backbone(args: argparse.Namespace) -> None:
     given = args.checkpoint is not None, args.vocab is not None
     if given != (True, True) and (any(given) or args.config not in SHIPPED):
         shipped = " or ".join(f"--config {name}" for name in SHIPPED)
-        raise UserError(f"sdst extract: give --checkpoint and --vocab, or {shipped} alone, which comes with them")
+        raise UserError(
+            f"sdst extract: give --checkpoint and --vocab, or {shipped} alone, which comes with them"
+        )
 
 
 def _report(out: Path, failures: dict[str, str]) -> int:

@@ -1,8 +1,8 @@
 """InternVideo2 stage-2 vision tower: states after every block, pooled per layer (Sec. 4, eq. 15).
 
 Parameter names are those of the official checkpoint. Shapes use ``N`` clips, ``F`` frames of a clip, ``S``
-tokens (CLS and one per patch), ``D`` token width. There is no dropout in it: the
-real one only ever runs frozen. Whatever the precision of the parameters, norms and the residual sum are computed in float32.
+tokens (CLS and one per patch), ``D`` token width. There is no dropout in it: the real one only ever runs frozen.
+Whatever the precision of the parameters, norms and the residual sum are computed in float32.
 """
 
 from __future__ import annotations

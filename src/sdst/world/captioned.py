@@ -115,10 +115,14 @@ def draw_scene_clips(plan: ClipPlan, number: int) -> tuple[NDArray[np.uint8], ND
     clips = clips[: plan.clips_per_scene]
     frames = np.empty((len(clips), 3, plan.num_frames, plan.size, plan.size), np.uint8)
     shown = np.zeros((len(clips), len(FACTS)), dtype=bool)
-    centres = (np.arange(plan.num_frames) + 0.5) * CLIP_SECONDS / plan.num_frames  # as a video reader takes them
+    centres = (
+        (np.arange(plan.num_frames) + 0.5) * CLIP_SECONDS / plan.num_frames
+    )  # as a video reader takes them
     for place, clip in enumerate(clips):
         pictures = add_noise(render(scene, clip * CLIP_SECONDS + centres), scene.noise, rng)
-        shrunk = F.interpolate(torch.from_numpy(pictures).movedim(-1, 1).float(), (plan.size,) * 2, mode="bicubic")
+        shrunk = F.interpolate(
+            torch.from_numpy(pictures).movedim(-1, 1).float(), (plan.size,) * 2, mode="bicubic"
+        )
         frames[place] = shrunk.round_().clamp_(0, 255).byte().transpose(0, 1).numpy()
         shown[place, [FACTS.index(fact) for fact in facts[clip]]] = True
     return frames, shown

@@ -60,11 +60,15 @@ def main(argv: Sequence[str]) -> int:
         "--workers", type=at_least(0), default=2, help="processes that draw; 0 is this one (%(default)s)"
     )
     make.set_defaults(tool=_make)
-    train = tools.add_parser("train-backbone", help="train the small backbone that comes with the package anew")
+    train = tools.add_parser(
+        "train-backbone", help="train the small backbone that comes with the package anew"
+    )
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder")
     train.add_argument("--scenes", type=at_least(10), default=600, help="to draw clips from (%(default)s)")
-    train.add_argument("--steps", type=at_least(100), default=2400, help="of training (%(default)s)")
-    train.add_argument("--seed", type=at_least(0), default=0, help="of scenes and initial weights (%(default)s)")
+    train.add_argument("--steps", type=at_least(1), default=2400, help="of training (%(default)s)")
+    train.add_argument(
+        "--seed", type=at_least(0), default=0, help="of scenes and initial weights (%(default)s)"
+    )
     train.add_argument("--workers", type=at_least(1), default=2, help="processes that draw (%(default)s)")
     train.set_defaults(tool=_train_backbone)
     args = parser.parse_args(argv)

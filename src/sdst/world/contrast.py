@@ -1,7 +1,8 @@
 """The small backbone and its video-text contrast: the towers of ``sdst.features`` with one projection each.
 
-As in InternVideo2's second stage, the adaptive pooling of the last block is aligned with the sentence's CLS state;
-the vision tower's own CLS token is not.
+As in InternVideo2's second stage, the adaptive pooling of the last block is aligned with the sentence, and the vision
+tower's CLS token is not. Sentences are the mean of their tokens, and similarity is the inner product: with CLS states
+and a cosine, sentences that differ in their motion alone stayed alike and nothing was learned of it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ WEIGHT_STD = 0.08
 
 class DualEncoder(nn.Module):
     """Both towers and their projections into the joint space. Names of the towers are those of a checkpoint."""
+
+    pixels: Tensor
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -63,7 +66,7 @@ def contrastive_loss(similarity: Tensor, shown: Tensor, known: Tensor) -> Tensor
     that a clip's pictures alone cannot decide.
 
     Args:
-        similarity: (N, facts) cosine over temperature of clips and the sentences of the known facts, in their
+        similarity: (N, facts) of clips and the sentences of the known facts, in their
             order in ``FACTS``.
         shown: (N, len(FACTS)) whether the clip shows the fact.
         known: (len(FACTS),) which facts training knows.
@@ -77,8 +80,9 @@ def contrastive_loss(similarity: Tensor, shown: Tensor, known: Tensor) -> Tensor
     to_clips = everything[:, known].log_softmax(dim=0)
     to_clips = to_clips.new_zeros(shown.shape).index_copy(1, known.nonzero()[:, 0], to_clips)[true]
     to_clips = to_clips / per_sentence / shown.any(dim=0).sum()
-    motions = everything.unflatten(1, (-1, len(MOTIONS))).log_softmax(dim=2).flatten(1)[true]
-    return -(to_sentences.sum() + to_clips.sum()) / 2 - motions.mean()
+    motions = everything.reshape(len(shown), -1, len(MOTIONS)).log_softmax(dim=2).flatten(1)[true]
+    loss: Tensor = -(to_sentences.sum() + to_clips.sum()) / 2 - motions.mean()
+    return loss
 
 
 def motion_loss(similarity: Tensor, meanings: Tensor, shown: Tensor) -> Tensor:
@@ -89,9 +93,10 @@ def motion_loss(similarity: Tensor, meanings: Tensor, shown: Tensor) -> Tensor:
         meanings: (S,) number of each sentence's motion.
         shown: (N, len(FACTS)).
     """
-    true = shown.unflatten(1, (-1, len(MOTIONS))).any(dim=1)[:, meanings]  # (N, S)
+    true = shown.reshape(len(shown), -1, len(MOTIONS)).any(dim=1)[:, meanings]  # (N, S)
     share = true / true.sum(dim=1, keepdim=True)
-    return -(similarity.log_softmax(dim=1) * share).sum(dim=1).mean()
+    loss: Tensor = -(similarity.log_softmax(dim=1) * share).sum(dim=1).mean()
+    return loss
 
 
 def retrieval(similarity: Tensor, shown: Tensor, held_out: Tensor) -> dict[str, float]:
@@ -108,12 +113,14 @@ def retrieval(similarity: Tensor, shown: Tensor, held_out: Tensor) -> dict[str, 
         each sentence.
     """
     clips, facts = (shown & held_out).nonzero(as_tuple=True)
-    by_motion = similarity.unflatten(1, (-1, len(MOTIONS)))[clips, facts // len(MOTIONS)]  # (P, motions)
+    by_motion = similarity.reshape(len(shown), -1, len(MOTIONS))[clips, facts // len(MOTIONS)]  # (P, motions)
     motion = by_motion.argmax(dim=1) == facts % len(MOTIONS)
     same_motion = torch.arange(len(FACTS)) % len(MOTIONS) == (facts % len(MOTIONS))[:, None]
     absent = same_motion & ~shown[clips]  # (P, facts)
     closer = similarity[clips, facts][:, None] > similarity[clips]
-    ranked = shown.gather(0, similarity.argsort(dim=0, descending=True))[:, (shown & held_out).any(dim=0)].float()
+    ranked = shown.gather(0, similarity.argsort(dim=0, descending=True))[
+        :, (shown & held_out).any(dim=0)
+    ].float()
     precision = ranked.cumsum(dim=0) / torch.arange(1, len(shown) + 1)[:, None]
     average = (precision * ranked).sum(dim=0) / ranked.sum(dim=0)
     return {
@@ -168,7 +175,9 @@ def _sines(grid: tuple[int, int, int], dim: int) -> Tensor:
     """(tokens, dim): half of the channels for time, a quarter each for height and width."""
     parts = []
     for axis, (size, width) in enumerate(zip(grid, (dim // 2, dim // 4, dim // 4), strict=True)):
-        angles = torch.arange(size)[:, None] * torch.exp(-math.log(100) * torch.arange(width // 2) / (width // 2))
+        angles = torch.arange(size)[:, None] * torch.exp(
+            -math.log(100) * torch.arange(width // 2) / (width // 2)
+        )
         sines = torch.cat([angles.sin(), angles.cos()], dim=1)
         shape = [1, 1, 1, width]
         shape[axis] = size

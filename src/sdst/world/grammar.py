@@ -100,5 +100,7 @@ def vague_sentences() -> list[tuple[str, str]]:
 
 def words() -> list[str]:
     """Every word that a sentence may have, in lower case, sorted; hyphens and full stops stand alone."""
-    spoken = " ".join(name for part in (COLOURS, SHAPES, MOTIONS) for names in part.values() for name in names)
+    spoken = " ".join(
+        name for part in (COLOURS, SHAPES, MOTIONS) for names in part.values() for name in names
+    )
     return sorted({*spoken.replace("-", " - ").split(), "a", "an", "the", "something", "."})

@@ -122,7 +122,9 @@ class _Training:
         if self._state.is_file():
             state = torch.load(self._state, weights_only=True)
             if state["identity"] != identity:
-                raise UserError(f"{self._state}: is of another training {state['identity']}; choose another folder")
+                raise UserError(
+                    f"{self._state}: is of another training {state['identity']}; choose another folder"
+                )
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.losses = state["step"], state["losses"]
@@ -133,7 +135,7 @@ class _Training:
                 recent.append(self._train_step())
                 self.step += 1
                 bars.advance(bar)
-                if self.step % NOTE_EVERY == 0:
+                if self.step % NOTE_EVERY == 0 or self.step == self._steps:
                     self.losses.append((self.step, round(float(np.mean(recent)), 4)))
                     bars.update(bar, description=f"training the backbone, loss {self.losses[-1][1]:.3f}")
                     recent.clear()
@@ -159,7 +161,8 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["pace"]
         begins = self.step < LONE_STEPS * self._steps
-        chosen = np.sort(rng.choice(self._lone if begins else self._all, BATCH_SIZE, replace=False))
+        among = self._lone if begins else self._all
+        chosen = np.sort(rng.choice(among, min(BATCH_SIZE, len(among)), replace=False))
         frames = self._clips.frames[chosen]
         # The world is a torus: a shifted picture is as good as another, but for the camera's sway at the seam.
         frames = np.roll(frames, rng.integers(frames.shape[-1], size=2), axis=(3, 4))
@@ -209,7 +212,6 @@ def _model_card(report: dict[str, Any]) -> str:
         f"| {name} | {scores['motion']} | {scores['thing']} | {scores['mAP']} |"
         for name, scores in report["retrieval"].items()
     )
-    first, last = report["loss"][0], report["loss"][-1]
     return f"""# Model card: {NAME}
 
 A small video-text backbone for the invented world of moving shapes (`sdst world make`). It lets the whole of SDST
@@ -220,13 +222,14 @@ run on a laptop. It knows nothing but that world; it is neither InternVideo2 nor
 - **Data**: {report["clips"]:,} clips of {report["scenes"]:,} scenes drawn for this training alone, in none of the
   world's splits; every fourth combination of colour, shape and motion is never shown and never named.
 - **Training**: video-text contrast, {report["steps"]:,} steps of {report["batch_size"]} clips, seed {report["seed"]},
-  AdamW; the adaptive pooling of the last block against the sentence's CLS state. The vision tower's CLS token is not
-  aligned, as in InternVideo2. {report["seconds"] / 60:.0f} min in all on {report["threads"]} threads
-  ({report["machine"]}, torch {report["torch"]}). Loss {first[1]:.2f} (step {first[0]}) to {last[1]:.2f}; the curve is in `training.json`.
-- **Reproduce**: `sdst world train-backbone --out DIR --seed {report["seed"]}`; the same machine and number of threads give the
-  same weights.
+  AdamW; the adaptive pooling of the last block against the mean of the sentence's tokens. The first {LONE_STEPS:.0%} of
+  the steps see clips of one thing and sentences about its motion alone. The vision tower's CLS token is not aligned, as
+  in InternVideo2. {report["seconds"] / 60:.0f} min in all on {report["threads"]} threads ({report["machine"]},
+  torch {report["torch"]}). The loss curve is in `training.json`; it ends at {report["loss"][-1][1]:.2f}.
+- **Reproduce**: `sdst world train-backbone --out DIR --seed {report["seed"]}`; the same machine and number of threads
+  give the same weights.
 
-Measured on {report["unseen_clips"]:,} clips of unseen scenes, in percent, with sentences of all combinations as answers:
+Measured on {report["unseen_clips"]:,} clips of unseen scenes, in percent, among the sentences of all combinations:
 
 | | motion: right one of ten | thing: true above absent | clips for a sentence: mAP |
 |---|---|---|---|

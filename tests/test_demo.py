@@ -1,0 +1,45 @@
+"""The demo end to end on a handful of videos: every file it names is there, and a second call makes nothing again."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("av")
+pytest.importorskip("transformers")
+pytest.importorskip("matplotlib")
+
+import av
+
+from sdst.cli import main
+
+SMALL = ["--videos", "4", "2", "2", "--epochs", "1"]
+
+
+def test_the_demo_leads_from_videos_to_a_moment_and_reuses_what_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "demo"
+    assert main(["demo", "--out", str(out), *SMALL]) == 0
+    first = capsys.readouterr()
+    for text in ("val split", "test split", "whole video", "MR-full-mAP", "sdst predict --video"):
+        assert text in first.out
+    run_dir = out / "run-1-epochs"
+    result = json.loads((run_dir / "metrics.json").read_text())
+    assert not result["simulated"]
+    (cut,) = (run_dir / "answer").glob("*.mp4")
+    with av.open(str(cut)) as container:
+        assert next(container.decode(video=0)).width == 128
+    for picture in (run_dir / "predictions.png", run_dir / "answer" / "answer.png"):
+        assert picture.stat().st_size > 10_000
+    made = [*out.glob("world/**/*.mp4"), out / "world" / "features.h5", run_dir / "metrics.json"]
+    before = {path: path.stat().st_mtime_ns for path in made}
+    assert len(before) == 4 + 2 + 2 + 2
+    assert main(["demo", "--out", str(out), *SMALL]) == 0
+    assert {path: path.stat().st_mtime_ns for path in made} == before
+
+
+def test_a_split_without_videos_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--out", str(tmp_path), "--videos", "1", "0", "1"]) == 2
+    assert "--videos" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
