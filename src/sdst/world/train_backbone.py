@@ -61,13 +61,13 @@ def main(args: Namespace) -> int:
         raise UserError(f"{folder}: cannot be made a folder ({error.strerror}); choose another") from error
     write_atomically(folder / "vocab.txt", "\n".join((*SPECIAL_TOKENS, *words())) + "\n")
     vision = PRESETS[NAME].vision
-    begin = time.perf_counter()
     clips = draw_clips(
         plan_clips(vision, args.scenes, held_out=False, seed=args.seed), folder / "clips", args.workers
     )
     unseen = draw_clips(
         plan_clips(vision, TEST_SCENES, held_out=True, seed=args.seed), folder / "unseen", args.workers
     )
+    begin = time.perf_counter()
     trainer = _Training(folder, clips, args.steps, args.seed)
     trainer.run()
     report = {
@@ -224,8 +224,9 @@ run on a laptop. It knows nothing but that world; it is neither InternVideo2 nor
 - **Training**: video-text contrast, {report["steps"]:,} steps of {report["batch_size"]} clips, seed {report["seed"]},
   AdamW; the adaptive pooling of the last block against the mean of the sentence's tokens. The first {LONE_STEPS:.0%} of
   the steps see clips of one thing and sentences about its motion alone. The vision tower's CLS token is not aligned, as
-  in InternVideo2. {report["seconds"] / 60:.0f} min in all on {report["threads"]} threads ({report["machine"]},
-  torch {report["torch"]}). The loss curve is in `training.json`; it ends at {report["loss"][-1][1]:.2f}.
+  in InternVideo2. {report["seconds"] / 60:.0f} min, clips drawn before, on {report["threads"]} threads
+  ({report["machine"]}, torch {report["torch"]}). The loss curve is in `training.json`; it ends at
+  {report["loss"][-1][1]:.2f}.
 - **Reproduce**: `sdst world train-backbone --out DIR --seed {report["seed"]}`; the same machine and number of threads
   give the same weights.
 
