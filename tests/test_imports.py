@@ -22,7 +22,7 @@ ALLOWED = {
     "metrics": FOUNDATIONS,
     "features": FOUNDATIONS | {"data"},
     "data": FOUNDATIONS | {"features"},
-    "world": FOUNDATIONS,
+    "world": FOUNDATIONS | {"features"},
 }
 """What each part may import of the others; parts that are not listed are training and commands."""
 

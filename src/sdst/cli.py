@@ -22,9 +22,9 @@ COMMANDS = {
     "features": ("sdst.features.commands", "feature files: inspect, validate, merge, import, simulate"),
     "world": (
         "sdst.world.commands",
-        "an invented world of moving shapes: make its videos, train its backbone",
+        "an invented world of moving shapes: make its videos, run SDST in it",
     ),
-    "demo": ("sdst.demo", "from videos of the small world to moments, end to end"),
+    "demo": ("sdst.demo", "make a small dataset, train on it, evaluate and plot"),
 }
 """Command -> (module with a ``main(argv) -> exit status``, one line of help)."""
 

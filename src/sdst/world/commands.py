@@ -37,7 +37,7 @@ SIZES = {"demo": (160, 40, 40), "laptop": (600, 150, 150)}
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run ``sdst world make`` and return the exit status.
+    """Run one of the tools and return the exit status.
 
     Raises:
         UserError: Bad arguments, or a place that holds another world or cannot be written.

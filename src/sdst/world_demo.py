@@ -1,0 +1,128 @@
+"""``sdst demo --world``: the whole path from videos to moments, in less than ten minutes on two cores."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from sdst import checkpoint
+from sdst import predict as predicting
+from sdst.callbacks import BEST, LAST
+from sdst.clips import thumbnails
+from sdst.config import compose
+from sdst.data.annotations import read_annotations
+from sdst.demo import compare_trivial
+from sdst.errors import UserError
+from sdst.features import extract
+from sdst.plot import THUMBNAIL_ROW, plot_predictions
+from sdst.postprocess import Decoding
+from sdst.train import stored_run, train
+from sdst.world.commands import SIZES, SPLITS, make_world
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sdst.types import Record
+
+logger = logging.getLogger(__name__)
+
+PLOTTED = 4
+
+
+def main(out: Path, epochs: int | None, videos: Sequence[int] | None) -> int:
+    """Make a world, extract its features, train, evaluate against trivial baselines, plot, and ask about a video.
+
+    What an earlier call has made is used again.
+
+    Args:
+        out: Folder of everything.
+        epochs: Instead of the configuration's.
+        videos: Numbers of train, val and test, instead of the demo size's.
+    """
+    world = out / "world"
+    counts = dict(zip(SPLITS, videos or SIZES["demo"], strict=True))
+    annotations = make_world(world, counts, workers=2)
+    make_features(world, list(annotations.values()))
+    overrides = ["data=world", f"paths.data={out}"]
+    if epochs is not None:
+        overrides.append(f"trainer.max_epochs={epochs}")
+    run_dir = out / ("run" if epochs is None else f"run-{epochs}-epochs")
+    result = train_once(run_dir, overrides)
+
+    records = {split: read_annotations(path).records for split, path in annotations.items()}
+    plot = run_dir / "predictions.png"
+    _plot(run_dir, records["val"][:PLOTTED], world, plot)
+    console = Console(file=sys.stdout)
+    for split in ("val", "test"):
+        title = f"{split} split of the small world, {len(records[split])} queries"
+        console.print(compare_trivial(title, result["best"][split], records[split], records["train"]))
+    answer = _ask(run_dir, records["test"][0], world)
+    console.print(
+        f"run folder         {run_dir}\nbest checkpoint    {run_dir / BEST}\nprediction plot    {plot}\n"
+        f"answer to a query  {answer / 'answer.png'}, its moment cut out beside it\nvideos and features {world}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    return 0
+
+
+def make_features(world: Path, annotations: Sequence[Path]) -> None:
+    """``sdst extract`` with the small backbone, unless its feature file is there.
+
+    Raises:
+        UserError: A video is refused.
+    """
+    features = world / "features.h5"
+    if features.exists():
+        return
+    files = [str(path) for path in annotations]
+    options = ["--videos", str(world / "videos"), "--config", "small-world", "--workers", "2"]
+    if extract.main(["--annotations", *files, *options, "--out", str(features)]):
+        raise UserError(f"{world}: some of its videos are damaged; remove them and start again")
+
+
+def train_once(run_dir: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The content of the run's metrics.json: of the finished run there, the continued one, or a new one."""
+    finished = run_dir / "metrics.json"
+    if finished.is_file():
+        logger.info("%s: trained already; remove the folder to train again", run_dir)
+        stored: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+        return stored
+    if (run_dir / LAST).is_file():
+        _, config = stored_run(str(run_dir), overrides)
+        return train(config, run_dir, resume=True)
+    if (run_dir / "config.yaml").is_file():  # a run of ours, interrupted before its first epoch ended
+        shutil.rmtree(run_dir)
+    return train(compose([*overrides, f"run_dir={run_dir}"]), run_dir)
+
+
+def _plot(run_dir: Path, records: list[Record], world: Path, path: Path) -> None:
+    model, stored, recipe = checkpoint.load(run_dir / BEST)
+    store = predicting.open_matching_store(str(world / "features.h5"), recipe)
+    decoding = Decoding(**stored["decode"])
+    predictions = predicting.predict(model, records, store, recipe["clip_seconds"], decoding)
+    pictures = [
+        thumbnails(world / "videos" / f"{record.vid}.mp4", record.duration, THUMBNAIL_ROW)
+        for record in records
+    ]
+    note = "small world, validation split: best epoch"
+    plot_predictions(predictions, records, path, recipe["clip_seconds"], note, pictures)
+
+
+def _ask(run_dir: Path, record: Record, world: Path) -> Path:
+    """``sdst predict --video`` with a sentence that training never had about a video it never had; its folder."""
+    folder = run_dir / "answer"
+    folder.mkdir(exist_ok=True)
+    video = world / "videos" / f"{record.vid}.mp4"
+    assert record.windows is not None
+    moments = ", ".join(f"{start:g}-{end:g} s" for start, end in record.windows.tolist())
+    sys.stdout.write(f"\nsdst predict --video {video} --query {record.query!r}  (true: {moments})\n")
+    options = ["--checkpoint", str(run_dir / BEST), "--video", str(video), "--query", record.query, "--table"]
+    predicting.main([*options, "--plot", str(folder / "answer.png"), "--clips", str(folder)])
+    return folder
