@@ -203,9 +203,11 @@ def test_a_layers_tokens_are_freed_before_the_next_layer_is_pooled(tower, clips,
     assert len(seen) == 3
 
 
-def test_nothing_is_recorded_for_gradients(clips):
+def test_features_record_nothing_for_gradients_states_only_where_the_tower_is_trained(clips):
     tower = VisionTower(SMALL)
-    assert not tower(clips.requires_grad_(), [1], ["adaptive"])["adaptive"].requires_grad
+    assert not tower(clips, [1], ["adaptive"])["adaptive"].requires_grad
+    assert next(tower.states(clips)).requires_grad
+    tower.requires_grad_(False)
     assert not next(tower.states(clips)).requires_grad
 
 

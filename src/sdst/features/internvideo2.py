@@ -197,7 +197,10 @@ class VisionTower(nn.Module):
         }
 
     def states(self, frames: Tensor) -> Iterator[Tensor]:
-        """(N, S, D) float32 tokens of (N, C, F, H, W) clips after each block in turn, CLS first."""
+        """(N, S, D) float32 tokens of (N, C, F, H, W) clips after each block in turn, CLS first.
+
+        Unlike ``forward`` it leaves gradients to the caller: ``sdst world train-backbone`` trains a small tower.
+        """
         tokens = self._embed(frames)
         for block in self.blocks:
             tokens = block(tokens)
