@@ -8,15 +8,9 @@ import torch
 from torch import nn
 
 from sdst.errors import UserError
-from sdst.features.backbones import (
-    PRESETS,
-    BackboneConfig,
-    TextConfig,
-    VisionConfig,
-    load_backbone,
-    read_config,
-)
+from sdst.features.backbones import load_backbone
 from sdst.features.internvideo2 import VisionTower
+from sdst.features.sizes import PRESETS, BackboneConfig, TextConfig, VisionConfig, read_config
 from sdst.features.text import TextTower
 from shared_data import SHARED, needs_shared
 

@@ -63,10 +63,10 @@ def tiny_backbone(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
     """Videos, and a tiny official checkpoint in the place and by the name of the large one."""
     pytest.importorskip("av")
     pytest.importorskip("transformers")
-    from sdst.features import backbones
+    from sdst.features import sizes
     from video_run import BACKBONE, BACKBONE_CONFIG, write_coloured_video, write_vocab
 
-    monkeypatch.setitem(backbones.PRESETS, "internvideo2-1b", backbones.read_config(BACKBONE_CONFIG))
+    monkeypatch.setitem(sizes.PRESETS, "internvideo2-1b", sizes.read_config(BACKBONE_CONFIG))
     (data / "weights").mkdir()
     shutil.copy(BACKBONE, data / "weights" / "internvideo2-1b.pt")
     write_vocab(data / "weights" / "vocab.txt")

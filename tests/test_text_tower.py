@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from sdst.errors import UserError
-from sdst.features.backbones import Backbone, BackboneConfig, TextConfig, VisionConfig, load_backbone
+from sdst.features.backbones import Backbone, load_backbone
 from sdst.features.internvideo2 import VisionTower
+from sdst.features.sizes import BackboneConfig, TextConfig, VisionConfig
 from sdst.features.text import TextTower, Tokenizer
 from shared_data import SHARED, needs_shared
 

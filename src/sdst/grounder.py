@@ -26,8 +26,9 @@ from sdst import checkpoint as checkpoints
 from sdst.data.collate import collate
 from sdst.data.dataset import Sample
 from sdst.errors import UserError
-from sdst.features.backbones import SHIPPED, Backbone, load_backbone, usable_device
+from sdst.features.backbones import Backbone, load_backbone, usable_device
 from sdst.features.encode import QUERIES_PER_BATCH, encode_clips
+from sdst.features.sizes import SHIPPED
 from sdst.features.store import to_float16
 from sdst.postprocess import Decoding, clip_saliency, decode_moments, raw_moments
 from sdst.sliding import average_parts, part_starts

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from sdst.features.backbones import TextConfig
+    from sdst.features.sizes import TextConfig
 
 logger = logging.getLogger(__name__)
 

@@ -56,6 +56,12 @@ class EncodedVideos:
         )
 
 
+def normalise(frames: Tensor) -> Tensor:
+    """Clips (n, 3, F, S, S) uint8 to what the vision tower takes, of the same shape."""
+    mean, std = (torch.tensor(values)[:, None, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (frames.float() / 255 - mean) / std
+
+
 def encode_clips(
     backbone: Backbone, clips: Tensor, layers: Sequence[int], poolings: Sequence[str]
 ) -> dict[str, NDArray[np.float32]]:
@@ -70,9 +76,7 @@ def encode_clips(
     Returns:
         pooling -> (n, n_layers, Dv).
     """
-    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-    frames = ((clips.float() / 255 - mean) / std).transpose(1, 2)  # (n, 3, F, S, S)
-    pooled = backbone.vision(frames, layers, poolings)
+    pooled = backbone.vision(normalise(clips.transpose(1, 2)), layers, poolings)
     return {pooling: states.float().cpu().numpy() for pooling, states in pooled.items()}
 
 

@@ -166,7 +166,7 @@ def _extract(
 
 
 def _check_backbone(args: argparse.Namespace) -> None:
-    from sdst.features.backbones import SHIPPED
+    from sdst.features.sizes import SHIPPED
 
     given = args.checkpoint is not None, args.vocab is not None
     if given != (True, True) and (any(given) or args.config not in SHIPPED):

@@ -20,7 +20,7 @@ from sdst.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sdst.features.backbones import VisionConfig
+    from sdst.features.sizes import VisionConfig
 
 Grid = tuple[int, int, int]
 """Number of tokens along time, height and width."""

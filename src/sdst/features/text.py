@@ -14,7 +14,7 @@ from sdst.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sdst.features.backbones import TextConfig
+    from sdst.features.sizes import TextConfig
 
 logger = logging.getLogger(__name__)
 

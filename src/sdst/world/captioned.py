@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from sdst.features.backbones import VisionConfig
+    from sdst.features.sizes import VisionConfig
 
 FACTS = all_facts()
 STREAM = 100
 """Sets these scenes apart from those of the splits, whose numbers are small, under the same seed."""
 LONE_SHARE = 0.4
-"""Share of the scenes that show a single thing: with several to confuse, motion is learned much later."""
+"""Share of the scenes that show a single thing, from which motion is learned first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class ClipPlan:
 
     Attributes:
         num_scenes: How many scenes.
-        clips_per_scene: How many clips of each, at least; scenes that show too little have fewer.
+        clips_per_scene: How many clips of each, at most; scenes that show too little have fewer.
         held_out: Whether scenes may show combinations that training must not know.
         seed: Another number, other scenes.
         num_frames: Of a clip.
@@ -90,8 +90,7 @@ def draw_clips(plan: ClipPlan, folder: Path, workers: int) -> CaptionedClips:
         frames = np.lib.format.open_memmap(frames_path, "w+", np.uint8, shape)
         shown = []
         count = 0
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(max(1, workers), context) as pool, progress_bars() as bars:
+        with _pool(workers) as pool, progress_bars() as bars:
             scenes = pool.map(draw_scene_clips, [plan] * plan.num_scenes, range(plan.num_scenes), chunksize=4)
             for clips, facts in bars.track(scenes, plan.num_scenes, description="drawing scenes"):
                 frames[count : count + len(clips)] = clips
@@ -104,9 +103,14 @@ def draw_clips(plan: ClipPlan, folder: Path, workers: int) -> CaptionedClips:
     return CaptionedClips(np.load(frames_path, mmap_mode="r")[: len(shown_facts)], shown_facts)
 
 
+def _pool(workers: int) -> ProcessPoolExecutor:
+    """Processes of one thread each."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,))
+
+
 def draw_scene_clips(plan: ClipPlan, number: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """The clips (n, 3, F, S, S) of one scene, n at most ``clips_per_scene``, and what they show (n, len(FACTS))."""
-    torch.set_num_threads(1)
     rng = np.random.default_rng((plan.seed, STREAM + plan.held_out, number))
     grid = (1, 1) if rng.random() < LONE_SHARE else None
     scene = draw_scene(f"scene-{number}", held_out=plan.held_out, rng=rng, grid=grid)
@@ -115,9 +119,8 @@ def draw_scene_clips(plan: ClipPlan, number: int) -> tuple[NDArray[np.uint8], ND
     clips = clips[: plan.clips_per_scene]
     frames = np.empty((len(clips), 3, plan.num_frames, plan.size, plan.size), np.uint8)
     shown = np.zeros((len(clips), len(FACTS)), dtype=bool)
-    centres = (
-        (np.arange(plan.num_frames) + 0.5) * CLIP_SECONDS / plan.num_frames
-    )  # as a video reader takes them
+    # As a video reader takes them.
+    centres = (np.arange(plan.num_frames) + 0.5) * CLIP_SECONDS / plan.num_frames
     for place, clip in enumerate(clips):
         pictures = add_noise(render(scene, clip * CLIP_SECONDS + centres), scene.noise, rng)
         shrunk = F.interpolate(

@@ -2,7 +2,7 @@
 
 As in InternVideo2's second stage, the adaptive pooling of the last block is aligned with the sentence, and the vision
 tower's CLS token is not. Sentences are the mean of their tokens, and similarity is the inner product: with CLS states
-and a cosine, sentences that differ in their motion alone stayed alike and nothing was learned of it.
+and a cosine, nothing was learned of motion in the first hundreds of steps.
 """
 
 from __future__ import annotations
@@ -14,24 +14,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdst.features.backbones import IMAGENET_MEAN, IMAGENET_STD
+from sdst.features.encode import normalise
 from sdst.features.internvideo2 import LayerScale, VisionTower
 from sdst.features.text import TextTower
 from sdst.world.captioned import FACTS
 from sdst.world.grammar import MOTIONS
 
 if TYPE_CHECKING:
-    from sdst.features.backbones import BackboneConfig
+    from sdst.features.sizes import BackboneConfig
 
 JOINT_DIM = 64
 WEIGHT_STD = 0.08
-"""About 1 / sqrt(width): with the usual 0.02, made for wide towers, motion is not learned in the time there is."""
+"""About 1 / sqrt(width): with the usual 0.02, made for wide towers, motion is learned much later."""
 
 
 class DualEncoder(nn.Module):
     """Both towers and their projections into the joint space. Names of the towers are those of a checkpoint."""
-
-    pixels: Tensor
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -39,15 +37,12 @@ class DualEncoder(nn.Module):
         self.text_encoder = TextTower(config.text)
         self.vision_proj = nn.Linear(config.vision.clip_embed_dim, JOINT_DIM)
         self.text_proj = nn.Linear(config.text.hidden_size, JOINT_DIM)
-        pixels = torch.tensor([IMAGENET_MEAN, IMAGENET_STD]).view(2, 3, 1, 1, 1)
-        self.register_buffer("pixels", pixels, persistent=False)
         initialise(self.vision_encoder)
         _initialise_text(self.text_encoder)
 
     def encode_clips(self, frames: Tensor) -> Tensor:
         """(N, 3, F, S, S) uint8 to (N, JOINT_DIM) of any length."""
-        mean, std = self.pixels
-        *_, tokens = self.vision_encoder.states((frames.float() / 255 - mean) / std)
+        *_, tokens = self.vision_encoder.states(normalise(frames))
         pooled: Tensor = self.vision_proj(self.vision_encoder.pool(tokens, "adaptive"))
         return pooled
 
@@ -66,8 +61,7 @@ def contrastive_loss(similarity: Tensor, shown: Tensor, known: Tensor) -> Tensor
     that a clip's pictures alone cannot decide.
 
     Args:
-        similarity: (N, facts) of clips and the sentences of the known facts, in their
-            order in ``FACTS``.
+        similarity: (N, facts) of clips and the sentences of the known facts, in their order in ``FACTS``.
         shown: (N, len(FACTS)) whether the clip shows the fact.
         known: (len(FACTS),) which facts training knows.
     """

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from sdst.errors import UserError
-from sdst.features.backbones import PRESETS
+from sdst.features.sizes import PRESETS
 from sdst.features.text import Tokenizer
 from sdst.jsonfiles import write_atomically
 from sdst.progress import progress_bars
@@ -40,7 +40,7 @@ TEXT_PACE = 0.1
 """The text tower's share of the learning rate: it begins with sentences apart, and vision needs them to keep still."""
 CLIP_NORM = 1.0
 LONE_STEPS = 0.25
-"""Share of the steps, the first ones, on clips that show one thing: with several, motion is learned much later."""
+"""Share of the steps, the first ones, that see clips of one thing and sentences about its motion alone."""
 TEST_SCENES = 100
 NOTE_EVERY = 50  # steps, of the loss curve
 KEEP_EVERY = 250  # steps, between two states from which an interrupted training goes on
@@ -218,7 +218,7 @@ A small video-text backbone for the invented world of moving shapes (`sdst world
 run on a laptop. It knows nothing but that world; it is neither InternVideo2 nor made from it.
 
 - **Architecture**: the classes of the real backbone (`VisionTower` with attention pooling, BERT text tower), sizes in
-  `sdst.features.backbones.PRESETS["{NAME}"]`.
+  `sdst.features.sizes.PRESETS["{NAME}"]`.
 - **Data**: {report["clips"]:,} clips of {report["scenes"]:,} scenes drawn for this training alone, in none of the
   world's splits; every fourth combination of colour, shape and motion is never shown and never named.
 - **Training**: video-text contrast, {report["steps"]:,} steps of {report["batch_size"]} clips, seed {report["seed"]},
