@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 SCALES = ("paper", "laptop")
-SPLITS = ("val", "test", None)
 RUN_FACTS = ("parameters.total", "peak_memory_gb", "steps_per_second")
 """Keys of columns that tell of a run what is no metric: trainable parameters, memory in GB, training speed."""
 
@@ -150,14 +149,13 @@ def read_experiment(path: str | Path) -> Experiment:
     if len(set(labels)) < len(labels) or not labels:
         raise UserError(f"{path}: rows: {len(labels)} with {len(set(labels))} labels; name each differently")
     _check_datasets(scales, columns, rows, path)
+    notes = _list(fields.get("notes", []), f"{path}: notes")
     return Experiment(
         name=Path(path).stem,
         title=_text(fields["title"], f"{path}: title"),
         source=_text(fields["source"], f"{path}: source"),
         selection=_text(fields["selection"], f"{path}: selection"),
-        notes=tuple(
-            _text(note, f"{path}: notes") for note in _list(fields.get("notes", []), f"{path}: notes")
-        ),
+        notes=tuple(_text(note, f"{path}: notes") for note in notes),
         scales=scales,
         columns=columns,
         rows=rows,
@@ -180,7 +178,7 @@ def _columns(block: Any, place: str) -> Iterable[Column]:
     title = "" if fields["title"] == "" else _text(fields["title"], f"{place}.title")
     dataset = None if fields["dataset"] is None else _text(fields["dataset"], f"{place}.dataset")
     split = fields["split"]
-    if split not in SPLITS:
+    if split not in ("val", "test", None):
         raise UserError(f"{place}.split: {split!r} is no split; give val, test or null")
     for header, key in _mapping(fields["metrics"], f"{place}.metrics").items():
         named = None if key is None else _text(key, f"{place}.metrics.{header}")
