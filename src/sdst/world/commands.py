@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
-SIZES = {"demo": (160, 40, 40), "laptop": (600, 150, 150)}
+SIZES = {"demo": (320, 40, 40), "laptop": (800, 150, 150)}
 """Videos per split."""
 
 
