@@ -43,7 +43,7 @@ def played_backwards(forwards: Scene) -> Scene:
     def reversed_act(a: Act) -> Act:
         seconds = (a.end - a.first) * CLIP_SECONDS
         dx, dy, _ = displacement(a, np.array([float(seconds)]))
-        turned = 2 * np.pi * a.pace * seconds / 4.5
+        turned = 2 * np.pi * a.pace * seconds / 3.0
         phase = a.phase + {"clockwise": turned, "counterclockwise": -turned}.get(a.motion, 0.0)
         first, end = forwards.num_clips - a.end, forwards.num_clips - a.first
         return replace(

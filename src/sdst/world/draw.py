@@ -47,7 +47,7 @@ RGB_SPREAD = 12
 def draw_scene(
     vid: str, *, held_out: bool, rng: np.random.Generator, grid: tuple[int, int] | None = None
 ) -> Scene:
-    """A scene whose things share every colour and every shape with another thing.
+    """A scene in which every thing shares its colour or its shape with another, in half of the scenes both.
 
     Args:
         vid: The video's name.
