@@ -23,7 +23,7 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## make a small data set, train on it, evaluate and plot: a few minutes on 2 cores
+demo: $(READY)  ## from videos of a small world to moments in them: under 10 minutes on 2 cores
 	$(BIN)/sdst demo
 
 test: lint unit  ## everything that CI checks

@@ -24,7 +24,7 @@ COMMANDS = {
         "sdst.world.commands",
         "an invented world of moving shapes: make its videos, run SDST in it",
     ),
-    "demo": ("sdst.demo", "make a small dataset, train on it, evaluate and plot"),
+    "demo": ("sdst.demo", "the whole path on a small world: videos, features, training, answers"),
 }
 """Command -> (module with a ``main(argv) -> exit status``, one line of help)."""
 
