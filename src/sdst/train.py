@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 import lightning as L
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from lightning.pytorch.callbacks import RichProgressBar
@@ -22,14 +21,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdst import checkpoint
-from sdst.baselines.trivial import whole_video
 from sdst.callbacks import BEST, LAST, EpochLog, checkpoints
 from sdst.config import SelectConfig, TrainConfig, build, compose, conf_dir, explain, register_schema
 from sdst.errors import UserError
 from sdst.jsonfiles import write_atomically
 from sdst.losses.criterion import Criterion
-from sdst.metrics.evaluation import evaluate
 from sdst.module import GroundingModule
+from sdst.options import check_options, check_selection, precision, settle
 from sdst.predictions import write_predictions
 from sdst.provenance import describe_run, peak_memory_gb
 from sdst.tracking import tracked_run
@@ -43,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 FLAGS = ("-m", "--multirun", "--cfg", "-c", "--package", "-p", "--resolve", "--info", "-i", "--help", "-h")
 """Hydra's options that make sense here."""
-PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed")
 CHANGEABLE = ("trainer.", "data.num_workers", "data.features", "data.annotations.", "paths.", "run_dir")
 """What may differ when a run is resumed: how long and on what machine it runs, and where its files are now."""
 
@@ -146,9 +143,10 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     _check_free(run_dir, resume)
     config.run_dir = str(run_dir)  # a multirun's job, or a run that was moved, is not where it was told to be
     OmegaConf.resolve(config)
+    check_options(config)
+    settle(config)
     options = OmegaConf.to_object(config)
     assert isinstance(options, TrainConfig)
-    _check_options(config)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Lightning's own, about a name in torch that it will change itself.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
@@ -158,7 +156,7 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     splits = [split for split in data.paths if split != "train"]
     for split in ("train", *splits):
         data.load(split)
-    _check_selection(data, options.select)
+    check_selection(data, options.select)
     module = _make_module(config, options, data)
     trainer = _make_trainer(config, options.select, run_dir)
     if resume:
@@ -245,7 +243,7 @@ def _make_trainer(config: DictConfig, select: SelectConfig, run_dir: Path) -> L.
     interactive = sys.stderr.isatty()
     trainer: L.Trainer = build(
         config.trainer,
-        precision=_precision(config.trainer),
+        precision=precision(config.trainer),
         callbacks=[
             *checkpoints(run_dir, monitor=f"{select.split}/{select.metric}"),
             RichProgressBar(leave=True) if interactive else EpochLog(),
@@ -271,62 +269,6 @@ def _check_free(run_dir: Path, resume: bool) -> None:
         raise UserError(
             f"{run_dir}: holds an unfinished run; continue it with resume={run_dir} or choose another run_dir"
         )
-
-
-def _check_selection(data: GroundingDataModule, select: SelectConfig) -> None:
-    """Refuse a selection that no epoch could be judged by; warn where it looks at the test split."""
-    split, metric = select.split, select.metric
-    records = data.load(split).records
-    if split == "train" or any(record.windows is None for record in records):
-        raise UserError(f"select.split: {split} is no labelled evaluation split; choose another")
-    possible = evaluate(whole_video(records), records, data.dataset)["brief"]
-    if possible.get(metric) is None:
-        choices = ", ".join(key for key, value in possible.items() if value is not None)
-        raise UserError(
-            f"select.metric: {metric!r} has no value on {data.dataset} {split}; choose from {choices}"
-        )
-    if split == "test":
-        logger.warning("the best checkpoint is selected on the test split; say so beside its numbers")
-
-
-def _check_options(config: DictConfig) -> None:
-    """Refuse what would only fail after hours, or say nothing about its cause."""
-    trainer = config.trainer
-    for key in ("max_epochs", "check_val_every_n_epoch"):
-        if not isinstance(trainer[key], int) or trainer[key] < 1:
-            raise UserError(f"trainer.{key}: {trainer[key]} must be a whole number of at least 1")
-    if trainer.check_val_every_n_epoch > trainer.max_epochs:
-        raise UserError(
-            f"trainer.check_val_every_n_epoch: {trainer.check_val_every_n_epoch} must lie in "
-            f"1..{trainer.max_epochs}, or no epoch is validated"
-        )
-    for key in ("limit_train_batches", "limit_val_batches"):
-        if not isinstance(trainer[key], int | float) or trainer[key] <= 0:
-            raise UserError(f"trainer.{key}: {trainer[key]} must be a positive share or number of batches")
-    if trainer.precision not in PRECISIONS:
-        raise UserError(f"trainer.precision: {trainer.precision!r} is none of {', '.join(PRECISIONS)}")
-    devices = trainer.devices if OmegaConf.is_list(trainer.devices) else [0] * (trainer.devices == 1)
-    if len(devices) != 1:
-        raise UserError(
-            f"trainer.devices: {trainer.devices} must be 1 or a list with one number; a run uses one device"
-        )
-    attention = config.model.get("attention")
-    if attention in ("pure_init", "mixed_init") and not config.loss.weights.get("cls"):
-        raise UserError(
-            f"model.attention: {attention} selects clips by a score that only loss.weights.cls trains; "
-            "give it a positive weight or choose another attention"
-        )
-    if config.seed < 0:
-        raise UserError(f"seed: {config.seed} must be 0 or more")
-    if config.compile is not None and config.compile not in torch.compiler.list_backends(exclude_tags=()):
-        known = ", ".join(torch.compiler.list_backends())
-        raise UserError(f"compile: no backend {config.compile!r}; choose from {known}, or null")
-
-
-def _precision(config: DictConfig) -> str:
-    if config.precision != "auto":
-        return str(config.precision)
-    return "16-mixed" if config.accelerator != "cpu" and torch.cuda.is_available() else "32-true"
 
 
 def _summary(result: dict[str, Any], run_dir: Path) -> str:
