@@ -48,7 +48,8 @@ class Criterion(nn.Module):
         temperature: Of the three contrastive losses.
 
     Raises:
-        UserError: A key is missing or unknown, a weight is negative or not finite, or all weights are 0.
+        UserError: A key is missing or unknown, a weight is negative or not finite, all weights are 0, or a constant
+            is out of range.
     """
 
     def __init__(
@@ -63,6 +64,12 @@ class Criterion(nn.Module):
         super().__init__()
         self.weights = _checked("loss weights", weights, TERMS)
         self.match_weights = _checked("loss match_weights", match_weights, MATCH_COSTS)
+        if not 0 <= alpha <= 1:
+            raise UserError(f"loss.alpha: {alpha} must lie in [0, 1]")
+        if not (math.isfinite(gamma) and gamma >= 0):
+            raise UserError(f"loss.gamma: {gamma} must be a finite number, 0 or more")
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise UserError(f"loss.temperature: {temperature} must be a finite number above 0")
         self.alpha, self.gamma, self.temperature = alpha, gamma, temperature
 
     def forward(self, output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
