@@ -157,7 +157,7 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     for split in ("train", *splits):
         data.load(split)
     check_selection(data, options.select)
-    module = _make_module(config, options, data)
+    module = make_module(config, options, data)
     trainer = _make_trainer(config, options.select, run_dir)
     if resume:
         checkpoint.fill(module, checkpoint.read(run_dir / LAST)["state_dict"], run_dir / LAST)
@@ -211,7 +211,7 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     return result
 
 
-def _make_module(config: DictConfig, options: TrainConfig, data: GroundingDataModule) -> GroundingModule:
+def make_module(config: DictConfig, options: TrainConfig, data: GroundingDataModule) -> GroundingModule:
     """The untrained model with its losses, optimisation and decoding."""
     plain: Any = OmegaConf.to_container(config)
     model = checkpoint.build_model(plain, data.recipe)
