@@ -80,6 +80,7 @@ class TrainConfig:
     """Everything a run depends on.
 
     Attributes:
+        group: What the run is a row of, such as a table's name; a sweep sets it. wandb shows its runs together.
         seed: Of initial weights, shuffling, positive clips, dropout.
         run_dir: Where the run writes. One that holds a finished run is refused.
         resume: ``latest`` unfinished run below ``paths.runs``, or the folder of a run, or null.
@@ -96,6 +97,7 @@ class TrainConfig:
         paths: Where things are.
     """
 
+    group: str | None = None
     seed: int = 0
     run_dir: str = MISSING
     resume: str | None = None

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 import torch
 from omegaconf import OmegaConf
 
-from sdst.baselines.trivial import whole_video
 from sdst.errors import UserError
-from sdst.metrics.evaluation import evaluate
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-    from sdst.config import SelectConfig
-    from sdst.data.datamodule import GroundingDataModule
-
-logger = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed")
 SCORE_TERMS = {"both": ("cls", "act"), "class": ("cls",), "actionness": ("act",)}
@@ -95,22 +87,6 @@ def _check_variants(config: DictConfig) -> None:
             "levels.source: last repeats one layer, which levels.stride, text_stride and order cannot change; "
             "leave them at 1, 1 and ascending"
         )
-
-
-def check_selection(data: GroundingDataModule, select: SelectConfig) -> None:
-    """Refuse a selection that no epoch could be judged by; warn where it looks at the test split."""
-    split, metric = select.split, select.metric
-    records = data.load(split).records
-    if split == "train" or any(record.windows is None for record in records):
-        raise UserError(f"select.split: {split} is no labelled evaluation split; choose another")
-    possible = evaluate(whole_video(records), records, data.dataset)["brief"]
-    if possible.get(metric) is None:
-        choices = ", ".join(key for key, value in possible.items() if value is not None)
-        raise UserError(
-            f"select.metric: {metric!r} has no value on {data.dataset} {split}; choose from {choices}"
-        )
-    if split == "test":
-        logger.warning("the best checkpoint is selected on the test split; say so beside its numbers")
 
 
 def precision(trainer: DictConfig) -> str:

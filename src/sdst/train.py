@@ -21,16 +21,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdst import checkpoint
+from sdst.baselines.trivial import whole_video
 from sdst.callbacks import BEST, LAST, EpochLog, checkpoints
 from sdst.config import SelectConfig, TrainConfig, build, compose, conf_dir, explain, register_schema
 from sdst.errors import UserError
 from sdst.jsonfiles import write_atomically
 from sdst.losses.criterion import Criterion
+from sdst.metrics.evaluation import evaluate
 from sdst.module import GroundingModule
-from sdst.options import check_options, check_selection, precision, settle
+from sdst.options import check_options, precision, settle
 from sdst.predictions import write_predictions
 from sdst.provenance import describe_run, peak_memory_gb
-from sdst.tracking import tracked_run
+from sdst.tracking import begin, show_predictions, tracked_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -156,16 +158,17 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     splits = [split for split in data.paths if split != "train"]
     for split in ("train", *splits):
         data.load(split)
-    check_selection(data, options.select)
+    _check_selection(data, options.select)
     module = make_module(config, options, data)
     trainer = _make_trainer(config, options.select, run_dir)
     if resume:
         checkpoint.fill(module, checkpoint.read(run_dir / LAST)["state_dict"], run_dir / LAST)
     if trainer.is_global_zero:
         run_dir.mkdir(parents=True, exist_ok=True)
+        facts = describe_run(module.model) | {"features": data.recipe}
+        begin(trainer.logger, run_dir, module.contents["config"], facts)
         write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(config))
     if trainer.is_global_zero and not resume:
-        facts = describe_run(module.model) | {"features": data.recipe}
         write_atomically(run_dir / "run.json", json.dumps(facts, indent=2) + "\n")
         logger.info("%d trainable parameters; run folder %s", facts["parameters"]["total"], run_dir)
 
@@ -204,6 +207,10 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
             result["best"][split] = module.metrics["brief"]
         if trainer.is_global_zero:
             write_predictions(run_dir / f"{split}_submission.jsonl", module.predictions)
+        if trainer.is_global_zero and split == options.select.split:
+            note = "SIMULATED features" if data.recipe["simulated"] else ""
+            records = data.load(split).records
+            show_predictions(trainer.logger, split, module.predictions, records, data.clip_seconds, note)
     if trainer.is_global_zero:
         # Written last: its presence says that the run is finished.
         write_atomically(run_dir / "metrics.json", json.dumps(result, indent=2) + "\n")
@@ -269,6 +276,22 @@ def _check_free(run_dir: Path, resume: bool) -> None:
         raise UserError(
             f"{run_dir}: holds an unfinished run; continue it with resume={run_dir} or choose another run_dir"
         )
+
+
+def _check_selection(data: GroundingDataModule, select: SelectConfig) -> None:
+    """Refuse a selection that no epoch could be judged by; warn where it looks at the test split."""
+    split, metric = select.split, select.metric
+    records = data.load(split).records
+    if split == "train" or any(record.windows is None for record in records):
+        raise UserError(f"select.split: {split} is no labelled evaluation split; choose another")
+    possible = evaluate(whole_video(records), records, data.dataset)["brief"]
+    if possible.get(metric) is None:
+        choices = ", ".join(key for key, value in possible.items() if value is not None)
+        raise UserError(
+            f"select.metric: {metric!r} has no value on {data.dataset} {split}; choose from {choices}"
+        )
+    if split == "test":
+        logger.warning("the best checkpoint is selected on the test split; say so beside its numbers")
 
 
 def _summary(result: dict[str, Any], run_dir: Path) -> str:
