@@ -180,7 +180,7 @@ def test_a_disabled_run_and_one_that_is_logged_elsewhere_leave_nothing_of_wandb(
 
 
 def mode(tmp_path: Path) -> str | None:
-    """In which mode a run would start: None for wandb's own choice, which is online or WANDB_MODE."""
+    """In which mode a run would start: None for what WANDB_MODE says, else online."""
     return tracking.wandb_logger(str(tmp_path), "sdst", None, [])._wandb_init["mode"]
 
 

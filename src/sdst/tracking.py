@@ -55,6 +55,8 @@ def wandb_logger(save_dir: str, project: str, group: str | None, tags: Sequence[
     for package in ("wandb", "matplotlib"):
         if find_spec(package) is None:
             raise UserError(f"logger=wandb: {package} is not installed; pip install 'sdst[wandb]'")
+    chosen = os.environ.get("WANDB_MODE")
+    offline = chosen in ("offline", "dryrun") if chosen else not _usable()
     begun = Path(save_dir, RUN_ID)
     folder = Path(save_dir).absolute()
     return WandbLogger(
@@ -65,7 +67,7 @@ def wandb_logger(save_dir: str, project: str, group: str | None, tags: Sequence[
         group=group,
         tags=list(tags),
         # Not WandbLogger's own offline=True: that sets WANDB_MODE for all later runs of the process.
-        mode=None if "WANDB_MODE" in os.environ or _usable() else "offline",
+        mode="offline" if offline else None,
     )
 
 
@@ -163,7 +165,7 @@ def _usable() -> bool:
 
     url = urlsplit(wandb.setup().settings.base_url)
     port = url.port or {"http": 80}.get(url.scheme, 443)
-    return _has_key(url.netloc) and _answers(url.hostname or "", port)
+    return _has_key(url.netloc) and _reachable(url.hostname or "", port)
 
 
 def _has_key(host: str) -> bool:
@@ -176,7 +178,7 @@ def _has_key(host: str) -> bool:
         return False
 
 
-def _answers(host: str, port: int) -> bool:
+def _reachable(host: str, port: int) -> bool:
     try:
         socket.create_connection((host, port), timeout=3).close()
     except OSError:
