@@ -20,7 +20,7 @@ def test_the_demo_leads_from_videos_to_a_moment_and_reuses_what_is_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "demo"
-    assert main(["demo", "--world", "--out", str(out), *SMALL]) == 0
+    assert main(["demo", "--out", str(out), *SMALL]) == 0
     first = capsys.readouterr()
     for text in ("val split", "test split", "whole video", "MR-full-mAP", "sdst predict --video"):
         assert text in first.out
@@ -35,16 +35,11 @@ def test_the_demo_leads_from_videos_to_a_moment_and_reuses_what_is_there(
     made = [*out.glob("world/**/*.mp4"), out / "world" / "features.h5", run_dir / "metrics.json"]
     before = {path: path.stat().st_mtime_ns for path in made}
     assert len(before) == 4 + 2 + 2 + 2
-    assert main(["demo", "--world", "--out", str(out), *SMALL]) == 0
+    assert main(["demo", "--out", str(out), *SMALL]) == 0
     assert {path: path.stat().st_mtime_ns for path in made} == before
 
 
 def test_a_split_without_videos_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--world", "--out", str(tmp_path), "--videos", "1", "0", "1"]) == 2
+    assert main(["demo", "--out", str(tmp_path), "--videos", "1", "0", "1"]) == 2
     assert "--videos" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
-
-
-def test_numbers_of_videos_belong_to_the_world(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--videos", "1", "1", "1"]) == 2
-    assert "--videos goes with --world" in capsys.readouterr().err

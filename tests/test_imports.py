@@ -13,9 +13,12 @@ PACKAGE = Path(sdst.__file__).parent
 FOUNDATIONS = {"errors", "jsonfiles", "progress", "spans", "types"}
 ALLOWED = {
     "errors": set(),
+    "experiments": {"errors"},
     "jsonfiles": {"errors", "types"},
     "progress": set(),
+    "published": {"errors", "experiments", "statistics"},
     "spans": set(),
+    "statistics": {"errors"},
     "types": set(),
     "models": FOUNDATIONS,
     "losses": FOUNDATIONS,
@@ -52,8 +55,8 @@ def test_the_entry_points_are_seen_to_import_what_they_train_with():
     assert {"losses", "metrics", "module"} <= imported_parts("train")
 
 
-@pytest.mark.parametrize("module", ["sdst", "sdst.types", "sdst.evaluate", "sdst.cli"])
-def test_evaluation_and_its_foundations_need_no_torch(module):
+@pytest.mark.parametrize("module", ["sdst", "sdst.types", "sdst.evaluate", "sdst.cli", "sdst.published"])
+def test_evaluation_and_published_numbers_need_no_torch(module):
     heavy = ("torch", "lightning", "hydra", "torchmetrics", "matplotlib")
     program = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -10,8 +10,8 @@ import pytest
 
 from sdst.cli import main
 from sdst.data.annotations import read_annotations
-from sdst.data.toy import write_toy_annotations
 from shared_data import needs_shared
+from toy_annotations import write_toy_annotations
 
 README = Path(__file__).parents[1] / "README.md"
 FILES = {"train": "highlight_train_release", "val": "highlight_val_release", "test": "highlight_test_with_gt"}

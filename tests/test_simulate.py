@@ -1,4 +1,4 @@
-"""Simulated features: shapes, determinism, a signal that transfers; and the demo's own annotations."""
+"""Simulated features: shapes, determinism, a signal that transfers; and the toy annotations themselves."""
 
 import json
 from collections import defaultdict
@@ -13,12 +13,12 @@ from scipy.stats import rankdata
 
 from sdst.cli import main
 from sdst.data.annotations import read_annotations
-from sdst.data.toy import HELD_OUT, THINGS, VERBS, write_toy_annotations
 from sdst.errors import UserError
 from sdst.features.simulate import query_concept, visibility, write_simulated
 from sdst.features.store import FeatureStore, FeatureWriter
 from sdst.types import Record
 from shared_data import SHARED, needs_shared
+from toy_annotations import HELD_OUT, THINGS, VERBS, write_toy_annotations
 
 DIMS = {"video_dim": 64, "text_dim": 48}
 
@@ -206,7 +206,7 @@ def test_without_labels_there_is_no_signal(toy: dict[str, list[Record]], tmp_pat
     assert transfer_auc(tmp_path / "f.h5", toy, [40]) < 0.6
 
 
-# --- the demo's annotations ---
+# --- the toy annotations ---
 
 
 def test_toy_splits_share_no_video_no_qid_and_no_pairing(toy: dict[str, list[Record]]) -> None:

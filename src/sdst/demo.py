@@ -1,7 +1,10 @@
-"""``sdst demo``: the whole path on a small data set that it makes itself, in a few minutes on two cores."""
+"""``sdst demo``: the whole path from videos to moments on the small world, in less than ten minutes on two cores."""
 
 from __future__ import annotations
 
+import json
+import logging
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,27 +13,27 @@ from rich.console import Console
 from rich.table import Table
 
 from sdst import checkpoint
+from sdst import predict as predicting
 from sdst.baselines.trivial import mean_moment, whole_video
-from sdst.callbacks import BEST
+from sdst.callbacks import BEST, LAST
+from sdst.clips import thumbnails
 from sdst.config import compose
 from sdst.data.annotations import read_annotations
-from sdst.data.toy import write_toy_annotations
 from sdst.errors import Parser, UserError, at_least
-from sdst.features.simulate import write_simulated
+from sdst.features import extract
 from sdst.metrics.evaluation import evaluate
-from sdst.plot import plot_predictions
+from sdst.plot import THUMBNAIL_ROW, plot_predictions
 from sdst.postprocess import Decoding
-from sdst.predict import open_matching_store, predict
-from sdst.train import train
+from sdst.train import stored_run, train
+from sdst.world.commands import SIZES, SPLITS, make_world
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sdst.types import Record
 
-SPLITS = ("train", "val", "test")
-SIZES = {"num_train": 350, "num_val": 80, "num_test": 80}
-FEATURE_WIDTH = 64
+logger = logging.getLogger(__name__)
+
 PLOTTED = 4
 SHOWN = (
     "MR-full-R1@0.5",
@@ -45,68 +48,50 @@ SHOWN = (
 
 
 def main(argv: Sequence[str]) -> int:
-    """Make the data, train, evaluate against two trivial baselines, plot, and say where everything is."""
-    parser = Parser(prog="sdst demo", description="Train and evaluate SDST on a small data set made here.")
-    parser.add_argument("--out", type=Path, help="folder (default: runs/demo, with --world runs/world)")
+    """Make a world, extract its features, train, evaluate against trivial baselines, plot, and ask about a video.
+
+    What an earlier call has made is used again.
+    """
+    parser = Parser(prog="sdst demo", description="SDST from videos to moments, on a small world made here.")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder (default: %(default)s)")
     parser.add_argument(
-        "--epochs", type=at_least(1), help="train shorter or longer than the demo's configuration says"
+        "--epochs", type=at_least(1), help="train shorter or longer than the configuration says"
     )
     parser.add_argument(
-        "--world", action="store_true", help="from videos of the small world, not from simulated features"
-    )
-    parser.add_argument(
-        "--videos", type=at_least(1), nargs=3, metavar="N", help="with --world: of train, val and test"
+        "--videos",
+        type=at_least(1),
+        nargs=3,
+        metavar="N",
+        help="of train, val and test, instead of the demo size's",
     )
     args = parser.parse_args(argv)
-    if args.world:
-        from sdst import world_demo  # needs the extract and plot extras
+    out: Path = args.out
 
-        return world_demo.main(args.out or Path("runs/world"), args.epochs, args.videos)
-    if args.videos:
-        raise UserError("sdst demo: --videos goes with --world")
-    out = args.out or Path("runs/demo")
-
-    data = out / "data"
-    records = make_data(data)
-    overrides = ["data=toy", f"paths.data={data}", f"paths.runs={out}"]
+    world = out / "world"
+    counts = dict(zip(SPLITS, args.videos or SIZES["demo"], strict=True))
+    annotations = make_world(world, counts, workers=2)
+    make_features(world, list(annotations.values()))
+    overrides = ["data=world", f"paths.data={out}"]
     if args.epochs is not None:
         overrides.append(f"trainer.max_epochs={args.epochs}")
-    config = compose(overrides)
-    run_dir = Path(config.run_dir)
-    result = train(config, run_dir)
+    run_dir = out / ("run" if args.epochs is None else f"run-{args.epochs}-epochs")
+    result = train_once(run_dir, overrides)
 
-    model, stored, recipe = checkpoint.load(run_dir / BEST)
-    shown = records["val"][:PLOTTED]
-    store = open_matching_store(str(data / "features.h5"), recipe)
-    predictions = predict(model, shown, store, recipe["clip_seconds"], Decoding(**stored["decode"]))
+    records = {split: read_annotations(path).records for split, path in annotations.items()}
     plot = run_dir / "predictions.png"
-    plot_predictions(predictions, shown, plot, recipe["clip_seconds"], "SIMULATED features, validation split")
-
+    _plot(run_dir, records["val"][:PLOTTED], world, plot)
     console = Console(file=sys.stdout)
     for split in ("val", "test"):
-        title = f"{split} split, {len(records[split])} queries, SIMULATED features"
+        title = f"{split} split of the small world, {len(records[split])} queries"
         console.print(compare_trivial(title, result["best"][split], records[split], records["train"]))
+    answer = _ask(run_dir, records["test"][0], world)
     console.print(
         f"run folder         {run_dir}\nbest checkpoint    {run_dir / BEST}\nprediction plot    {plot}\n"
-        f"data and features  {data} (simulated)",
+        f"answer to a query  {answer / 'answer.png'}, its moment cut out beside it\nvideos and features {world}",
         soft_wrap=True,
         highlight=False,
     )
     return 0
-
-
-def make_data(folder: Path) -> dict[str, list[Record]]:
-    """Annotations and simulated features of the demo, made where they are not there yet; the records by split."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {split: folder / f"{split}.jsonl" for split in SPLITS}
-    if not all(path.exists() for path in paths.values()):
-        write_toy_annotations(folder, **SIZES, seed=0)
-    records = {split: read_annotations(path).records for split, path in paths.items()}
-    features = folder / "features.h5"
-    if not features.exists():
-        everything = [record for split in SPLITS for record in records[split]]
-        write_simulated(everything, features, video_dim=FEATURE_WIDTH, text_dim=FEATURE_WIDTH)
-    return records
 
 
 def compare_trivial(
@@ -125,3 +110,59 @@ def compare_trivial(
         values = (brief[metric] for brief in columns.values())
         table.add_row(metric, *("-" if value is None else f"{value:.2f}" for value in values))
     return table
+
+
+def make_features(world: Path, annotations: Sequence[Path]) -> None:
+    """``sdst extract`` with the small backbone, unless its feature file is there.
+
+    Raises:
+        UserError: A video is refused.
+    """
+    features = world / "features.h5"
+    if features.exists():
+        return
+    files = [str(path) for path in annotations]
+    options = ["--videos", str(world / "videos"), "--config", "small-world", "--workers", "2"]
+    if extract.main(["--annotations", *files, *options, "--out", str(features)]):
+        raise UserError(f"{world}: some of its videos are damaged; remove them and start again")
+
+
+def train_once(run_dir: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The content of the run's metrics.json: of the finished run there, the continued one, or a new one."""
+    finished = run_dir / "metrics.json"
+    if finished.is_file():
+        logger.info("%s: trained already; remove the folder to train again", run_dir)
+        stored: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+        return stored
+    if (run_dir / LAST).is_file():
+        _, config = stored_run(str(run_dir), overrides)
+        return train(config, run_dir, resume=True)
+    if (run_dir / "config.yaml").is_file():  # a run of ours, interrupted before its first epoch ended
+        shutil.rmtree(run_dir)
+    return train(compose([*overrides, f"run_dir={run_dir}"]), run_dir)
+
+
+def _plot(run_dir: Path, records: list[Record], world: Path, path: Path) -> None:
+    model, stored, recipe = checkpoint.load(run_dir / BEST)
+    store = predicting.open_matching_store(str(world / "features.h5"), recipe)
+    decoding = Decoding(**stored["decode"])
+    predictions = predicting.predict(model, records, store, recipe["clip_seconds"], decoding)
+    pictures = [
+        thumbnails(world / "videos" / f"{record.vid}.mp4", record.duration, THUMBNAIL_ROW)
+        for record in records
+    ]
+    note = "small world, validation split: best epoch"
+    plot_predictions(predictions, records, path, recipe["clip_seconds"], note, pictures)
+
+
+def _ask(run_dir: Path, record: Record, world: Path) -> Path:
+    """``sdst predict --video`` with a sentence that training never had about a video it never had; its folder."""
+    folder = run_dir / "answer"
+    folder.mkdir(exist_ok=True)
+    video = world / "videos" / f"{record.vid}.mp4"
+    assert record.windows is not None
+    moments = ", ".join(f"{start:g}-{end:g} s" for start, end in record.windows.tolist())
+    sys.stdout.write(f"\nsdst predict --video {video} --query {record.query!r}  (true: {moments})\n")
+    options = ["--checkpoint", str(run_dir / BEST), "--video", str(video), "--query", record.query, "--table"]
+    predicting.main([*options, "--plot", str(folder / "answer.png"), "--clips", str(folder)])
+    return folder

@@ -148,8 +148,8 @@ PRESETS = {
     "small-world": BackboneConfig(
         VisionConfig(
             in_chans=3,
-            img_size=96,
-            patch_size=12,
+            img_size=64,
+            patch_size=8,
             num_frames=8,
             tubelet_size=8,
             embed_dim=128,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-MAX_QUERIES = 3  # about a video
+MAX_QUERIES = 6  # about a video
 MAX_MOMENTS = 5  # of a query
 SEEN = 0.3  # share of a thing that must be visible for it to be spoken of
 LOOKS_PER_CLIP = 4

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
-SIZES = {"demo": (160, 40, 40), "laptop": (600, 150, 150)}
+SIZES = {"demo": (320, 40, 40), "laptop": (800, 150, 150)}
 """Videos per split."""
 
 
@@ -64,8 +64,8 @@ def main(argv: Sequence[str]) -> int:
         "train-backbone", help="train the small backbone that comes with the package anew"
     )
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder")
-    train.add_argument("--scenes", type=at_least(10), default=600, help="to draw clips from (%(default)s)")
-    train.add_argument("--steps", type=at_least(1), default=2400, help="of training (%(default)s)")
+    train.add_argument("--scenes", type=at_least(10), default=1000, help="to draw clips from (%(default)s)")
+    train.add_argument("--steps", type=at_least(1), default=5500, help="of training (%(default)s)")
     train.add_argument(
         "--seed", type=at_least(0), default=0, help="of scenes and initial weights (%(default)s)"
     )

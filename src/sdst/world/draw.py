@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 NUM_CLIPS = (40, 75)  # of a video, both ends included, like all ranges here
 LENGTHS = ((1, 5), (6, 15), (16, 30))  # clips of a short, a middle and a long act
 LENGTH_SHARES = (0.5, 0.32, 0.18)
-GRIDS = ((2, 2), (2, 3), (3, 2))  # colours and shapes of a video
-GRID_SHARES = (0.6, 0.2, 0.2)
+GRIDS = ((1, 2), (2, 1), (2, 2))  # colours and shapes of a video
+GRID_SHARES = (0.25, 0.25, 0.5)
 NUM_MOTIONS = 4  # of a thing in a video
-ABSENT = 0.2  # share of the acts in place of which a thing is not there
+ABSENT = 0.4  # share of the acts in place of which a thing is not there
 MAX_PILLARS = 2
 RGB = {
     "red": (215, 40, 40),

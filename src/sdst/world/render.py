@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Pixels = NDArray[np.uint8]
 
-FRAME_RATE = 8
-CODECS = {"libx264": {"preset": "veryfast", "crf": "30", "g": "48"}, "mpeg4": {"qscale": "6"}}
+FRAME_RATE = 4  # what the small backbone looks at
+CODECS = {"libx264": {"preset": "veryfast", "crf": "30", "g": "24"}, "mpeg4": {"qscale": "6"}}
 """The encoder, or where it is missing the next, with its settings."""
 WAVES = 30  # that add up to a background
 MOST_WAVES = 7  # crests of one of them across the picture

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SIDE = 128  # pixels
 CLIP_SECONDS = 2
 SPEED = 16.0  # pixels per second, of straight motions
-CIRCLE_RADIUS, CIRCLE_SECONDS = 14.0, 4.5
+CIRCLE_RADIUS, CIRCLE_SECONDS = 14.0, 3.0
 BOUNCE_HEIGHT, SHAKE_WIDTH, PULSE_SHARE = 16.0, 8.0, 0.45
 BEAT_SECONDS = 1.3  # of a bounce, a shake, a pulse
 NEARING = 0.3  # share by which a thing looks larger when it is nearest, smaller when it is farthest

@@ -67,7 +67,6 @@ def main(args: Namespace) -> int:
     unseen = draw_clips(
         plan_clips(vision, TEST_SCENES, held_out=True, seed=args.seed), folder / "unseen", args.workers
     )
-    begin = time.perf_counter()
     trainer = _Training(folder, clips, args.steps, args.seed)
     trainer.run()
     report = {
@@ -76,7 +75,7 @@ def main(args: Namespace) -> int:
         "batch_size": BATCH_SIZE,
         "scenes": args.scenes,
         "clips": len(clips.frames),
-        "seconds": round(time.perf_counter() - begin),
+        "seconds": round(trainer.seconds),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "machine": platform.machine(),
@@ -106,6 +105,7 @@ class _Training:
         self.optimizer = torch.optim.AdamW(groups, LEARNING_RATE, (0.9, 0.98), weight_decay=WEIGHT_DECAY)
         self.losses: list[tuple[int, float]] = []
         self.step = 0
+        self.seconds = 0.0
         self._tokenizer = Tokenizer(folder / "vocab.txt", PRESETS[NAME].text)
         self._state = folder / "state.pt"
         self._clips = clips
@@ -127,8 +127,9 @@ class _Training:
                 )
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.losses = state["step"], state["losses"]
+            self.step, self.losses, self.seconds = state["step"], state["losses"], state["seconds"]
         recent: list[float] = []
+        begin = time.perf_counter() - self.seconds
         with progress_bars() as bars:
             bar = bars.add_task("training the backbone", total=self._steps, completed=self.step)
             while self.step < self._steps:
@@ -140,6 +141,7 @@ class _Training:
                     bars.update(bar, description=f"training the backbone, loss {self.losses[-1][1]:.3f}")
                     recent.clear()
                 if self.step % KEEP_EVERY == 0 or self.step == self._steps:
+                    self.seconds = time.perf_counter() - begin
                     self._keep(identity)
 
     def _keep(self, identity: dict[str, int]) -> None:
@@ -149,6 +151,7 @@ class _Training:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "losses": self.losses,
+            "seconds": self.seconds,
         }
         temporary = self._state.with_suffix(".tmp")
         torch.save(state, temporary)

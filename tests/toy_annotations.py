@@ -1,4 +1,4 @@
-"""The demo's own annotation files: invented videos and sentences in the format of QVHighlights."""
+"""Annotation files for tests: invented videos and sentences in the format of QVHighlights."""
 
 from __future__ import annotations
 

@@ -1,0 +1,206 @@
+"""The reader of experiments/*.yaml: what it returns, what it refuses, and that every row's configuration composes."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+import sdst
+from sdst.config import compose, conf_dir
+from sdst.errors import UserError
+from sdst.experiments import Column, Job, list_experiments, number, read_experiment
+
+EXPERIMENTS = Path(sdst.__file__).parents[2] / "experiments"
+
+GOOD = """\
+title: Attention
+source: Tab. 5
+selection: not stated
+notes: [a doubt]
+scales:
+  paper: {qvhighlights: [data=qvhighlights], tacos: [data=tacos]}
+  laptop: {qvhighlights: [data=world, optim.lr=1e-3]}
+columns:
+  - title: MR
+    dataset: qvhighlights
+    split: val
+    metrics: {R1@0.5: MR-full-R1@0.5, mAP: MR-full-mAP}
+  - title: ""
+    dataset: null
+    split: null
+    metrics: {Size: null}
+rows:
+  - label: Others
+    paper: ["1.50", null, "4.8M"]
+    note: misprinted
+  - label: Standard
+    overrides: [model.attention=standard, "model.modules=[ca,rdsa]"]
+    paper: ["73.16 ± 0.61", "59.76 (+2.84)", "4.10 M"]
+  - label: Ours
+    overrides: []
+    paper: [null, null, null]
+"""
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    path = tmp_path / "tableX.yaml"
+    path.write_text(GOOD, encoding="utf-8")
+    return path
+
+
+def test_reading(good: Path) -> None:
+    table = read_experiment(good)
+    assert (table.name, table.title, table.source, table.selection, table.notes) == (
+        "tableX",
+        "Attention",
+        "Tab. 5",
+        "not stated",
+        ("a doubt",),
+    )
+    assert table.columns == (
+        Column("MR", "R1@0.5", "MR-full-R1@0.5", "qvhighlights", "val"),
+        Column("MR", "mAP", "MR-full-mAP", "qvhighlights", "val"),
+        Column("", "Size", None, None, None),
+    )
+    others, standard, ours = table.rows
+    assert (others.label, others.overrides, others.note) == ("Others", None, "misprinted")
+    assert others.paper == ("1.50", None, "4.8M")
+    assert standard.overrides == ("model.attention=standard", "model.modules=[ca,rdsa]")
+    assert (ours.overrides, ours.note) == ((), None)
+
+
+def test_jobs_are_the_rows_that_are_run_on_each_data_set_of_the_scale(good: Path) -> None:
+    table = read_experiment(good)
+    variant = ("model.attention=standard", "model.modules=[ca,rdsa]")
+    assert table.jobs("laptop") == [
+        Job("Standard", "qvhighlights", ("data=world", "optim.lr=1e-3", *variant)),
+        Job("Ours", "qvhighlights", ("data=world", "optim.lr=1e-3")),
+    ]
+    assert [(job.label, job.dataset, job.overrides[0]) for job in table.jobs("paper")] == [
+        ("Standard", "qvhighlights", "data=qvhighlights"),
+        ("Standard", "tacos", "data=tacos"),
+        ("Ours", "qvhighlights", "data=qvhighlights"),
+        ("Ours", "tacos", "data=tacos"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [
+        ("71.00", 71),
+        ("9", 9),
+        ("4.8M", 4.8),
+        ("4.10 M", 4.1),
+        ("73.16 ± 0.61", 73.16),
+        ("18.38 (+0.74)", 18.38),
+    ],
+)
+def test_the_number_of_a_cell(cell: str, value: float) -> None:
+    assert number(cell) == value
+    assert number(None) is None
+
+
+BAD = {  # what is replaced, by what, and what the message must name
+    "no YAML": ("title: Attention", "title: [", ["not the YAML"]),
+    "a repeated key": ("title: Attention", "title: a\ntitle: b", ["title"]),
+    "an unknown key": ("title: Attention", "titel: Attention", ["unknown key 'titel'", "title"]),
+    "a missing key": ("source: Tab. 5\n", "", ["'source' is missing"]),
+    "an empty text": ("source: Tab. 5", 'source: ""', ["source"]),
+    "a number for a text": ("source: Tab. 5", "source: 5", ["source", "5"]),
+    "notes that are no list": ("[a doubt]", "a doubt", ["notes", "'a doubt'"]),
+    "an unknown scale": ("laptop:", "phone:", ["scales", "unknown key 'phone'", "laptop"]),
+    "a data set without overrides": (
+        "{qvhighlights: [data=qvhighlights], ",
+        "{",
+        ["scales.paper", "'qvhighlights'"],
+    ),
+    "a data set of the laptop alone": (
+        "{qvhighlights: [data=world",
+        "{toy: [data=world",
+        ["scales.laptop", "'toy'"],
+    ),
+    "an override without a value": ("data=tacos", "data", ["scales.paper.tacos", "'data'", "key=value"]),
+    "an override with a blank": ("[ca,rdsa]", "[ca, rdsa]", ["rows[1].overrides", "blanks"]),
+    "overrides that are no list": (
+        "overrides: []",
+        "overrides: model.dim=8",
+        ["rows[2].overrides", "no list"],
+    ),
+    "an unknown split": ("split: val", "split: train", ["columns[0].split", "'train'"]),
+    "no split": ("    split: val\n", "", ["columns[0]", "'split'"]),
+    "metrics that are a list": ("{Size: null}", "[Size]", ["columns[1].metrics", "mapping"]),
+    "a key that is a number": ("Size: null", "Size: 3", ["columns[1].metrics.Size", "3"]),
+    "a header that is a number": ("Size: null", "3: null", ["columns[1].metrics"]),
+    "a number without quotes": ('"1.50"', "1.50", ["rows[0].paper[0]", "1.5", "quotes"]),
+    "a cell that is no number": ('"1.50"', '"–"', ["rows[0].paper[0]", "'–'", "null"]),
+    "a cell too few": ('"1.50", null', '"1.50"', ["rows[0].paper", "2 cells for 3 columns"]),
+    "a label that is a number": ("label: Ours", "label: 1", ["rows[2].label", "1", "quotes"]),
+    "two rows of one name": ("label: Ours", "label: Others", ["rows", "3 with 2 labels"]),
+    "an unknown key in a row": ("note: misprinted", "nota: misprinted", ["rows[0]", "'nota'"]),
+    "an empty note": ("note: misprinted", "note: null", ["rows[0].note"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_file_is_refused_in_one_line(good: Path, case: str) -> None:
+    old, new, named = BAD[case]
+    assert GOOD.count(old) == 1
+    good.write_text(GOOD.replace(old, new), encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        read_experiment(good)
+    message = str(caught.value)
+    assert message.startswith(f"{good}: ")
+    assert "\n" not in message
+    for part in named:
+        assert part in message
+
+
+@pytest.mark.parametrize("text", ["", "- a", "just text", "rows: []"])
+def test_a_file_that_is_no_experiment(good: Path, text: str) -> None:
+    good.write_text(text)
+    with pytest.raises(UserError, match=r"tableX\.yaml: "):
+        read_experiment(good)
+
+
+def test_no_rows(good: Path) -> None:
+    good.write_text(GOOD.partition("rows:")[0] + "rows: []\n", encoding="utf-8")
+    with pytest.raises(UserError, match="rows: 0"):
+        read_experiment(good)
+
+
+def test_a_missing_file_and_one_that_is_not_text(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.yaml: cannot be read"):
+        read_experiment(tmp_path / "none.yaml")
+    (tmp_path / "bytes.yaml").write_bytes(b"title: \xff\xfe")
+    with pytest.raises(UserError, match=r"bytes\.yaml: not the YAML"):
+        read_experiment(tmp_path / "bytes.yaml")
+
+
+def test_listing(good: Path, tmp_path: Path) -> None:
+    (tmp_path / "figure9.yaml").touch()
+    (tmp_path / "notes.txt").touch()
+    assert list_experiments(tmp_path) == [tmp_path / "figure9.yaml", good]
+    with pytest.raises(UserError, match="no experiment"):
+        list_experiments(tmp_path / "nowhere")
+
+
+JOBS = [
+    pytest.param(path.stem, scale, id=f"{path.stem}-{scale}")
+    for path in list_experiments(EXPERIMENTS)
+    for scale in ("paper", "laptop")
+    if read_experiment(path).jobs(scale)
+]
+
+
+@pytest.mark.parametrize(("name", "scale"), JOBS)
+def test_every_job_composes_to_a_configuration_of_its_own(name: str, scale: str) -> None:
+    jobs = read_experiment(EXPERIMENTS / f"{name}.yaml").jobs(scale)
+    models = {path.stem for path in (conf_dir() / "model").glob("*.yaml")}
+    chosen = {
+        job: [o.removeprefix("model=") for o in job.overrides if o.startswith("model=")] for job in jobs
+    }
+    configs = [OmegaConf.to_yaml(compose(job.overrides)) for job in jobs if set(chosen[job]) <= models]
+    assert len(set(configs)) == len(configs)
+    if missing := sorted({model for models_ in chosen.values() for model in models_} - models):
+        pytest.skip(f"the rest composes; no conf/model for {', '.join(missing)} yet")
