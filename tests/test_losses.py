@@ -152,6 +152,38 @@ def test_terms_equal_naive_loops(seed, queries):
     assert total.item() == pytest.approx(sum(WEIGHTS[name] * expected[name] for name in TERMS), rel=1e-5)
 
 
+@pytest.mark.parametrize("proposals", [False, True])
+def test_each_level_costs_what_it_would_cost_alone(proposals):
+    output, batch = example(2)
+    if proposals:
+        output.proposal_logits = torch.randn(output.actionness.shape)
+        output.initial_references = torch.rand(output.initial_references.shape)
+    by_level = criterion().by_level(output, batch)
+    _, terms = criterion()(output, batch)
+    levels = output.class_logits.shape[1]
+    for name, values in by_level.items():
+        count = {**dict.fromkeys(("cls", "l1", "iou"), levels + proposals), "video": levels}.get(name)
+        assert values.shape == (() if count is None else (count,))
+
+    def only(k: int) -> Output:
+        """The output of level k alone; of the proposals for -1."""
+        if k < 0:
+            logits, references = output.proposal_logits[:, None], output.initial_references[:, None]
+        else:
+            logits, references = output.class_logits[:, k : k + 1], output.references[:, k : k + 1]
+        video, text = (tensor[:, [max(k, 0)]] for tensor in (output.video, output.text))
+        return replace(
+            output, class_logits=logits, references=references, video=video, text=text, proposal_logits=None
+        )
+
+    for name in ("cls", "l1", "iou", "video"):
+        first = levels - len(by_level[name])  # -1 with proposals
+        alone = [criterion()(only(k), batch)[1][name] for k in range(first, levels)]
+        torch.testing.assert_close(by_level[name], torch.stack(alone))
+        together = by_level[name].mean() if name == "video" else by_level[name].sum()
+        torch.testing.assert_close(terms[name], together)
+
+
 @pytest.fixture(scope="module")
 def oracle() -> dict[str, torch.Tensor]:
     """Inputs and values of R2-Tuning's losses; its weights 0.1 are already in the values."""

@@ -151,6 +151,7 @@ def test_equal_scores_keep_query_order_and_the_cut_comes_last():
         ("iou_threshold", 1.5),
         ("round_to", 0.0),
         ("max_moments", 0),
+        ("score", "best"),
     ],
 )
 def test_bad_options_are_user_errors(key, value):
@@ -203,6 +204,21 @@ def test_decode_takes_the_last_level_in_seconds():
         expected.sort(key=lambda row: -row[2])
         assert prediction.windows.dtype == np.float64
         np.testing.assert_allclose(prediction.windows, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("score", ["class", "actionness"])
+def test_a_score_of_one_factor_is_that_factor_and_does_not_see_the_other(score):
+    output, batch = tiny()
+    expected = output.class_logits[:, 1].sigmoid() if score == "class" else output.actionness
+    decoding = replace(PLAIN, score=score)
+    before = decode(output, batch, decoding)
+    if score == "class":
+        output.actionness = torch.rand(2, 3)
+    else:
+        output.class_logits = torch.randn(2, 2, 3)
+    for got, prediction, values in zip(decode(output, batch, decoding), before, expected, strict=True):
+        np.testing.assert_array_equal(got.windows, prediction.windows)
+        assert got.windows[:, 2].tolist() == pytest.approx(sorted(values.tolist(), reverse=True))
 
 
 def test_decode_gives_the_cosines_of_valid_clips():

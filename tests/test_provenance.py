@@ -76,6 +76,7 @@ def test_wandb_is_offline_on_demand_or_without_key_or_network(
     reachable: bool,
     offline: bool,
 ) -> None:
+    wandb = pytest.importorskip("wandb")
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     if mode:
@@ -83,13 +84,15 @@ def test_wandb_is_offline_on_demand_or_without_key_or_network(
     monkeypatch.setenv("HOME", str(tmp_path))  # no ~/.netrc
     if key:
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setattr(tracking, "_reachable", lambda host: reachable)
+    monkeypatch.setattr(tracking, "_reachable", lambda host, port: reachable)
     made = {}
-    monkeypatch.setattr("lightning.pytorch.loggers.WandbLogger", lambda **options: made.update(options))
+    monkeypatch.setattr(tracking, "WandbLogger", lambda **options: made.update(options))
     tracking.wandb_logger(str(tmp_path / "run7"), "project", "table1", ("a",))
-    assert made.pop("offline") is offline
+    wandb.teardown()  # which was asked where its server is
+    assert (made.pop("mode") == "offline") is offline
+    assert len(made.pop("id")) == 8
     assert made == {
-        "name": "run7",
+        "name": f"{tmp_path.name}/run7",
         "save_dir": str(tmp_path / "run7"),
         "project": "project",
         "group": "table1",

@@ -363,6 +363,13 @@ def test_logged_loss_is_the_weighted_sum_of_its_terms(train: Train, tmp_path: Pa
         assert terms.keys() == weights.keys()
         total = sum(weight * float(terms[name]) for name, weight in weights.items())
         assert float(row["train/loss"]) == pytest.approx(total, rel=1e-5)
+        levels = {key: float(value) for key, value in row.items() if key.startswith("train/level_")}
+        assert levels.keys() == {
+            f"train/level_{k}/{name}" for k in (1, 2) for name in ("cls", "l1", "iou", "video")
+        }
+        for name, share in {"cls": 1, "l1": 1, "iou": 1, "video": 1 / 2}.items():
+            both = sum(levels[f"train/level_{k}/{name}"] for k in (1, 2))
+            assert share * both == pytest.approx(float(terms[name]), rel=1e-5)
 
 
 @pytest.mark.parametrize("attention", ["standard", "deformable", "pure_init", "mixed_init"])

@@ -118,7 +118,7 @@ def require_same(source: object, found: Mapping[str, Any], wanted: Mapping[str, 
 def build_model(config: dict[str, Any], recipe: dict[str, Any]) -> nn.Module:
     """The untrained model of a resolved configuration, for features of the given recipe."""
     model: nn.Module = build(
-        OmegaConf.create(config["model"]),
+        OmegaConf.create({"model": config["model"]}).model,
         video_dim=recipe["video_dim"],
         text_dim=recipe["text_dim"],
         levels=config["levels"]["count"],

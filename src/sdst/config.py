@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 import re
 from dataclasses import dataclass, field
@@ -23,6 +24,14 @@ from sdst.postprocess import Decoding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+PLAIN_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "true or false"),
+    "str": ((str,), "text"),
+}
+"""Annotation of a constructor's argument -> what may be given for it, and how to say so."""
 
 
 @dataclass
@@ -71,6 +80,7 @@ class TrainConfig:
     """Everything a run depends on.
 
     Attributes:
+        group: What the run is a row of, such as a table's name; a sweep sets it. wandb shows its runs together.
         seed: Of initial weights, shuffling, positive clips, dropout.
         run_dir: Where the run writes. One that holds a finished run is refused.
         resume: ``latest`` unfinished run below ``paths.runs``, or the folder of a run, or null.
@@ -87,6 +97,7 @@ class TrainConfig:
         paths: Where things are.
     """
 
+    group: str | None = None
     seed: int = 0
     run_dir: str = MISSING
     resume: str | None = None
@@ -133,8 +144,10 @@ def build(node: DictConfig, /, **arguments: Any) -> Any:
     """Instantiate a node's ``_target_`` with further arguments.
 
     Raises:
-        UserError: The constructor refused a value; as it said, or with the name of the target.
+        UserError: A value is of another type than the constructor's annotation, or the constructor refused it; as it
+            said, or with the name of the target.
     """
+    _check_types(node)
     try:
         return hydra.utils.instantiate(node, _convert_="object", **arguments)
     except InstantiationException as error:
@@ -143,6 +156,28 @@ def build(node: DictConfig, /, **arguments: Any) -> Any:
         if isinstance(error.__cause__, TypeError | ValueError):
             raise UserError(f"{node['_target_']}: {error.__cause__}") from error
         raise
+
+
+def _check_types(node: DictConfig) -> None:
+    """Refuse a value of the wrong plain type: text like ``off`` would count as true, 2.5 fail deep inside."""
+    for name, parameter in inspect.signature(hydra.utils.get_object(node["_target_"])).parameters.items():
+        # Our modules postpone annotations, which makes them strings; those of other packages stay unchecked.
+        annotation = str(parameter.annotation)
+        if name not in node:
+            continue
+        value, key = node[name], node._get_full_key(name)
+        if annotation in PLAIN_TYPES and not _is(annotation, value):
+            raise UserError(f"{key}: {value!r} must be {PLAIN_TYPES[annotation][1]}")
+        if annotation == "Sequence[str]" and not (
+            OmegaConf.is_list(value) and all(_is("str", item) for item in value)
+        ):
+            raise UserError(f"{key}: {value!r} must be a list of names, like [a,b]")
+
+
+def _is(annotation: str, value: object) -> bool:
+    """Whether the value is of the annotated plain type; a bool is no number."""
+    types, _ = PLAIN_TYPES[annotation]
+    return isinstance(value, types) and isinstance(value, bool) == (annotation == "bool")
 
 
 def explain(error: HydraException | OmegaConfBaseException) -> UserError:

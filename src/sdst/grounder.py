@@ -244,7 +244,7 @@ class Grounder:
         durations = torch.tensor([record.duration for record in batch.records], dtype=torch.float64)
         with torch.inference_mode():
             output = self._model(batch.video, batch.video_mask, batch.text, batch.text_mask, batch.num_clips)
-        moments, scores = raw_moments(output, durations)
+        moments, scores = raw_moments(output, durations, self._decoding)
         # The model has seen nothing outside the part.
         moments = moments.clamp(min=0).minimum(durations[:, None, None])
         return moments, scores, clip_saliency(output, batch)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sdst.types import Batch, Output
 
 NMS_KINDS = ("linear", "gaussian", "hard", "none")
+SCORES = ("auto", "both", "class", "actionness")
 
 
 @dataclass
@@ -36,6 +37,8 @@ class Decoding:
         iou_threshold: Only windows with an IoU above it are touched; 0 for all that overlap.
         round_to: Seconds to whose multiples starts and ends are rounded; None to leave them.
         max_moments: How many moments to keep; None for all.
+        score: What ranks the moments: ``both`` class probability and actionness (eq. 23), or one of them where
+            the loss of the other is off (Tab. E); ``auto`` is settled before training by the losses' weights.
 
     Raises:
         UserError: A value is out of range.
@@ -46,6 +49,7 @@ class Decoding:
     iou_threshold: float
     round_to: float | None
     max_moments: int | None
+    score: str = "both"
 
     def __post_init__(self) -> None:
         if self.nms not in NMS_KINDS:
@@ -62,6 +66,8 @@ class Decoding:
             raise UserError(
                 f"decoding max_moments: {self.max_moments} keeps nothing; give 1 or more, or null"
             )
+        if self.score not in SCORES:
+            raise UserError(f"decoding score: '{self.score}' is unknown; choose from {', '.join(SCORES)}")
 
 
 def decode(output: Output, batch: Batch, decoding: Decoding) -> list[Prediction]:
@@ -70,7 +76,7 @@ def decode(output: Output, batch: Batch, decoding: Decoding) -> list[Prediction]
     ``Grounder.predict_encoded`` does the same for a video that is predicted in parts.
     """
     durations = torch.tensor([record.duration for record in batch.records], dtype=torch.float64)
-    windows_se, scores = raw_moments(output, durations)
+    windows_se, scores = raw_moments(output, durations, decoding)
     moments = decode_moments(windows_se, scores, durations, decoding)
     return [
         Prediction(record.qid, record.vid, record.query, windows.numpy(), saliency)
@@ -80,14 +86,19 @@ def decode(output: Output, batch: Batch, decoding: Decoding) -> list[Prediction]
     ]
 
 
-def raw_moments(output: Output, durations: Tensor) -> tuple[Tensor, Tensor]:
+def raw_moments(output: Output, durations: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:
     """The last level's moments (B, M, 2), start and end in seconds, and their scores (B, M), both float64.
 
-    The score is sqrt(class probability × actionness), eq. 23.
+    The score is sqrt(class probability × actionness), eq. 23, or the one of them that ``decoding.score`` names.
     """
     windows_se = cw_to_se(_cpu(output.references[:, -1])) * durations[:, None, None]
-    scores = (_cpu(output.class_logits[:, -1]).sigmoid() * _cpu(output.actionness)).sqrt()
-    return windows_se, scores
+    probability, actionness = _cpu(output.class_logits[:, -1]).sigmoid(), _cpu(output.actionness)
+    scores = {
+        "both": (probability * actionness).sqrt(),
+        "class": probability,
+        "actionness": actionness,
+    }
+    return windows_se, scores[decoding.score]
 
 
 def clip_saliency(output: Output, batch: Batch) -> list[NDArray[np.float64]]:

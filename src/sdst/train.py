@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 import lightning as L
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from lightning.pytorch.callbacks import RichProgressBar
@@ -30,9 +29,10 @@ from sdst.jsonfiles import write_atomically
 from sdst.losses.criterion import Criterion
 from sdst.metrics.evaluation import evaluate
 from sdst.module import GroundingModule
+from sdst.options import check_options, precision, settle
 from sdst.predictions import write_predictions
 from sdst.provenance import describe_run, peak_memory_gb
-from sdst.tracking import tracked_run
+from sdst.tracking import begin, show_predictions, tracked_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +43,6 @@ logger = logging.getLogger(__name__)
 
 FLAGS = ("-m", "--multirun", "--cfg", "-c", "--package", "-p", "--resolve", "--info", "-i", "--help", "-h")
 """Hydra's options that make sense here."""
-PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed")
 CHANGEABLE = ("trainer.", "data.num_workers", "data.features", "data.annotations.", "paths.", "run_dir")
 """What may differ when a run is resumed: how long and on what machine it runs, and where its files are now."""
 
@@ -146,9 +145,10 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     _check_free(run_dir, resume)
     config.run_dir = str(run_dir)  # a multirun's job, or a run that was moved, is not where it was told to be
     OmegaConf.resolve(config)
+    check_options(config)
+    settle(config)
     options = OmegaConf.to_object(config)
     assert isinstance(options, TrainConfig)
-    _check_options(config)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Lightning's own, about a name in torch that it will change itself.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
@@ -159,15 +159,16 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     for split in ("train", *splits):
         data.load(split)
     _check_selection(data, options.select)
-    module = _make_module(config, options, data)
+    module = make_module(config, options, data)
     trainer = _make_trainer(config, options.select, run_dir)
     if resume:
         checkpoint.fill(module, checkpoint.read(run_dir / LAST)["state_dict"], run_dir / LAST)
     if trainer.is_global_zero:
         run_dir.mkdir(parents=True, exist_ok=True)
+        facts = describe_run(module.model) | {"features": data.recipe}
+        begin(trainer.logger, run_dir, module.contents["config"], facts)
         write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(config))
     if trainer.is_global_zero and not resume:
-        facts = describe_run(module.model) | {"features": data.recipe}
         write_atomically(run_dir / "run.json", json.dumps(facts, indent=2) + "\n")
         logger.info("%d trainable parameters; run folder %s", facts["parameters"]["total"], run_dir)
 
@@ -206,6 +207,10 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
             result["best"][split] = module.metrics["brief"]
         if trainer.is_global_zero:
             write_predictions(run_dir / f"{split}_submission.jsonl", module.predictions)
+        if trainer.is_global_zero and split == options.select.split:
+            note = "SIMULATED features" if data.recipe["simulated"] else ""
+            records = data.load(split).records
+            show_predictions(trainer.logger, split, module.predictions, records, data.clip_seconds, note)
     if trainer.is_global_zero:
         # Written last: its presence says that the run is finished.
         write_atomically(run_dir / "metrics.json", json.dumps(result, indent=2) + "\n")
@@ -213,7 +218,7 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     return result
 
 
-def _make_module(config: DictConfig, options: TrainConfig, data: GroundingDataModule) -> GroundingModule:
+def make_module(config: DictConfig, options: TrainConfig, data: GroundingDataModule) -> GroundingModule:
     """The untrained model with its losses, optimisation and decoding."""
     plain: Any = OmegaConf.to_container(config)
     model = checkpoint.build_model(plain, data.recipe)
@@ -245,7 +250,7 @@ def _make_trainer(config: DictConfig, select: SelectConfig, run_dir: Path) -> L.
     interactive = sys.stderr.isatty()
     trainer: L.Trainer = build(
         config.trainer,
-        precision=_precision(config.trainer),
+        precision=precision(config.trainer),
         callbacks=[
             *checkpoints(run_dir, monitor=f"{select.split}/{select.metric}"),
             RichProgressBar(leave=True) if interactive else EpochLog(),
@@ -287,46 +292,6 @@ def _check_selection(data: GroundingDataModule, select: SelectConfig) -> None:
         )
     if split == "test":
         logger.warning("the best checkpoint is selected on the test split; say so beside its numbers")
-
-
-def _check_options(config: DictConfig) -> None:
-    """Refuse what would only fail after hours, or say nothing about its cause."""
-    trainer = config.trainer
-    for key in ("max_epochs", "check_val_every_n_epoch"):
-        if not isinstance(trainer[key], int) or trainer[key] < 1:
-            raise UserError(f"trainer.{key}: {trainer[key]} must be a whole number of at least 1")
-    if trainer.check_val_every_n_epoch > trainer.max_epochs:
-        raise UserError(
-            f"trainer.check_val_every_n_epoch: {trainer.check_val_every_n_epoch} must lie in "
-            f"1..{trainer.max_epochs}, or no epoch is validated"
-        )
-    for key in ("limit_train_batches", "limit_val_batches"):
-        if not isinstance(trainer[key], int | float) or trainer[key] <= 0:
-            raise UserError(f"trainer.{key}: {trainer[key]} must be a positive share or number of batches")
-    if trainer.precision not in PRECISIONS:
-        raise UserError(f"trainer.precision: {trainer.precision!r} is none of {', '.join(PRECISIONS)}")
-    devices = trainer.devices if OmegaConf.is_list(trainer.devices) else [0] * (trainer.devices == 1)
-    if len(devices) != 1:
-        raise UserError(
-            f"trainer.devices: {trainer.devices} must be 1 or a list with one number; a run uses one device"
-        )
-    attention = config.model.get("attention")
-    if attention in ("pure_init", "mixed_init") and not config.loss.weights.get("cls"):
-        raise UserError(
-            f"model.attention: {attention} selects clips by a score that only loss.weights.cls trains; "
-            "give it a positive weight or choose another attention"
-        )
-    if config.seed < 0:
-        raise UserError(f"seed: {config.seed} must be 0 or more")
-    if config.compile is not None and config.compile not in torch.compiler.list_backends(exclude_tags=()):
-        known = ", ".join(torch.compiler.list_backends())
-        raise UserError(f"compile: no backend {config.compile!r}; choose from {known}, or null")
-
-
-def _precision(config: DictConfig) -> str:
-    if config.precision != "auto":
-        return str(config.precision)
-    return "16-mixed" if config.accelerator != "cpu" and torch.cuda.is_available() else "32-true"
 
 
 def _summary(result: dict[str, Any], run_dir: Path) -> str:

@@ -76,8 +76,8 @@ class GroundingDataModule(L.LightningDataModule):
         self.store = FeatureStore(
             features,
             pooling=pooling,
-            video_layers=self.levels.choose(info.video_layers),
-            text_layers=self.levels.choose(info.text_layers),
+            video_layers=self.levels.video_layers(info.video_layers),
+            text_layers=self.levels.text_layers(info.text_layers),
         )
 
     @property
@@ -90,8 +90,8 @@ class GroundingDataModule(L.LightningDataModule):
         return {
             "backbone": info.backbone,
             "pooling": self.store.pooling,
-            "video_layers": self.levels.choose(info.video_layers),
-            "text_layers": self.levels.choose(info.text_layers),
+            "video_layers": self.levels.video_layers(info.video_layers),
+            "text_layers": self.levels.text_layers(info.text_layers),
             "video_dim": self.store.video_dim,
             "text_dim": self.store.text_dim,
             "clip_seconds": info.clip_seconds,

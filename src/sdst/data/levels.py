@@ -17,8 +17,11 @@ class Levels:
 
     Attributes:
         count: K.
-        source: ``intermediate`` layers, or the ``last`` layer K times.
-        stride: Distance between neighbouring levels in layers.
+        source: ``intermediate`` layers, or the ``last`` layer K times, of both towers.
+        stride: Distance between neighbouring levels in layers of the video tower (Tab. 4).
+        text_stride: The same in the text tower. *Reading*: 1, whatever ``stride`` is. Tab. 4 is about what the
+            pooling of eq. 15 makes of shallower layers, and only the video tower is pooled; the text levels are
+            always the last K of its layers.
         order: ``ascending`` lets level 1 be the shallowest, ``descending`` the deepest. *Reading*: ascending.
     """
 
@@ -26,17 +29,26 @@ class Levels:
     source: str = "intermediate"
     stride: int = 1
     order: str = "ascending"
+    text_stride: int = 1
 
     def __post_init__(self) -> None:
-        if self.count < 1 or self.stride < 1:
-            raise UserError(f"levels: count {self.count} and stride {self.stride} must be at least 1")
+        for name in ("count", "stride", "text_stride"):
+            if getattr(self, name) < 1:
+                raise UserError(f"levels: {name} {getattr(self, name)} must be at least 1")
         if self.source not in ("intermediate", "last"):
             raise UserError(f"levels.source: {self.source!r} is neither intermediate nor last")
         if self.order not in ("ascending", "descending"):
             raise UserError(f"levels.order: {self.order!r} is neither ascending nor descending")
 
-    def choose(self, stored: Sequence[int]) -> list[int]:
-        """Layer numbers of levels 1..K out of those stored; the store says so where one is absent."""
-        step = self.stride if self.source == "intermediate" else 0
+    def video_layers(self, stored: Sequence[int]) -> list[int]:
+        """Layers of the video tower for levels 1..K out of those stored; the store says so where one is absent."""
+        return self._choose(stored, self.stride)
+
+    def text_layers(self, stored: Sequence[int]) -> list[int]:
+        """The same for the text tower."""
+        return self._choose(stored, self.text_stride)
+
+    def _choose(self, stored: Sequence[int], stride: int) -> list[int]:
+        step = stride if self.source == "intermediate" else 0
         layers = [max(stored) - step * back for back in reversed(range(self.count))]
         return layers if self.order == "ascending" else layers[::-1]

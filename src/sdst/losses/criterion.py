@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 TERMS = ("cls", "l1", "iou", "act", "sal", "video", "layer")
 MATCH_COSTS = ("cls", "l1", "iou")
+MEAN_OVER_LEVELS = ("video",)
+"""Terms that are averaged over the levels they are computed at; all others are summed."""
 
 
 class Criterion(nn.Module):
@@ -48,7 +50,8 @@ class Criterion(nn.Module):
         temperature: Of the three contrastive losses.
 
     Raises:
-        UserError: A key is missing or unknown, a weight is negative or not finite, or all weights are 0.
+        UserError: A key is missing or unknown, a weight is negative or not finite, all weights are 0, or a constant
+            is out of range.
     """
 
     def __init__(
@@ -63,14 +66,35 @@ class Criterion(nn.Module):
         super().__init__()
         self.weights = _checked("loss weights", weights, TERMS)
         self.match_weights = _checked("loss match_weights", match_weights, MATCH_COSTS)
+        if not 0 <= alpha <= 1:
+            raise UserError(f"loss.alpha: {alpha} must lie in [0, 1]")
+        if not (math.isfinite(gamma) and gamma >= 0):
+            raise UserError(f"loss.gamma: {gamma} must be a finite number, 0 or more")
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise UserError(f"loss.temperature: {temperature} must be a finite number above 0")
         self.alpha, self.gamma, self.temperature = alpha, gamma, temperature
 
     def forward(self, output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted total and each computed term, unweighted; all are float32 scalars."""
-        with torch.autocast(output.class_logits.device.type, enabled=False):
-            terms = self._terms(_float32(output), batch)
-            total = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
+        return self.combine(self.by_level(output, batch))
+
+    def combine(self, by_level: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The result of ``forward`` from that of ``by_level``."""
+        terms = {
+            name: values.mean() if name in MEAN_OVER_LEVELS else values.sum()
+            for name, values in by_level.items()
+        }
+        total = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
         return total, terms
+
+    def by_level(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        """Each computed term, unweighted and in float32, at every level where it is computed on its own.
+
+        ``cls``, ``l1``, ``iou`` are (K,), or (K + 1,) with the proposals first; ``video`` is (K,); the others
+        are scalars.
+        """
+        with torch.autocast(output.class_logits.device.type, enabled=False):
+            return self._terms(_float32(output), batch)
 
     def _terms(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         num_moments = batch.moment_mask.sum().clamp(min=1)
@@ -88,15 +112,26 @@ class Criterion(nn.Module):
                 alpha=self.alpha,
                 gamma=self.gamma,
             )
-            predicted, true = matched_pairs(references, batch.moments, assignment)
+            pairs = [
+                matched_pairs(references[:, k], batch.moments, assignment[:, k]) for k in _levels(references)
+            ]
 
         # Called only below, so that a term that is off costs nothing.
         compute: dict[str, Callable[[], Tensor]] = {
-            "cls": lambda: focal_loss(
-                class_logits, assignment >= 0, num_moments, alpha=self.alpha, gamma=self.gamma
+            "cls": lambda: torch.stack(
+                [
+                    focal_loss(
+                        class_logits[:, k],
+                        assignment[:, k] >= 0,
+                        num_moments,
+                        alpha=self.alpha,
+                        gamma=self.gamma,
+                    )
+                    for k in _levels(class_logits)
+                ]
             ),
-            "l1": lambda: l1_loss(predicted, true, num_moments),
-            "iou": lambda: iou_loss(predicted, true, num_moments),
+            "l1": lambda: torch.stack([l1_loss(*pair, num_moments) for pair in pairs]),
+            "iou": lambda: torch.stack([iou_loss(*pair, num_moments) for pair in pairs]),
             "act": lambda: actionness_loss(
                 output.actionness, output.references[:, -1], batch.moments, batch.moment_mask
             ),
@@ -109,18 +144,28 @@ class Criterion(nn.Module):
                 batch.video_index,
                 temperature=self.temperature,
             ),
-            "video": lambda: video_alignment(
-                output.video,
-                output.text,
-                batch.positive_clip,
-                batch.video_index,
-                temperature=self.temperature,
+            "video": lambda: torch.stack(
+                [
+                    video_alignment(
+                        output.video[:, k],
+                        output.text[:, k],
+                        batch.positive_clip,
+                        batch.video_index,
+                        temperature=self.temperature,
+                    )
+                    for k in _levels(output.text)
+                ]
             ),
             "layer": lambda: level_alignment(
                 output.video, output.text, batch.positive_clip, temperature=self.temperature
             ),
         }
         return {name: compute[name]() for name in TERMS if self.weights[name]}
+
+
+def _levels(tensor: Tensor) -> list[slice]:
+    """The levels of a (B, K, ...) tensor one by one, as slices that keep their axis."""
+    return [slice(k, k + 1) for k in range(tensor.shape[1])]
 
 
 def _checked(name: str, weights: Mapping[str, float], expected: tuple[str, ...]) -> dict[str, float]:

@@ -41,10 +41,11 @@ class SDST(nn.Module):
         signal: What of the dense stream feeds the sparse one (Tab. 6): raw, post_ca, post_ca_sa, post_ca_sa_ffn.
         modules: Modules of the sparse stream in their order (Tab. 7, N).
         attention: What ``rdsa`` among the modules is (Tab. 5): rdsa, deformable, deformable with queries started by
-            DINO's pure_init or mixed_init, or standard. Options of another attention than the chosen one are unused.
+            DINO's pure_init or mixed_init, or standard. Sizes of another attention than the chosen one are
+            unused.
         num_points: P. Unused by standard attention.
-        sampling: Clips of the moment that steer RDSA, any of l, c, r (Tab. M). Used by RDSA alone.
-        cnn_depth: Convolutions before them (Tab. M), 0 for none. Used by RDSA alone.
+        sampling: Clips of the moment that steer RDSA, any of l, c, r (Tab. M); without RDSA all.
+        cnn_depth: Convolutions before them (Tab. M), 0 for none; without RDSA not 0.
         rdsa_dim: Width of RDSA's query z. Used by RDSA alone.
         stop_reference_gradient: Whether a level's references are constants for the next level, as in DAB-DETR.
             *Reading.*
@@ -77,21 +78,12 @@ class SDST(nn.Module):
         actionness_dim: int = 128,
     ) -> None:
         super().__init__()
+        _require(1, dim=dim, heads=heads, num_queries=num_queries, num_points=num_points, rdsa_dim=rdsa_dim)
+        _require(1, levels=levels, ffn_ratio=ffn_ratio, roi_bins=roi_bins, actionness_dim=actionness_dim)
+        _require(0, cnn_depth=cnn_depth)
         if dim % heads or dim % 2:
             raise UserError(f"model.dim: {dim} must be even and a multiple of model.heads = {heads}")
-        if signal not in SIGNALS:
-            raise UserError(f"model.signal: {signal!r} is none of {', '.join(SIGNALS)}")
-        if attention not in ATTENTIONS:
-            raise UserError(f"model.attention: {attention!r} is none of {', '.join(ATTENTIONS)}")
-        if attention != "rdsa" and "rdsa" not in modules:
-            raise UserError(
-                f"model.attention: {attention} stands where model.modules has 'rdsa', but {list(modules)} has none"
-            )
-        if not sampling or set(sampling) - set(POINTS):
-            raise UserError(f"model.sampling: {list(sampling)} must be one or more of {', '.join(POINTS)}")
-        _require(1, num_queries=num_queries, num_points=num_points, rdsa_dim=rdsa_dim, ffn_ratio=ffn_ratio)
-        _require(1, levels=levels, roi_bins=roi_bins, actionness_dim=actionness_dim)
-        _require(0, cnn_depth=cnn_depth)
+        _check_variant(signal, modules, attention, sampling, cnn_depth)
         for name, probability in {"dropout": dropout, "drop_path": drop_path}.items():
             if not 0 <= probability < 1:
                 raise UserError(f"model.{name}: {probability} must lie in [0, 1)")
@@ -235,6 +227,33 @@ class SDST(nn.Module):
             torch.stack(all_references, dim=1),
             None if all_offsets[0] is None else torch.stack(all_offsets, dim=1),
         )
+
+
+def _check_variant(
+    signal: str, modules: Sequence[str], attention: str, sampling: Sequence[str], cnn_depth: int
+) -> None:
+    """Refuse unknown names, and variants of what the chosen modules and attention do not contain."""
+    if signal not in SIGNALS:
+        raise UserError(f"model.signal: {signal!r} is none of {', '.join(SIGNALS)}")
+    if attention not in ATTENTIONS:
+        raise UserError(f"model.attention: {attention!r} is none of {', '.join(ATTENTIONS)}")
+    if not sampling or set(sampling) - set(POINTS) or len(set(sampling)) < len(sampling):
+        raise UserError(
+            f"model.sampling: {list(sampling)} must be one or more of {', '.join(POINTS)}, each once"
+        )
+    if "rdsa" not in modules:
+        for name, value, default in (("attention", attention, "rdsa"), ("signal", signal, SIGNALS[-1])):
+            if value != default:
+                raise UserError(
+                    f"model.{name}: {value} is for 'rdsa' among model.modules, but {list(modules)} has none"
+                )
+    steered = attention == "rdsa" and "rdsa" in modules
+    for name, reduced in (("sampling", len(sampling) < len(POINTS)), ("cnn_depth", cnn_depth == 0)):
+        if reduced and not steered:
+            raise UserError(
+                f"model.{name}: Tab. M varies RDSA, but model.attention = {attention} with model.modules = "
+                f"{list(modules)} has no RDSA; leave it out"
+            )
 
 
 def _require(least: int, **sizes: int) -> None:

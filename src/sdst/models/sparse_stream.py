@@ -31,7 +31,8 @@ class SparseStream(nn.Module):
         heads: H.
         ffn_ratio: Hidden width of the feed-forward network, in d.
         drop_path: Probability of dropping a sample's update.
-        modules: Any of ``ca``, ``sa``, ``rdsa``, ``ffn``, each at most once, in the order in which they run.
+        modules: Any of ``ca``, ``sa``, ``rdsa``, ``ffn``, each at most once, in the order in which they run;
+            ``ffn`` last.
         rdsa: How queries look at the video, by whichever attention of Tab. 5; None exactly where ``modules``
             lacks ``rdsa``.
     """
@@ -50,6 +51,8 @@ class SparseStream(nn.Module):
             raise UserError(f"model.modules: {unknown[0]!r} is none of {', '.join(MODULES)}")
         if not modules or len(set(modules)) < len(modules):
             raise UserError(f"model.modules: {list(modules)} must name at least one module and none twice")
+        if "ffn" in modules[:-1]:
+            raise UserError(f"model.modules: ffn must come last, unlike in {list(modules)}")
         self.order = tuple(modules)
         self.dim = dim
         self.position = mlp(2 * dim, dim, dim, depth=2)

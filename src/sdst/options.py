@@ -1,0 +1,96 @@
+"""How the options of a run fit together: settled and checked before anything is written or computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from omegaconf import OmegaConf
+
+from sdst.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed")
+SCORE_TERMS = {"both": ("cls", "act"), "class": ("cls",), "actionness": ("act",)}
+"""``decode.score`` -> the loss terms that train what it is made of."""
+
+
+def settle(config: DictConfig) -> None:
+    """Let what a loss term of weight 0 leaves untrained take part in nothing (Tab. E).
+
+    Fills in ``decode.score: auto``, and takes the class score out of the matching where it is not trained. The
+    checkpoint holds the settled configuration, so prediction decodes as training did.
+
+    Raises:
+        UserError: The moments' score would contain an untrained factor, or have none that is trained.
+    """
+    trained = {term for term in ("cls", "act") if config.loss.weights.get(term)}
+    if not trained:
+        raise UserError(
+            "loss.weights: cls and act are both 0, so nothing trains the score that ranks moments; "
+            "give one of them a positive weight"
+        )
+    if config.decode.score == "auto":
+        (config.decode.score,) = (score for score, terms in SCORE_TERMS.items() if trained == set(terms))
+    for term in SCORE_TERMS.get(config.decode.score, ()):
+        if term not in trained:
+            raise UserError(
+                f"decode.score: {config.decode.score} needs what only loss.weights.{term} trains; "
+                "give it a positive weight or choose auto"
+            )
+    if "cls" not in trained:
+        config.loss.match_weights.cls = 0.0
+
+
+def check_options(config: DictConfig) -> None:
+    """Refuse what would only fail after hours, or say nothing about its cause."""
+    trainer = config.trainer
+    for key in ("max_epochs", "check_val_every_n_epoch"):
+        if not isinstance(trainer[key], int) or trainer[key] < 1:
+            raise UserError(f"trainer.{key}: {trainer[key]} must be a whole number of at least 1")
+    if trainer.check_val_every_n_epoch > trainer.max_epochs:
+        raise UserError(
+            f"trainer.check_val_every_n_epoch: {trainer.check_val_every_n_epoch} must lie in "
+            f"1..{trainer.max_epochs}, or no epoch is validated"
+        )
+    for key in ("limit_train_batches", "limit_val_batches"):
+        if not isinstance(trainer[key], int | float) or trainer[key] <= 0:
+            raise UserError(f"trainer.{key}: {trainer[key]} must be a positive share or number of batches")
+    if trainer.precision not in PRECISIONS:
+        raise UserError(f"trainer.precision: {trainer.precision!r} is none of {', '.join(PRECISIONS)}")
+    devices = trainer.devices if OmegaConf.is_list(trainer.devices) else [0] * (trainer.devices == 1)
+    if len(devices) != 1:
+        raise UserError(
+            f"trainer.devices: {trainer.devices} must be 1 or a list with one number; a run uses one device"
+        )
+    _check_variants(config)
+    if config.seed < 0:
+        raise UserError(f"seed: {config.seed} must be 0 or more")
+    if config.compile is not None and config.compile not in torch.compiler.list_backends(exclude_tags=()):
+        known = ", ".join(torch.compiler.list_backends())
+        raise UserError(f"compile: no backend {config.compile!r}; choose from {known}, or null")
+
+
+def _check_variants(config: DictConfig) -> None:
+    """Refuse what a model's constructor cannot see: variants that contradict the losses or the choice of layers."""
+    attention = config.model.get("attention")
+    if attention in ("pure_init", "mixed_init") and not config.loss.weights.get("cls"):
+        raise UserError(
+            f"model.attention: {attention} selects clips by a score that only loss.weights.cls trains; "
+            "give it a positive weight or choose another attention"
+        )
+    levels = config.levels
+    if levels.source == "last" and (levels.stride, levels.text_stride, levels.order) != (1, 1, "ascending"):
+        raise UserError(
+            "levels.source: last repeats one layer, which levels.stride, text_stride and order cannot change; "
+            "leave them at 1, 1 and ascending"
+        )
+
+
+def precision(trainer: DictConfig) -> str:
+    """The precision that ``auto`` stands for: half where there is a GPU."""
+    if trainer.precision != "auto":
+        return str(trainer.precision)
+    return "16-mixed" if trainer.accelerator != "cpu" and torch.cuda.is_available() else "32-true"
