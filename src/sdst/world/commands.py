@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
-SIZES = {"demo": (320, 40, 40), "laptop": (800, 150, 150)}
+SIZES = {"demo": (240, 40, 40), "laptop": (320, 40, 40)}
 """Videos per split."""
 
 
