@@ -68,7 +68,7 @@ def test_training_clips_never_show_what_is_held_out(tmp_path: Path) -> None:
     known = draw_clips(plan_clips(CONFIG.vision, 4, held_out=False, seed=0), tmp_path / "known", 1)
     assert not known.shown[:, ~KNOWN.numpy()].any()
     assert known.shown.any(axis=1).all()
-    assert known.frames.shape == (len(known.shown), 3, 8, 96, 96)
+    assert known.frames.shape == (len(known.shown), 3, 8, 64, 64)
     both = draw_clips(plan_clips(CONFIG.vision, 4, held_out=True, seed=0), tmp_path / "both", 1)
     assert both.shown[:, ~KNOWN.numpy()].any()
     assert both.shown[:, KNOWN.numpy()].any()
