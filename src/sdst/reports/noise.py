@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from sdst.data.annotations import read_annotations
 from sdst.errors import UserError
+from sdst.experiments import RUN_FACTS
 from sdst.metrics import highlight, moment
 from sdst.metrics.evaluation import PROTOCOLS
 from sdst.predictions import read_predictions
@@ -46,6 +47,8 @@ def marks(results: Results) -> dict[tuple[str, int], str]:
         return {}
     found: dict[tuple[str, int], str] = {}
     for index, column in enumerate(results.experiment.columns):
+        if column.key in RUN_FACTS:
+            continue
         base: NDArray[np.float64] | None = None
         for row in results.rows:
             if row is reference or not row.cells[index].values:
@@ -84,7 +87,8 @@ def query_values(
         if not len(saliency) == len(scores) == len(records):
             return None
         if match[2] == "mAP":
-            return highlight.average_precision(saliency, scores)[match[1]].mean(axis=1)
+            precisions = highlight.average_precision(saliency, scores)[match[1]]
+            return np.asarray(precisions.mean(axis=1))
         return (highlight.top1_score(saliency, scores) >= highlight.RATINGS[match[1]]).astype(np.float64)
     if (match := _MOMENTS.fullmatch(key)) is None:
         return None
@@ -132,7 +136,7 @@ def _query_values(row: RowResult, column: Column) -> NDArray[np.float64] | None:
             if one is None:
                 return None
             values.append(one)
-    return np.mean(values, axis=0) if values else None
+    return np.asarray(np.mean(values, axis=0)) if values else None
 
 
 def _of_run(run: Run, key: str, split: str) -> NDArray[np.float64] | None:
