@@ -18,6 +18,7 @@ from conftest import Corpus, make_corpus, make_rows
 from sdst.cli import main
 from sdst.config import compose, conf_dir
 from sdst.errors import UserError
+from sdst.gpus import own_gpu
 from sdst.jobs import ELSEWHERE, identity, run_job, train_once
 from sdst.sweep import Planned, manifest, plan, read_manifest
 from sweep_table import ROWS, arguments, write_table
@@ -168,6 +169,7 @@ def test_a_job_of_another_sweep_is_waited_for(swept: Path, tmp_path: Path) -> No
 WAITING = """
 import sys
 from pathlib import Path
+from sdst.gpus import own_gpu
 from sdst.jobs import run_job
 print("waits", flush=True)
 print(run_job(Path(sys.argv[1]), "abc", wait=True))
@@ -265,6 +267,7 @@ def test_joblib_trains_in_two_processes_with_the_same_numbers(
     tables: Path, swept: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    pytest.importorskip("joblib")
     launcher = ["hydra/launcher=processes", "hydra.launcher.n_jobs=2"]
     script = Path(sys.executable).with_name("sdst")
     command = [sys.executable, "-m", "sdst.cli"] if not script.exists() else [str(script)]
@@ -280,7 +283,7 @@ def test_joblib_trains_in_two_processes_with_the_same_numbers(
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (conf_dir() / "hydra/launcher").glob("*.yaml")))
 def test_every_launcher_configuration_composes(name: str) -> None:
-    needs = {"processes": "joblib", "slurm": "submitit", "ray": "ray"}[name]
+    needs = {"processes": "joblib", "slurm": "submitit", "gpus": "ray"}[name]
     if importlib.util.find_spec(f"hydra_plugins.hydra_{needs}_launcher") is None:
         pytest.skip(f"hydra-{needs}-launcher is not installed")
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -288,6 +291,19 @@ def test_every_launcher_configuration_composes(name: str) -> None:
             "sweep", [f"hydra/launcher={name}", "job=a", "jobs=b", "sweep=c"], return_hydra_config=True
         )
     assert needs in config.hydra.launcher._target_
+
+
+def test_each_job_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with own_gpu() as gpu:
+        assert gpu is None
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with own_gpu() as first, own_gpu() as second, own_gpu() as shared:
+        assert (first, second) == (0, 1)
+        assert shared in (0, 1)
+    with own_gpu() as again:
+        assert again == 0
 
 
 # --- a job's identity ---

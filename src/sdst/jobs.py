@@ -27,6 +27,7 @@ from sdst.callbacks import LAST
 from sdst.config import TrainConfig
 from sdst.errors import UserError
 from sdst.features.fingerprint import fingerprint
+from sdst.gpus import own_gpu
 from sdst.jsonfiles import write_atomically
 from sdst.tracking import tracked_run
 from sdst.train import train
@@ -122,7 +123,9 @@ def run_job(jobs: Path, name: str, *, wait: bool) -> Status | Literal["busy"]:
                     OmegaConf.structured(TrainConfig), OmegaConf.load(jobs / f"{name}.yaml")
                 )
                 assert isinstance(config, DictConfig)
-                with tracked_run():
+                with tracked_run(), own_gpu() as gpu:
+                    if gpu is not None and config.trainer.devices == 1:
+                        config.trainer.devices = [gpu]
                     train_once(run_dir, config)
             except Exception as error:
                 reason = f"{error}\n" if isinstance(error, UserError) else traceback.format_exc()

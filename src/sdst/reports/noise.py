@@ -108,7 +108,7 @@ def query_values(
     if metric == "mAP":
         precision = moment.average_precision(windows, moments)
         if threshold is None:
-            return precision.mean(axis=1)
+            return np.asarray(precision.mean(axis=1))
         return precision[:, moment.MAP_THRESHOLDS.index(float(threshold))]
     iou = moment.top1_iou(windows, moments)
     return iou if metric == "mIoU" else (iou >= float(threshold)).astype(np.float64)
