@@ -125,7 +125,7 @@ def test_markdown_has_ours_the_papers_and_the_difference(swept: Path, report: Re
 
 def test_the_caption_says_how_the_numbers_came_about(swept: Path, report: Report) -> None:
     text = report(swept)
-    caption, _, rest = text.partition("| | |")
+    caption, _, rest = text.partition("|  |  |")
     commit = json.loads(next(swept.glob("jobs/*/run.json")).read_text())["git"]
     for part in (
         "Attention & 100 % of",
@@ -163,7 +163,7 @@ def test_rows_without_runs_with_fewer_seeds_or_failed_ones_are_marked(
     (run / "failed.txt").write_text("no luck\n")
     text = report(copied)
     assert "Standard [1 of 2 runs failed] | ours, n = 1" in text
-    assert "- Standard: 1 of 2 runs failed." in text
+    assert "- Standard, qvhighlights, seed 1 failed: no luck" in text
     for job in standard[:2]:
         job["identity"] = None
     path.write_text(json.dumps(content))

@@ -176,6 +176,17 @@ print(run_job(Path(sys.argv[1]), "abc", wait=True))
 """
 
 
+def test_two_sweeps_at_once_train_each_job_once_and_both_finish(tables: Path, tmp_path: Path) -> None:
+    program = "import sys; from sdst.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "sweep", *arguments(tables, tmp_path, "--seeds", "0", "1")]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for sweep in both:
+        assert sweep.communicate()[1]
+        assert sweep.returncode == 0
+    logs = [path.read_text() for path in tmp_path.glob("jobs/*.log")]
+    assert [log.count("best of 1 epochs") for log in logs] == [1, 1, 1, 1]
+
+
 # --- failures ---
 
 
@@ -219,6 +230,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *given: str) -> str:
         ("model.attention=standard", "data.features=none.h5", ["none.h5", "no such file"]),
         ("model.attention=standard", "data.pooling=cls", ["/video/cls", "choose from"]),
         ("model.attention=standard", "levels.count=x", ["count"]),
+        ("model.attention=standard", "hydra/launcher=joblib", ["hydra/launcher=joblib", "to sdst sweep"]),
     ],
 )
 def test_a_bad_row_is_refused_before_any_work(

@@ -132,6 +132,8 @@ def plan(
     models = {path.stem for path in (conf_dir() / "model").glob("*.yaml")}
     for job in experiment.jobs(scale):
         place = f"{experiment.name}.yaml: row '{job.label}'"
+        if misplaced := [override for override in job.overrides if override.startswith(LAUNCHER)]:
+            raise UserError(f"{place}: {misplaced[0]} would change nothing; give it to sdst sweep instead")
         if _model(job) not in models:
             planned += [Planned(job.label, job.dataset, seed, None) for seed in seeds]
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sdst.jobs import FAILED
 from sdst.reports.noise import ALPHA, QUERIES, SEEDS
 
 if TYPE_CHECKING:
@@ -99,8 +100,12 @@ def _notes(results: Results, marks: Collection[str]) -> list[str]:
             f"{QUERIES} at a number of ours: the difference from SDST itself is within the noise of the queries "
             "(bootstrap, the 95 % interval contains 0)."
         )
-    states = {row.row.label: row.state(results.most_seeds) for row in results.rows}
-    notes += [f"{label}: {state}." for label, state in states.items() if state]
+    notes += [
+        f"{row.row.label}, {_failure(run)}"
+        for row in results.rows
+        for run in row.runs
+        if run.status == "failed"
+    ]
     if any(column.key == "parameters.total" for column in results.experiment.columns):
         notes.append("Ours are trainable parameters in millions.")
     absent = sorted(set(results.experiment.scales["paper"]) - set(results.experiment.scales[results.scale]))
@@ -112,3 +117,9 @@ def _notes(results: Results, marks: Collection[str]) -> list[str]:
         if names := [f"{run.identity} ({run.dataset}, seed {run.seed})" for run in row.runs if run.identity]:
             notes.append(f"Runs of {row.row.label}: {', '.join(names)}.")
     return notes
+
+
+def _failure(run: Run) -> str:
+    """Which run failed, and the last line of its reason."""
+    reason = (run.folder / FAILED).read_text(encoding="utf-8").strip().rpartition("\n")[2]
+    return f"{run.dataset}, seed {run.seed} failed: {reason}"

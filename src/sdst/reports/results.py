@@ -10,6 +10,7 @@ import numpy as np
 
 from sdst.errors import UserError
 from sdst.experiments import RUN_FACTS, number
+from sdst.jobs import status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -159,8 +160,6 @@ def collect(experiment: Experiment, scale: str, planned: Iterable[Planned], runs
     Raises:
         UserError: A run's file is damaged.
     """
-    from sdst.jobs import status  # as late as this, for published numbers need no torch
-
     by_row: dict[str, list[Run]] = {}
     for job in planned:
         folder = runs / "jobs" / str(job.identity)
