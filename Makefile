@@ -4,14 +4,22 @@ VENV ?= .venv
 # The release the tests were run with. pip chooses the build for this machine among those it is offered; name another
 # release, or the file of a smaller CPU build, with: make install TORCH=...
 TORCH ?= torch==2.13.0
+# Of make table5 and the like. ARGS are further overrides: ARGS="hydra/launcher=processes hydra.launcher.n_jobs=2".
+SCALE ?= laptop
+SEEDS ?= 0 1 2
+ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint unit clean
+TABLES := $(notdir $(basename $(wildcard experiments/*.yaml)))
+RESULTS := experiments/results/$(SCALE)
+.PHONY: help install demo world tables $(TABLES) test lint unit clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@echo 'table5      train and report a table or figure; SCALE=laptop|paper SEEDS="0 1 2". There are:'
+	@echo '            $(TABLES)' | fold -s -w 108 | sed '2,$$s/^/            /'
 
 install: $(READY)  ## make the environment in .venv
 
@@ -25,6 +33,21 @@ $(READY): pyproject.toml
 
 demo: $(READY)  ## from videos of a small world to moments in them: under 10 minutes on 2 cores
 	$(BIN)/sdst demo
+
+world: data/world/features.h5  ## the small world's videos and features, which tables at laptop scale are trained on
+
+data/world/features.h5: | $(READY)
+	$(BIN)/sdst world make --out data/world --size laptop
+	$(BIN)/sdst extract --annotations data/world/train.jsonl data/world/val.jsonl data/world/test.jsonl \
+		--videos data/world/videos --config small-world --pooling adaptive avg cls --out $@
+
+# A failed job does not keep the report from being made.
+$(TABLES): $(READY) $(if $(filter laptop,$(SCALE)),data/world/features.h5)
+	$(BIN)/sdst sweep $@ --scale $(SCALE) --seeds $(SEEDS) $(ARGS); status=$$?; \
+		$(BIN)/sdst report $@ --scale $(SCALE) --out $(RESULTS) && exit $$status
+
+tables: $(READY)  ## all reports of what was run, with an index
+	$(BIN)/sdst report --all --scale $(SCALE) --out $(RESULTS)
 
 test: lint unit  ## everything that CI checks
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,3 +58,33 @@ class EpochLog(Callback):
         text = "  ".join(f"{key} {value:.2f}" for key, value in shown.items())
         if trainer.is_global_zero:
             logger.info("epoch %d/%s  %s", trainer.current_epoch + 1, trainer.max_epochs, text)
+
+
+class StepTimer(Callback):
+    """How fast training steps are, their loading included, validation and checkpoints left out.
+
+    Attributes:
+        steps: Batches so far, of this process.
+        seconds: What they took.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.seconds = 0.0
+        self._since = 0.0
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """None before the first step."""
+        return round(self.steps / self.seconds, 3) if self.steps else None
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._since = time.monotonic()
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        """Count the time since the step before; what follows an epoch's last step is never counted."""
+        now = time.monotonic()
+        self.steps += 1
+        self.seconds += now - self._since
+        self._since = now

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,24 +12,22 @@ from rich.table import Table
 from sdst import checkpoint
 from sdst import predict as predicting
 from sdst.baselines.trivial import mean_moment, whole_video
-from sdst.callbacks import BEST, LAST
+from sdst.callbacks import BEST
 from sdst.clips import thumbnails
 from sdst.config import compose
 from sdst.data.annotations import read_annotations
 from sdst.errors import Parser, UserError, at_least
 from sdst.features import extract
+from sdst.jobs import train_once
 from sdst.metrics.evaluation import evaluate
 from sdst.plot import THUMBNAIL_ROW, plot_predictions
 from sdst.postprocess import Decoding
-from sdst.train import stored_run, train
 from sdst.world.commands import SIZES, SPLITS, make_world
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sdst.types import Record
-
-logger = logging.getLogger(__name__)
 
 PLOTTED = 4
 SHOWN = (
@@ -75,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
     if args.epochs is not None:
         overrides.append(f"trainer.max_epochs={args.epochs}")
     run_dir = out / ("run" if args.epochs is None else f"run-{args.epochs}-epochs")
-    result = train_once(run_dir, overrides)
+    result = train_once(run_dir, compose([*overrides, f"run_dir={run_dir}"]))
 
     records = {split: read_annotations(path).records for split, path in annotations.items()}
     plot = run_dir / "predictions.png"
@@ -125,21 +120,6 @@ def make_features(world: Path, annotations: Sequence[Path]) -> None:
     options = ["--videos", str(world / "videos"), "--config", "small-world", "--workers", "2"]
     if extract.main(["--annotations", *files, *options, "--out", str(features)]):
         raise UserError(f"{world}: some of its videos are damaged; remove them and start again")
-
-
-def train_once(run_dir: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """The content of the run's metrics.json: of the finished run there, the continued one, or a new one."""
-    finished = run_dir / "metrics.json"
-    if finished.is_file():
-        logger.info("%s: trained already; remove the folder to train again", run_dir)
-        stored: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
-        return stored
-    if (run_dir / LAST).is_file():
-        _, config = stored_run(str(run_dir), overrides)
-        return train(config, run_dir, resume=True)
-    if (run_dir / "config.yaml").is_file():  # a run of ours, interrupted before its first epoch ended
-        shutil.rmtree(run_dir)
-    return train(compose([*overrides, f"run_dir={run_dir}"]), run_dir)
 
 
 def _plot(run_dir: Path, records: list[Record], world: Path, path: Path) -> None:

@@ -34,6 +34,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+import sdst
 from sdst.errors import UserError
 
 if TYPE_CHECKING:
@@ -108,6 +109,25 @@ def number(cell: str | None) -> float | None:
     """The number of a printed cell without its unit, deviation or difference; None for a missing cell."""
     match = None if cell is None else re.match(_NUMBER, cell)
     return None if match is None else float(match[0])
+
+
+def experiments_dir() -> Path:
+    """The ``experiments`` folder beside ``src``, where the cloned repository has it."""
+    return Path(sdst.__file__).parents[2] / "experiments"
+
+
+def find_experiment(name: str, folder: str | Path | None = None) -> Experiment:
+    """Read an experiment by its name in a folder (the repository's by default), or by its path.
+
+    Raises:
+        UserError: There is no such experiment, or it is malformed (see :func:`read_experiment`).
+    """
+    if name.endswith(".yaml"):
+        return read_experiment(name)
+    paths = {path.stem: path for path in list_experiments(folder or experiments_dir())}
+    if name not in paths:
+        raise UserError(f"{name}: no such experiment; choose from {', '.join(paths)}")
+    return read_experiment(paths[name])
 
 
 def list_experiments(folder: str | Path) -> list[Path]:

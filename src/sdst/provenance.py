@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import resource
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 PACKAGES = ("sdst", "torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "numpy", "scipy", "h5py")
+_CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+"""Where Linux resets and tells the peak of a process's memory."""
 
 
 def describe_run(model: nn.Module) -> dict[str, Any]:
@@ -33,10 +36,22 @@ def describe_run(model: nn.Module) -> dict[str, Any]:
     }
 
 
+def reset_peak_memory() -> None:
+    """Let :func:`peak_memory_gb` forget what this process used before; not possible everywhere without a GPU."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):  # no Linux
+        _CLEAR_REFS.write_text("5")
+
+
 def peak_memory_gb() -> float:
-    """The most memory in use so far: of the GPU if one is used, else of this process."""
+    """The most memory in use since the reset: of the GPU if one is used, else of this process."""
     if torch.cuda.is_available() and (allocated := torch.cuda.max_memory_allocated()):
         return round(allocated / 1e9, 2)
+    with contextlib.suppress(OSError, StopIteration):
+        lines = _STATUS.read_text().splitlines()
+        peak = next(line for line in lines if line.startswith("VmHWM:"))
+        return round(int(peak.split()[1]) * 1024 / 1e9, 2)
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2)
 

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sdst import checkpoint
 from sdst.baselines.trivial import whole_video
-from sdst.callbacks import BEST, LAST, EpochLog, checkpoints
+from sdst.callbacks import BEST, LAST, EpochLog, StepTimer, checkpoints
 from sdst.config import SelectConfig, TrainConfig, build, compose, conf_dir, explain, register_schema
 from sdst.errors import UserError
 from sdst.jsonfiles import write_atomically
@@ -31,7 +31,7 @@ from sdst.metrics.evaluation import evaluate
 from sdst.module import GroundingModule
 from sdst.options import check_options, precision, settle
 from sdst.predictions import write_predictions
-from sdst.provenance import describe_run, peak_memory_gb
+from sdst.provenance import describe_run, peak_memory_gb, reset_peak_memory
 from sdst.tracking import begin, show_predictions, tracked_run
 
 if TYPE_CHECKING:
@@ -160,7 +160,8 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
         data.load(split)
     _check_selection(data, options.select)
     module = make_module(config, options, data)
-    trainer = _make_trainer(config, options.select, run_dir)
+    timer = StepTimer()
+    trainer = _make_trainer(config, options.select, run_dir, timer)
     if resume:
         checkpoint.fill(module, checkpoint.read(run_dir / LAST)["state_dict"], run_dir / LAST)
     if trainer.is_global_zero:
@@ -173,6 +174,7 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
         logger.info("%d trainable parameters; run folder %s", facts["parameters"]["total"], run_dir)
 
     started = time.monotonic()
+    reset_peak_memory()  # or a sweep's runs would be told the memory of those before them
     try:
         trainer.fit(
             module,
@@ -192,6 +194,7 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
         "simulated": data.recipe["simulated"],
         "epochs": trainer.current_epoch,
         "fit_seconds": round(time.monotonic() - started, 1),
+        "steps_per_second": timer.steps_per_second,
         "peak_memory_gb": peak_memory_gb(),
         "last": {options.select.split: module.metrics["brief"]},
         "selected": {"split": options.select.split, "metric": options.select.metric},
@@ -245,7 +248,7 @@ def make_module(config: DictConfig, options: TrainConfig, data: GroundingDataMod
     )
 
 
-def _make_trainer(config: DictConfig, select: SelectConfig, run_dir: Path) -> L.Trainer:
+def _make_trainer(config: DictConfig, select: SelectConfig, run_dir: Path, timer: StepTimer) -> L.Trainer:
     """The trainer with its logger, checkpoints and progress."""
     interactive = sys.stderr.isatty()
     trainer: L.Trainer = build(
@@ -254,6 +257,7 @@ def _make_trainer(config: DictConfig, select: SelectConfig, run_dir: Path) -> L.
         callbacks=[
             *checkpoints(run_dir, monitor=f"{select.split}/{select.metric}"),
             RichProgressBar(leave=True) if interactive else EpochLog(),
+            timer,
         ],
         logger=build(config.logger, save_dir=str(run_dir)),
         default_root_dir=run_dir,

@@ -1,0 +1,47 @@
+"""What a feature file holds, in a few characters, without reading all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+from sdst.errors import UserError
+from sdst.features.info import open_store, read_info
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SAMPLES = 8
+"""How many videos and queries are read, evenly spread over their sorted names."""
+
+
+def fingerprint(path: Path, pooling: str) -> str:
+    """SHA-256 of a store's recipe, of the names of all items of one pooling, and of a few items' features.
+
+    It does not change when the file moves, is written again with the same features, or gets another pooling.
+
+    Raises:
+        UserError: The file cannot be used, or lacks the pooling.
+    """
+    info = read_info(path)
+    if pooling not in info.poolings:
+        raise UserError(f"{path}: no group /video/{pooling}; choose from {', '.join(info.poolings)}")
+    recipe = {
+        "backbone": info.backbone,
+        "video_layers": info.video_layers,
+        "text_layers": info.text_layers,
+        "clip_seconds": info.clip_seconds,
+        "simulated": info.simulated,
+        "extra": info.extra,
+    }
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
+    with open_store(path) as file:
+        for key in (f"video/{pooling}", "text"):
+            names = sorted(file[key])
+            digest.update("\n".join(names).encode())
+            for name in names[:: max(1, len(names) // SAMPLES)][:SAMPLES]:
+                item = file[key][name]
+                digest.update(f"{item.shape}".encode())
+                digest.update(item[...].tobytes())
+    return digest.hexdigest()

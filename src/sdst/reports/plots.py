@@ -1,0 +1,155 @@
+"""Pictures of the results that people would rather see than read: Tab. K (Fig. 3), Tab. L, Fig. 4 and A."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sdst.errors import UserError
+from sdst.experiments import number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from sdst.reports.results import Results, Run
+
+OURS_COLOURS = ("#2a9d8f", "#e76f51", "#264653", "#e9c46a", "#8d99ae")
+CURVE_METRIC = "MR-full-mAP"
+
+
+def plot(results: Results, path: Path) -> bool:
+    """Draw the picture that belongs to an experiment; False where none does.
+
+    Raises:
+        UserError: matplotlib is not installed, or the file cannot be written.
+    """
+    draw = _DRAWN.get(results.experiment.name)
+    if draw is None:
+        return False
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError(f"{path}: matplotlib is not installed; pip install 'sdst[plot]'") from None
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(results, figure)
+    simulated = any(run.metrics.get("simulated") for run in results.runs)
+    title = f"{results.experiment.title}, {results.scale} scale{', SIMULATED features' * simulated}"
+    figure.suptitle(title, fontsize=10)
+    try:
+        figure.savefig(path, dpi=120)
+    except OSError as error:
+        raise UserError(f"{path}: cannot write the plot: {error}") from error
+    return True
+
+
+def mean_offsets(run: Run) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Mean and standard deviation of a run's offsets, each (K, H), over the split that chose its checkpoint.
+
+    In half widths of the moment, over all queries of all samples (Fig. 4); None where the attention has none.
+
+    Raises:
+        UserError: The run's checkpoint, features or annotations are not where its config.yaml says.
+    """
+    import torch
+    from omegaconf import OmegaConf
+
+    from sdst import checkpoint
+    from sdst.callbacks import BEST
+    from sdst.config import build
+    from sdst.data.levels import Levels
+
+    config = OmegaConf.load(run.folder / "config.yaml")
+    model, _, _ = checkpoint.load(run.folder / BEST)
+    data = build(config.data, levels=Levels(**config.levels), seed=config.seed)
+    found = []
+    with torch.inference_mode():
+        for batch in data.loader(config.select.split):
+            inputs = (batch.video, batch.video_mask, batch.text, batch.text_mask, batch.num_clips)
+            offsets = model(*inputs, with_offsets=True).offsets
+            if offsets is None:
+                return None
+            found.append(offsets.movedim(2, 1).flatten(0, 1).double().numpy())  # (B M, K, H)
+    every = np.concatenate(found)
+    return every.mean(axis=0), every.std(axis=0)
+
+
+def _draw_levels(results: Results, figure: Figure) -> None:
+    """Curves over K, one for each source of the levels, ours beside the paper's."""
+    ours, paper = figure.subplots(1, 2)
+    index = next(i for i, column in enumerate(results.experiment.columns) if column.key == CURVE_METRIC)
+    for colour, source in zip(OURS_COLOURS, ("intermediate", "last"), strict=False):
+        rows = []
+        for row in results.rows:
+            match = re.fullmatch(rf"K = (\d+), {source}", row.row.label)
+            if match is not None:
+                rows.append((int(match[1]), row.cells[index]))
+        done = [(k, cell.mean, cell.std or 0.0) for k, cell in rows if cell.mean is not None]
+        if done:
+            ks, means, stds = zip(*done, strict=True)
+            ours.errorbar(ks, means, stds, fmt="o-", color=colour, capsize=3, label=source)
+        printed = [(k, value) for k, cell in rows if (value := number(cell.paper)) is not None]
+        if printed:
+            paper.plot(*zip(*printed, strict=True), "s--", color=colour, label=source)
+    for axes, title in ((ours, "ours (mean ± std)"), (paper, "paper")):
+        _label(axes, title, "levels K", "mAP")
+
+
+def _draw_lengths(results: Results, figure: Figure) -> None:
+    """Bars by the length of moments, one group for each column."""
+    columns = results.experiment.columns
+    for axes, title, is_ours in zip(
+        figure.subplots(1, 2), ("ours (mean ± std)", "paper"), (True, False), strict=True
+    ):
+        for position, row in enumerate(results.rows):
+            numbers = [cell.mean if is_ours else number(cell.paper) for cell in row.cells]
+            heights = [np.nan if value is None else value for value in numbers]
+            errors = [cell.std or 0.0 for cell in row.cells] if is_ours else None
+            places = np.arange(len(columns)) + 0.25 * position
+            colour = OURS_COLOURS[position % len(OURS_COLOURS)]
+            axes.bar(places, heights, 0.22, yerr=errors, color=colour, label=row.row.label)
+        axes.set_xticks(np.arange(len(columns)) + 0.25, [c.header.removeprefix("mAP ") for c in columns])
+        _label(axes, title, "length of moments", "mAP")
+
+
+def _draw_offsets(results: Results, figure: Figure) -> None:
+    """Where each head looks, level by level, of the first seed of each row."""
+    panels = figure.subplots(1, len(results.rows), sharey=True, squeeze=False)[0]
+    for axes, row in zip(panels, results.rows, strict=True):
+        run = next((run for run in row.runs if run.status == "finished"), None)
+        offsets = None if run is None else mean_offsets(run)
+        if offsets is not None:
+            mean, std = offsets
+            levels = np.arange(1, len(mean) + 1)
+            for head in range(mean.shape[1]):
+                (line,) = axes.plot(levels, mean[:, head], "o-", label=f"head {head + 1}")
+                low, high = mean[:, head] - std[:, head], mean[:, head] + std[:, head]
+                axes.fill_between(levels, low, high, color=line.get_color(), alpha=0.12, lw=0)
+            axes.set_xticks(levels)
+        for boundary in (-1, 1):
+            axes.axhline(boundary, color="0.5", lw=0.8, ls=":")
+        seed = "not run" if run is None else f"seed {run.seed}"
+        _label(axes, f"{row.row.label}, {seed}", "refinement level", "offset [half widths]")
+
+
+def _label(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set_title(title, fontsize=9)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7)
+
+
+_DRAWN: dict[str, Callable[[Results, Figure], None]] = {
+    "tableK": _draw_levels,
+    "tableL": _draw_lengths,
+    "figure4": _draw_offsets,
+}

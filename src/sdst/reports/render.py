@@ -1,0 +1,184 @@
+"""A table as Markdown, LaTeX (booktabs) or CSV.
+
+Markdown and LaTeX have up to three lines per row: ours, the paper's, the difference. CSV has a line per number.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sdst.experiments import number
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sdst.reports.caption import Frame
+    from sdst.reports.results import Cell, Results, RowResult
+
+NOTHING = "–"
+CSV_COLUMNS = (
+    *("table", "scale", "row", "block", "column", "dataset", "split", "key"),
+    *("mean", "std", "seeds", "paper", "paper_number", "difference", "mark", "state", "runs"),
+)
+MINUS = "\N{MINUS SIGN}"
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    "|": "$|$",
+    '"': r"\textquotedbl{}",
+    "±": r"$\pm$",
+    "≥": r"$\geq$",
+    "×": r"$\times$",
+    "σ": r"$\sigma$",
+    "γ": r"$\gamma$",
+    "†": r"\dag{}",
+    "‡": r"\ddag{}",
+    "–": "--",
+    MINUS: "$-$",
+}
+_MARKDOWN = re.compile(r"([\\`*_|<])")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a table: whose numbers they are and a text per column; the label only where a row begins."""
+
+    label: str
+    whose: str
+    cells: tuple[str, ...]
+
+
+def lines(results: Results, marks: Mapping[tuple[str, int], str]) -> list[Line]:
+    """The table's lines in the order of its rows; a row that was not run has its paper's line alone."""
+    made = []
+    for row in results.rows:
+        label = row.row.label
+        if row.row.overrides is not None:
+            state = row.state(results.most_seeds)
+            whose = f"ours, n = {row.num_seeds}" if row.num_seeds else "ours"
+            ours = [_ours(cell, marks.get((label, i), "")) for i, cell in enumerate(row.cells)]
+            made.append(Line(f"{label} [{state}]" if state else label, whose, tuple(ours)))
+            label = ""
+        if row.row.overrides is None or any(cell.paper for cell in row.cells):
+            made.append(Line(label, "paper", tuple(cell.paper or NOTHING for cell in row.cells)))
+        if any(cell.difference is not None for cell in row.cells):
+            made.append(Line("", "difference", tuple(_difference(cell) for cell in row.cells)))
+    return made
+
+
+def markdown(results: Results, marks: Mapping[tuple[str, int], str], frame: Frame) -> str:
+    """The table between its caption and its notes."""
+    parts = [f"# {results.experiment.name}", "", _plain(" ".join(frame.caption)), ""]
+    columns = results.experiment.columns
+    if columns:
+        headers = ["", "", *(f"{c.title} {c.header}".strip() for c in columns)]
+        parts.append(_markdown_line(headers))
+        parts.append("|".join(["", "---", "---", *("---:" for _ in columns), ""]))
+        parts += [_markdown_line([line.label, line.whose, *line.cells]) for line in lines(results, marks)]
+        parts.append("")
+    parts += [f"- {_plain(note)}" for note in frame.notes]
+    return "\n".join(parts) + "\n"
+
+
+def latex(results: Results, marks: Mapping[tuple[str, int], str], frame: Frame) -> str:
+    r"""A ``table*`` environment; it needs ``\usepackage{booktabs,graphicx}``."""
+    columns = results.experiment.columns
+    parts = [
+        r"\begin{table*}",
+        r"\centering",
+        rf"\caption{{{escape_latex(' '.join(frame.caption))}}}",
+        rf"\label{{tab:{results.experiment.name}}}",
+    ]
+    if columns:
+        blocks = _blocks(results)
+        parts += [
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{ll{'r' * len(columns)}}}",
+            r"\toprule",
+        ]
+        if any(title for title, _ in blocks):
+            heads = [rf"\multicolumn{{{n}}}{{c}}{{{escape_latex(title)}}}" for title, n in blocks]
+            parts.append(f" & & {' & '.join(heads)} \\\\")
+        parts.append(f" & & {' & '.join(escape_latex(c.header) for c in columns)} \\\\")
+        for line in lines(results, marks):
+            if line.label:
+                parts.append(r"\midrule")
+            # In braces, or a cell that begins with a bracket would be an argument of the line's end before it.
+            cells = [f"{{{escape_latex(text)}}}" for text in (line.label, line.whose, *line.cells)]
+            parts.append(f"{' & '.join(cells)} \\\\")
+        parts += [r"\bottomrule", r"\end{tabular}}"]
+    if frame.notes:
+        parts += [r"\begin{itemize}\footnotesize"]
+        parts += [rf"\item {escape_latex(note)}" for note in frame.notes]
+        parts += [r"\end{itemize}"]
+    return "\n".join([*parts, r"\end{table*}"]) + "\n"
+
+
+def comma_separated(results: Results, marks: Mapping[tuple[str, int], str]) -> str:
+    """Every number in full, a line for each cell that has any."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    experiment = results.experiment
+    for row in results.rows:
+        for index, (column, cell) in enumerate(zip(experiment.columns, row.cells, strict=True)):
+            if cell.paper is None and not cell.values:
+                continue
+            place = (column.title, column.header, column.dataset, column.split, column.key)
+            printed = number(cell.paper)
+            seeds = " ".join(map(str, sorted(cell.values)))
+            numbers = (cell.mean, cell.std, seeds, cell.paper, printed, cell.difference)
+            told = (marks.get((row.row.label, index), ""), row.state(results.most_seeds))
+            names = _runs(row, column.dataset)
+            writer.writerow((experiment.name, results.scale, row.row.label, *place, *numbers, *told, names))
+    return stream.getvalue()
+
+
+def escape_latex(text: str) -> str:
+    """Text that LaTeX prints as it is."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _ours(cell: Cell, mark: str) -> str:
+    if cell.mean is None:
+        return NOTHING
+    deviation = "" if cell.std is None else f" ± {cell.std:.2f}"
+    return f"{cell.mean:.2f}{deviation}{mark}"
+
+
+def _difference(cell: Cell) -> str:
+    if cell.difference is None:
+        return NOTHING
+    return f"{cell.difference:+.2f}".replace("-", MINUS)
+
+
+def _runs(row: RowResult, dataset: str | None) -> str:
+    return " ".join(run.identity for run in row.runs if run.identity and dataset in (None, run.dataset))
+
+
+def _blocks(results: Results) -> list[tuple[str, int]]:
+    """Headers above the columns' own, with the number of columns that each spans."""
+    blocks: list[tuple[str, int]] = []
+    for column in results.experiment.columns:
+        if blocks and blocks[-1][0] == column.title:
+            blocks[-1] = (column.title, blocks[-1][1] + 1)
+        else:
+            blocks.append((column.title, 1))
+    return blocks
+
+
+def _markdown_line(cells: list[str]) -> str:
+    return f"| {' | '.join(map(_plain, cells))} |"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return _MARKDOWN.sub(r"\\\1", text)
