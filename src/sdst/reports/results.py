@@ -106,8 +106,8 @@ class RowResult:
         if any(run.identity is None for run in self.runs):
             return "not implemented"
         parts = []
-        for status, text in (("failed", "failed"), ("missing", "not finished")):
-            if count := sum(run.status == status for run in self.runs):
+        for state, text in (("failed", "failed"), ("missing", "not finished")):
+            if count := sum(run.status == state for run in self.runs):
                 parts.append(f"{count} of {len(self.runs)} runs {text}")
         if not parts and self.num_seeds < most_seeds:
             parts.append(f"{self.num_seeds} of {most_seeds} seeds")
