@@ -20,6 +20,8 @@ from sdst.config import compose, conf_dir
 from sdst.errors import UserError
 from sdst.gpus import own_gpu
 from sdst.jobs import ELSEWHERE, identity, run_job, train_once
+from sdst.module import GroundingModule
+from sdst.provenance import peak_memory_gb, reset_peak_memory
 from sdst.sweep import Planned, manifest, plan, read_manifest
 from sweep_table import ROWS, arguments, write_table
 
@@ -386,3 +388,47 @@ def test_a_manifest_of_something_else_is_refused(tmp_path: Path) -> None:
             read_manifest(path)
     path.write_text(json.dumps({"jobs": [{"row": "a", "dataset": "b", "seed": 0, "identity": None}]}))
     assert read_manifest(path) == [Planned("a", "b", 0, None)]
+
+
+# --- going on ---
+
+
+def test_an_interrupted_job_goes_on_where_its_files_are_now(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[None] = []
+    step = GroundingModule.training_step
+
+    def interrupted(self: GroundingModule, *given: Any) -> Any:
+        steps.append(None)
+        if len(steps) == 5:  # the second of the second epoch
+            raise RuntimeError
+        return step(self, *given)
+
+    (tmp_path / "jobs").mkdir()
+    whole = train_once(tmp_path / "jobs/whole", compose(corpus.overrides))
+    monkeypatch.setattr(GroundingModule, "training_step", interrupted)
+    moved = tmp_path / "moved.h5"
+    moved.write_bytes(corpus.features.read_bytes())
+    with pytest.raises(RuntimeError):
+        train_once(tmp_path / "jobs/cut", compose([*corpus.overrides, f"data.features={moved}"]))
+    moved.unlink()
+    config = compose([*corpus.overrides, "model.dim=32"])  # the run goes on as it was begun, in the new place
+    assert train_once(tmp_path / "jobs/cut", config)["best"] == whole["best"]
+    assert len(steps) == 5 + 3
+    stored = OmegaConf.load(tmp_path / "jobs/cut/config.yaml")
+    assert (stored.model.dim, stored.data.features) == (16, str(corpus.features))
+
+
+def test_speed_and_memory_are_those_of_the_run_alone(finished: Path) -> None:
+    stored = json.loads((finished / "metrics.json").read_text())
+    assert stored["fit_seconds"] > 0
+    assert stored["steps_per_second"] >= 6 / stored["fit_seconds"]  # two epochs of three steps
+    ballast = bytearray(400_000_000)
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    full = peak_memory_gb()
+    del ballast
+    reset_peak_memory()
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("the peak of memory can be reset on Linux only")
+    assert peak_memory_gb() < full - 0.3

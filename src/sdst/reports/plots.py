@@ -100,6 +100,7 @@ def _draw_levels(results: Results, figure: Figure) -> None:
         if printed:
             paper.plot(*zip(*printed, strict=True), "s--", color=colour, label=source)
     for axes, title in ((ours, "ours (mean ± std)"), (paper, "paper")):
+        axes.xaxis.get_major_locator().set_params(integer=True)
         _label(axes, title, "levels K", "mAP")
 
 
