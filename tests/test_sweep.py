@@ -232,6 +232,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *given: str) -> str:
         ("model.attention=standard", "data.features=none.h5", ["none.h5", "no such file"]),
         ("model.attention=standard", "data.pooling=cls", ["/video/cls", "choose from"]),
         ("model.attention=standard", "levels.count=x", ["count"]),
+        ("model.attention=standard", "trainer.precision=8-bit", ["trainer.precision", "none of"]),
         ("model.attention=standard", "hydra/launcher=joblib", ["hydra/launcher=joblib", "to sdst sweep"]),
     ],
 )
@@ -344,7 +345,8 @@ def another(value: Any) -> Any:
 def test_identity_changes_with_every_value_but_place_and_machine(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sdst.jobs.fingerprint", lambda path, pooling: "fixed")
+    # Not what it calls: that would stay in its cache for other tests.
+    monkeypatch.setattr("sdst.jobs._features_hash", lambda path, pooling: "fixed")
     config = OmegaConf.create(OmegaConf.to_container(compose(corpus.overrides), resolve=True))
     before = identity(config)
     kept = []

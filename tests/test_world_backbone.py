@@ -185,8 +185,11 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
         options = ["--scenes", "10", "--steps", "3", "--workers", "1"]
         assert main(["world", "train-backbone", "--out", str(tmp_path / "two"), *options]) == 130
     assert not (tmp_path / "two" / "weights.safetensors").exists()
+    kept = tmp_path / "two" / "state.pt"
+    torch.save(torch.load(kept, weights_only=True) | {"seconds": 1000.0}, kept)
     again = run(tmp_path / "two")
     assert again["weights.safetensors"] == whole["weights.safetensors"]
+    assert json.loads(again["training.json"])["seconds"] >= 1000  # the time before the interrupt counts
     report = json.loads(whole["training.json"])
     assert [place for place, _ in report["loss"]] == [1, 2, 3]
     assert set(report["retrieval"]) == {"known combinations", "held-out combinations"}

@@ -140,6 +140,13 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         return hydra.compose("train", list(overrides))
 
 
+def stored_config(path: Path) -> DictConfig:
+    """The configuration of a run as its folder has it, with the defaults of options that are newer than it."""
+    config = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(path))
+    assert isinstance(config, DictConfig)
+    return config
+
+
 def build(node: DictConfig, /, **arguments: Any) -> Any:
     """Instantiate a node's ``_target_`` with further arguments.
 

@@ -21,10 +21,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from sdst.callbacks import LAST
-from sdst.config import TrainConfig
+from sdst.config import stored_config
 from sdst.errors import UserError
 from sdst.features.fingerprint import fingerprint
 from sdst.gpus import own_gpu
@@ -34,6 +34,8 @@ from sdst.train import train
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from omegaconf import DictConfig
 
 logger = logging.getLogger(__name__)
 
@@ -119,10 +121,7 @@ def run_job(jobs: Path, name: str, *, wait: bool) -> Status | Literal["busy"]:
         (run_dir / FAILED).unlink(missing_ok=True)
         with _log_to(jobs / f"{name}.log"):
             try:
-                config = OmegaConf.merge(
-                    OmegaConf.structured(TrainConfig), OmegaConf.load(jobs / f"{name}.yaml")
-                )
-                assert isinstance(config, DictConfig)
+                config = stored_config(jobs / f"{name}.yaml")
                 with tracked_run(), own_gpu() as gpu:
                     if gpu is not None and config.trainer.devices == 1:
                         config.trainer.devices = [gpu]
@@ -146,8 +145,7 @@ def train_once(run_dir: Path, config: DictConfig) -> dict[str, Any]:
         stored: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
         return stored
     if (run_dir / LAST).is_file():
-        begun = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(run_dir / "config.yaml"))
-        assert isinstance(begun, DictConfig)
+        begun = stored_config(run_dir / "config.yaml")
         for key in ELSEWHERE:
             if (value := OmegaConf.select(config, key)) is not None:
                 OmegaConf.update(begun, key, value, merge=False)

@@ -24,6 +24,7 @@ from sdst.errors import Parser, UserError, at_least
 from sdst.experiments import SCALES, Experiment, find_experiment
 from sdst.jobs import freeze, identity, run_job, status
 from sdst.jsonfiles import write_atomically
+from sdst.options import check_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -201,6 +202,9 @@ def _compose(overrides: Sequence[str], place: str) -> DictConfig:
     try:
         config = compose(overrides)
         OmegaConf.resolve(config)
+        check_options(config)
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{place}: {explain(error)}") from error
     return config

@@ -23,7 +23,16 @@ from omegaconf.errors import OmegaConfBaseException
 from sdst import checkpoint
 from sdst.baselines.trivial import whole_video
 from sdst.callbacks import BEST, LAST, EpochLog, StepTimer, checkpoints
-from sdst.config import SelectConfig, TrainConfig, build, compose, conf_dir, explain, register_schema
+from sdst.config import (
+    SelectConfig,
+    TrainConfig,
+    build,
+    compose,
+    conf_dir,
+    explain,
+    register_schema,
+    stored_config,
+)
 from sdst.errors import UserError
 from sdst.jsonfiles import write_atomically
 from sdst.losses.criterion import Criterion
@@ -115,8 +124,7 @@ def stored_run(resume: str, overrides: Sequence[str]) -> tuple[Path, DictConfig]
         run_dir = Path(resume)
     if not (run_dir / "config.yaml").is_file():
         raise UserError(f"resume={resume}: {run_dir} is no run folder (it has no config.yaml)")
-    config = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(run_dir / "config.yaml"))
-    assert isinstance(config, DictConfig)
+    config = stored_config(run_dir / "config.yaml")
     for key in (override.lstrip("+~").partition("=")[0] for override in overrides):
         value = OmegaConf.select(given, key)
         if key.startswith(CHANGEABLE):

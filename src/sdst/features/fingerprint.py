@@ -27,15 +27,7 @@ def fingerprint(path: Path, pooling: str) -> str:
     info = read_info(path)
     if pooling not in info.poolings:
         raise UserError(f"{path}: no group /video/{pooling}; choose from {', '.join(info.poolings)}")
-    recipe = {
-        "backbone": info.backbone,
-        "video_layers": info.video_layers,
-        "text_layers": info.text_layers,
-        "clip_seconds": info.clip_seconds,
-        "simulated": info.simulated,
-        "extra": info.extra,
-    }
-    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(info.made_by, sort_keys=True).encode())
     with open_store(path) as file:
         for key in (f"video/{pooling}", "text"):
             names = sorted(file[key])

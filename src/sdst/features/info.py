@@ -51,6 +51,18 @@ class StoreInfo:
     num_queries: int
     extra: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """How the features came about, as the writer's arguments."""
+        return {
+            "backbone": self.backbone,
+            "video_layers": self.video_layers,
+            "text_layers": self.text_layers,
+            "clip_seconds": self.clip_seconds,
+            "simulated": self.simulated,
+            "extra": self.extra,
+        }
+
 
 def read_info(path: str | Path) -> StoreInfo:
     """Read and check what a feature file says about itself.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sdst.errors import Parser, UserError
 from sdst.features.info import open_store, read_info
@@ -47,7 +47,7 @@ def merge(inputs: Sequence[Path], out: Path) -> None:
             if key in owners:
                 raise UserError(f"{path}: /{key} is also in {owners[key]}; merge files of different videos")
             owners[key] = path
-    with FeatureWriter(out, **_made_by(infos[0])) as writer:
+    with FeatureWriter(out, **infos[0].made_by) as writer:
         for path in inputs:
             _copy(path, writer)
         writer.finish()
@@ -70,22 +70,10 @@ def _keys(path: Path) -> list[str]:
         return videos + [f"text/{qid}" for qid in file["text"]]
 
 
-def _made_by(info: StoreInfo) -> dict[str, Any]:
-    """What must agree between the inputs, as the writer's arguments."""
-    return {
-        "backbone": info.backbone,
-        "video_layers": info.video_layers,
-        "text_layers": info.text_layers,
-        "clip_seconds": info.clip_seconds,
-        "simulated": info.simulated,
-        "extra": info.extra,
-    }
-
-
 def _differences(first: StoreInfo, other: StoreInfo) -> str:
     names = ("poolings", "video_dims", "text_dim")
-    one = _made_by(first) | {name: getattr(first, name) for name in names}
-    two = _made_by(other) | {name: getattr(other, name) for name in names}
+    one = first.made_by | {name: getattr(first, name) for name in names}
+    two = other.made_by | {name: getattr(other, name) for name in names}
     return ", ".join(f"{name} {two[name]}, not {one[name]}" for name in one if one[name] != two[name])
 
 

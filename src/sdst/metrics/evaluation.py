@@ -39,6 +39,11 @@ class Protocol:
     mean_iou: bool
     highlights: bool
 
+    @property
+    def length_groups(self) -> dict[str, tuple[float, float]]:
+        """Group of moments -> seconds that its moments exceed, and the most they have."""
+        return {"long": (30, self.longest), "middle": (10, 30), "short": (0, 10)}
+
 
 _SINGLE_MOMENT = Protocol(
     (0.3, 0.35, 0.4, 0.45, *MAP_THRESHOLDS), (0.3, 0.5, 0.7), longest=inf, mean_iou=True, highlights=False
@@ -120,7 +125,7 @@ def _evaluate_groups(
     windows = [prediction.windows for prediction in predictions]
     groups = {"full": moment_metrics(windows, moments, protocol.recall_thresholds)}
     lengths = [spans[:, 1] - spans[:, 0] for spans in moments]
-    for name, shorter, longest in (("long", 30, protocol.longest), ("middle", 10, 30), ("short", 0, 10)):
+    for name, (shorter, longest) in protocol.length_groups.items():
         members = [(length > shorter) & (length <= longest) for length in lengths]
         chosen = [query for query, member in enumerate(members) if member.any()]
         groups[name] = moment_metrics(

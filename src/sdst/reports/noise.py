@@ -93,8 +93,7 @@ def query_values(
     if (match := _MOMENTS.fullmatch(key)) is None:
         return None
     group, metric, threshold = match.groups()
-    longest = PROTOCOLS[dataset].longest
-    low, high = {"full": (-1.0, np.inf), "short": (0, 10), "middle": (10, 30), "long": (30, longest)}[group]
+    low, high = PROTOCOLS[dataset].length_groups.get(group, (-np.inf, np.inf))  # "full" is all of them
     windows, moments = [], []
     for prediction, record in zip(ordered, records, strict=True):
         assert record.windows is not None
