@@ -33,6 +33,26 @@ class Residual(nn.Module):
         return result
 
 
+class Dropout(nn.Module):
+    """Zero each element with ``probability`` in training and scale the others up, like ``nn.Dropout``.
+
+    Takes 16 random bits an element where PyTorch on a CPU draws a number, which is several times as fast. The
+    probability is rounded to a multiple of 2^-16 and the scale is exact for the rounded one.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.dropped = round(probability * 2**16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        if not self.training or not self.dropped:
+            return x
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= self.dropped - 2**15
+        return (x * kept).mul_(2**16 / (2**16 - self.dropped))
+
+
 class FeedForward(nn.Module):
     """Point-wise feed-forward network (PFFN): Linear, ReLU, Linear, Kaiming initialised."""
 

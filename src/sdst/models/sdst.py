@@ -12,7 +12,7 @@ from sdst.models.attention import ATTENTIONS, POINTS, ClipAttention, DeformableA
 from sdst.models.dense_stream import SIGNALS, DenseStream
 from sdst.models.heads import ActionnessHead, class_head, regression_head, saliency_scores
 from sdst.models.interpolation import ClipAxis
-from sdst.models.layers import AdaptivePool, sinusoidal
+from sdst.models.layers import AdaptivePool, Dropout, sinusoidal
 from sdst.models.proposals import ProposalHead, Start
 from sdst.models.sparse_stream import SparseStream, spread_references
 from sdst.types import Output
@@ -170,16 +170,16 @@ class SDST(nn.Module):
         words_mask[:, 0] = text_mask.sum(dim=1) == 1
         positions = sinusoidal(torch.arange(video.shape[2], device=video.device), self.dim).to(video.dtype)
         gates = self.gates.sigmoid()
-        dense = torch.zeros_like(video[:, 0])  # D^0
-        signals, all_dense = [], []
-        for level in range(self.levels):
-            fused = gates[level] * video[:, level] + (1 - gates[level]) * dense
-            stages = self.dense[level % len(self.dense)](
-                fused, positions, video_mask, text[:, level], words_mask
-            )
-            dense = stages[SIGNALS[-1]]
+        signals: list[Tensor] = []
+        all_dense: list[Tensor] = []
+        # unbind instead of indexing: its gradient is one stack, not a sum of K tensors full of zeros.
+        for level, (clips, tokens) in enumerate(zip(video.unbind(1), text.unbind(1), strict=True)):
+            fused = gates[level] * clips  # D^0 is zero
+            if all_dense:
+                fused = fused + (1 - gates[level]) * all_dense[-1]
+            stages = self.dense[level % len(self.dense)](fused, positions, video_mask, tokens, words_mask)
             signals.append(stages[self.signal])
-            all_dense.append(dense)
+            all_dense.append(stages[SIGNALS[-1]])
         return torch.stack(signals, dim=1), all_dense
 
     def _start(self, dense: Tensor, axis: ClipAxis) -> Start:
@@ -202,20 +202,16 @@ class SDST(nn.Module):
         # One call per set of weights prepares all the levels that share it.
         streams = cast("list[SparseStream]", list(self.sparse))
         shares = signal.chunk(len(streams), dim=1)
-        prepared = [stream.prepare(share, axis) for stream, share in zip(streams, shares, strict=True)]
+        memories = [
+            memory
+            for stream, share in zip(streams, shares, strict=True)
+            for memory in stream.prepare(share, axis)
+        ]
         queries, reference_logits = start.queries, start.reference_logits
         all_queries, all_references, all_offsets = [], [], []
-        for level in range(self.levels):
-            within, stream = divmod(level, len(streams))
-            memory = prepared[stream]
-            queries, offsets = streams[stream](
-                queries,
-                reference_logits.sigmoid(),
-                text[:, level],
-                text_mask,
-                None if memory is None else memory.level(within),
-                axis,
-            )
+        for level, (tokens, memory) in enumerate(zip(text.unbind(1), memories, strict=True)):
+            stream = streams[level % len(streams)]
+            queries, offsets = stream(queries, reference_logits.sigmoid(), tokens, text_mask, memory, axis)
             reference_logits = reference_logits + self.regress(queries).float()
             all_queries.append(queries)
             all_references.append(reference_logits.sigmoid())
@@ -266,10 +262,10 @@ def _alignment(width: int, dim: int, dropout: float) -> nn.Sequential:
     """Eq. 2: twice LayerNorm, Dropout and Linear, with a ReLU between."""
     return nn.Sequential(
         nn.LayerNorm(width),
-        nn.Dropout(dropout),
+        Dropout(dropout),
         nn.Linear(width, dim),
         nn.ReLU(),
         nn.LayerNorm(dim),
-        nn.Dropout(dropout),
+        Dropout(dropout),
         nn.Linear(dim, dim),
     )
