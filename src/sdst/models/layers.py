@@ -112,6 +112,19 @@ class AdaptivePool(nn.Module):
         return (weights.to(tokens.dtype).unsqueeze(-2) @ tokens).squeeze(-2)
 
 
+def alignment(width: int, dim: int, dropout: float) -> nn.Sequential:
+    """Eq. 2: twice LayerNorm, Dropout and Linear, with a ReLU between."""
+    return nn.Sequential(
+        nn.LayerNorm(width),
+        Dropout(dropout),
+        nn.Linear(width, dim),
+        nn.ReLU(),
+        nn.LayerNorm(dim),
+        Dropout(dropout),
+        nn.Linear(dim, dim),
+    )
+
+
 def mlp(width_in: int, hidden: int, width_out: int, depth: int) -> nn.Sequential:
     """``depth`` linear layers with ReLU between them."""
     widths = [width_in, *[hidden] * (depth - 1), width_out]
