@@ -38,6 +38,7 @@ def example(seed: int = 0, levels: int = 3, queries: int = 4) -> tuple[Output, B
         actionness=randn(size, queries).sigmoid(),
         saliency=torch.zeros(size, clips),
         dense=randn(size, clips, 5),
+        query=randn(size, 5),
         video=randn(size, levels, clips, 5),
         text=randn(size, levels, 5),
         initial_references=references[:, 0],
@@ -117,7 +118,7 @@ def naive_terms(output: Output, batch: Batch) -> dict[str, float]:
     p = batch.positive_clip.tolist()
 
     def score(i: int, t: int) -> float:
-        return cosine(output.dense[i, t], output.text[i, -1]) / TAU
+        return cosine(output.dense[i, t], output.query[i]) / TAU
 
     def candidate(i: int, t: int) -> bool:
         return bool(batch.video_mask[i, t]) and bool(batch.saliency[i, t] <= batch.saliency[i, p[i]])

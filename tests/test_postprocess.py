@@ -99,7 +99,7 @@ def test_rounded_windows_stay_inside_and_are_never_empty(bounds, duration, unit)
     windows = torch.tensor([[sorted(pair) for pair in bounds]], dtype=torch.float64)
     scores = torch.arange(len(bounds), 0, -1)[None] / 10
     durations = torch.tensor([duration], dtype=torch.float64)
-    result = decode_moments(windows, scores, durations, replace(PLAIN, round_to=unit))[0, :, :2]
+    result = decode_moments(windows, scores, durations, replace(PLAIN, round_to=unit))[0][:, :2]
     length = result[:, 1] - result[:, 0]
     assert (result >= 0).all()
     assert (result <= duration).all()
@@ -169,6 +169,7 @@ def tiny() -> tuple[Output, Batch]:
         actionness=torch.rand(2, 3, generator=generator),
         saliency=torch.rand(2, 5, generator=generator) * 2 - 1,
         dense=torch.zeros(2, 5, 4),
+        query=torch.zeros(2, 4),
         video=torch.zeros(2, 2, 5, 4),
         text=torch.zeros(2, 2, 4),
         initial_references=references[:, 0],

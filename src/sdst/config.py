@@ -53,7 +53,7 @@ class LossConfig:
         }
     )
     match_weights: dict[str, float] = field(default_factory=lambda: {"cls": 1.0, "l1": 1.0, "iou": 1.0})
-    alpha: float = 0.25
+    alpha: float | None = 0.25
     gamma: float = 2.0
     temperature: float = 0.07
 

@@ -87,7 +87,7 @@ class GroundingModule(L.LightningModule):
         self.log_dict({f"train/loss_{name}": term for name, term in terms.items()}, batch_size=len(batch))
         for name, values in by_level.items():
             if values.dim():
-                first = 1 + output.references.shape[1] - len(values)  # 0 where proposals come before level 1
+                first = 1 + output.text.shape[1] - len(values)  # 0 where proposals come before level 1
                 levels = {f"train/level_{first + k}/{name}": value for k, value in enumerate(values)}
                 self.log_dict(levels, batch_size=len(batch))
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(batch))

@@ -131,7 +131,8 @@ class AnchorGrounder(nn.Module):
         anchors = self.pyramid.anchors(seen)
         levels = self.pyramid(clips)
         class_logits, bounds = self._read(levels, anchors)
-        probabilities = class_logits.sigmoid().split([level.shape[1] for level in levels], dim=1)
+        sizes = [level.shape[1] for level in levels]
+        probabilities = torch.split(class_logits.sigmoid(), sizes, dim=1)
         shares = [
             upsample(probability, count, stride, video.shape[2])
             for probability, stride in zip(probabilities, self.pyramid.strides, strict=False)
@@ -155,8 +156,7 @@ class AnchorGrounder(nn.Module):
 
         Start and end are regressed as logarithms of their distances in strides.
         """
-        sizes = [level.shape[1] for level in levels]
-        masks = anchors.mask.split(sizes, dim=1)
+        masks = torch.split(anchors.mask, [level.shape[1] for level in levels], dim=1)
         # In float32 under autocast too, like the official heads: boundaries are exponentials.
         with torch.autocast(masks[0].device.type, enabled=False):
             points = [(level.float(), mask) for level, mask in zip(levels, masks, strict=True)]
@@ -173,5 +173,5 @@ class AnchorGrounder(nn.Module):
 
 
 def _interleaved(angles: Tensor, dim: int) -> Tensor:
-    """Positions of angles (...) as R2-Tuning lays them out, sine and cosine of each frequency side by side: (..., dim)."""
+    """Positions of ``angles`` (...) in R2-Tuning's order, sine and cosine of a frequency side by side: (..., dim)."""
     return rearrange(sinusoidal(angles, dim), "... (two half) -> ... (half two)", two=2)

@@ -1,12 +1,14 @@
 """R2-Tuning: one block refines the clips from the last backbone level back to the first (``model=r2_tuning``).
 
-Source: Liu et al., R2-Tuning: Efficient Image-to-Video Transfer Learning for Video Temporal Grounding, ECCV 2024, and its
-official code. Kept: everything but what ``sdst.baselines.anchors`` names and one thing here: R2's block first lets the
-query attend to the tokens of each clip. With one token a clip that attention is 1 whatever its two projections are, so
-there are none; without them the model has the size that Tab. H prints.
+Source: Liu et al., R2-Tuning: Efficient Image-to-Video Transfer Learning for Video Temporal Grounding, ECCV 2024, and
+its official code, with whose weights (``convert_official``) the outputs and losses are the same.
 
-``model=last_layer`` is the same with K = 1, w/o tuning in Tab. H: *reading*, since the paper prints the same size for it,
-that the block stays and reads the last level alone.
+Adapted, besides what ``sdst.baselines.anchors`` names: R2's block first lets the query attend to the tokens of each
+clip. With one token a clip that attention is 1 whatever its two projections are, so there are none. What remains has
+the size that Tab. H prints.
+
+``model=last_layer`` is the same with K = 1, and stands for w/o tuning of Tab. H. *Reading*: the paper prints the size
+of R2-Tuning for it, so the block stays and reads the last level alone.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ OFFICIAL_NAMES = {
     "coord_head.module.3": "regress.out",
     "coef": "scales",
 }
-"""Module, or parameter without a module, in the official code -> in ``R2Tuning``; weights and biases keep their names."""
+"""Module or parameter in the official code -> in ``R2Tuning``; ``weight`` and ``bias`` of modules are called the same."""
 OFFICIAL_UNUSED = ("clip.", "adapter.q_map.", "adapter.v_map.", "loss.")
 """What an official state dict may have besides: the frozen backbone, what does nothing (see above), temperatures."""
 
