@@ -58,7 +58,7 @@ OFFICIAL_NAMES = {
     "coord_head.module.3": "regress.out",
     "coef": "scales",
 }
-"""Module or parameter in the official code -> in ``R2Tuning``; ``weight`` and ``bias`` of modules are called the same."""
+"""Module or parameter in the official code -> in ``R2Tuning``; modules call ``weight`` and ``bias`` the same."""
 OFFICIAL_UNUSED = ("clip.", "adapter.q_map.", "adapter.v_map.", "loss.")
 """What an official state dict may have besides: the frozen backbone, what does nothing (see above), temperatures."""
 
