@@ -81,7 +81,7 @@ class R2Block(nn.Module):
         super().__init__()
         self.see_padding = see_padding
         self.scales = nn.Parameter(torch.zeros(levels))
-        self.gates = nn.Parameter(torch.zeros(levels - 1))
+        self.gates = nn.Parameter(torch.zeros(levels - 1)) if levels > 1 else None
         # Cross-attention to the query, self-attention, feed-forward: R2's decoder layer is the paper's dense stream.
         self.layer = DenseStream(dim, heads, ffn_ratio, drop_path)
 
@@ -91,16 +91,18 @@ class R2Block(nn.Module):
         """See ``AnchorGrounder``; the query of the result is that of the first level, where the recurrence ends."""
         counted = torch.ones_like(text_mask) if self.see_padding else text_mask
         strongest = text.masked_fill(~counted[:, None, :, None], -torch.inf).amax(dim=2)  # (B, K, d)
+        # unbind instead of indexing: its gradient is one stack, not a sum of K tensors full of zeros.
+        all_clips, all_tokens = video.unbind(1), text.unbind(1)
         refined: Tensor | None = None
-        for level in reversed(range(len(self.scales))):
-            clips, tokens = video[:, level], text[:, level]
+        for level in reversed(range(len(all_clips))):
+            clips, tokens = all_clips[level], all_tokens[level]
             fused = clips + self.scales[level].tanh() * (clips + strongest[:, level, None])
-            if refined is not None:
+            if self.gates is not None and refined is not None:
                 gate = self.gates[level].sigmoid()
                 fused = gate * fused + (1 - gate) * refined
             refined = self.layer(fused, positions, video_mask, tokens, text_mask)[SIGNALS[-1]]
         assert refined is not None
-        return Refined(refined, text[:, 0])
+        return Refined(refined, all_tokens[0])
 
 
 class R2Tuning(AnchorGrounder):
@@ -162,9 +164,8 @@ def convert_official(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         module, _, leaf = name.rpartition(".")
         if name in OFFICIAL_NAMES:
-            converted[OFFICIAL_NAMES[name]] = (
-                value.flatten()
-            )  # the pooling's vector is a matrix of one row there
+            # The vector that scores tokens for pooling is a matrix of one row there.
+            converted[OFFICIAL_NAMES[name]] = value.flatten()
         elif module in OFFICIAL_NAMES:
             converted[f"{OFFICIAL_NAMES[module]}.{leaf}"] = value
         else:
