@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
                 train(config, run_dir, resume=True)
         else:
             _check_flags(argv)
-            overrides = [*SEARCH_OPTIONS, *argv] if SEARCH in argv else argv
+            overrides = [*(SEARCH_OPTIONS if SEARCH in argv else ()), *argv]
             logging.getLogger("alembic").setLevel(
                 logging.WARNING
             )  # Optuna imports it, and it tells how it starts
