@@ -37,6 +37,7 @@ from sdst.errors import UserError
 from sdst.jsonfiles import write_atomically
 from sdst.losses.criterion import Criterion
 from sdst.metrics.evaluation import evaluate
+from sdst.models.sdst import SDST
 from sdst.module import GroundingModule
 from sdst.options import check_options, precision, settle
 from sdst.predictions import write_predictions
@@ -52,7 +53,15 @@ logger = logging.getLogger(__name__)
 
 FLAGS = ("-m", "--multirun", "--cfg", "-c", "--package", "-p", "--resolve", "--info", "-i", "--help", "-h")
 """Hydra's options that make sense here."""
-CHANGEABLE = ("trainer.", "data.num_workers", "data.features", "data.annotations.", "paths.", "run_dir")
+CHANGEABLE = (
+    "trainer.",
+    "recompute",
+    "data.num_workers",
+    "data.features",
+    "data.annotations.",
+    "paths.",
+    "run_dir",
+)
 """What may differ when a run is resumed: how long and on what machine it runs, and where its files are now."""
 
 SEARCH = "hydra/sweeper=optuna"
@@ -254,6 +263,10 @@ def make_module(config: DictConfig, options: TrainConfig, data: GroundingDataMod
     """The untrained model with its losses, optimisation and decoding."""
     plain: Any = OmegaConf.to_container(config)
     model = checkpoint.build_model(plain, data.recipe)
+    if options.recompute:
+        if not isinstance(model, SDST):
+            raise UserError(f"recompute: {type(model).__name__} keeps all its activations; leave it false")
+        model.recompute = True
     if options.compile is not None:
         model.compile(backend=options.compile)
     loss = options.loss
