@@ -190,6 +190,8 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Lightning's own, about a name in torch that it will change itself.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    # A resumed run's folder of checkpoints is not empty.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     L.seed_everything(options.seed, verbose=False)
 
     data: GroundingDataModule = build(config.data, levels=options.levels, seed=options.seed)
