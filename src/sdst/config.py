@@ -85,6 +85,8 @@ class TrainConfig:
         run_dir: Where the run writes. One that holds a finished run is refused.
         resume: ``latest`` unfinished run below ``paths.runs``, or the folder of a run, or null.
         compile: Backend of ``torch.compile`` (``inductor``), or null for eager execution.
+        recompute: Let training compute part of the activations twice instead of keeping them: half the memory for
+            a fifth more time, and the same result.
         levels: Which backbone layers are used.
         loss: Loss weights and constants.
         optim: Optimizer and schedule.
@@ -102,6 +104,7 @@ class TrainConfig:
     run_dir: str = MISSING
     resume: str | None = None
     compile: str | None = None
+    recompute: bool = False
     levels: Levels = field(default_factory=Levels)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: Optimization = field(default_factory=Optimization)
