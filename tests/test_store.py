@@ -288,7 +288,7 @@ def damage(path: Path, how: str) -> None:
         ("version", "'version' is None"),
         ("backbone", "'backbone' is missing"),
         ("complete", "'complete'"),
-        ("video_layers", "malformed"),
+        ("video_layers", "no list of layer numbers"),
         ("video", "/video is not"),
         ("text", "/text is not"),
         ("nan", "/video/adaptive/a b holds NaN or Inf"),

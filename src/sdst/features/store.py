@@ -25,6 +25,7 @@ from rich.progress import track
 
 from sdst import __version__
 from sdst.errors import UserError
+from sdst.features import hdf5
 from sdst.features.info import FORMAT, VERSION, open_store, partial_path, read_info
 from sdst.features.journal import Journal
 
@@ -103,15 +104,15 @@ class FeatureStore:
         Raises:
             UserError: The video is missing.
         """
-        return int(self._dataset(self._video_key(vid)).shape[0])
+        return int(hdf5.array(self._file, self._video_key(vid)).shape[0])
 
     def vids(self) -> list[str]:
         """Names of all stored videos of the pooling."""
-        return list(self._file[f"video/{self.pooling}"])
+        return hdf5.names(self._file, f"video/{self.pooling}")
 
     def qids(self) -> list[str]:
         """Identities of all stored queries."""
-        return list(self._file["text"])
+        return hdf5.names(self._file, "text")
 
     def missing(self, vids: Iterable[str], qids: Iterable[Qid]) -> tuple[list[str], list[str]]:
         """Which of these videos and queries are not stored, each once, in the order given."""
@@ -157,33 +158,15 @@ class FeatureStore:
             raise UserError(f"{self.info.path}: {kind} {wanted} are not all stored; choose from {stored}")
         return np.array([stored.index(layer) for layer in wanted])
 
-    def _dataset(self, key: str) -> h5py.Dataset:
-        item = self._file.get(key)
-        if item is None:
-            raise UserError(f"{self.info.path}: no /{key}; write features for all annotated rows")
-        if (
-            not isinstance(item, h5py.Dataset)
-            or item.ndim != 3
-            or 0 in item.shape
-            or item.dtype != np.float16
-        ):
-            raise UserError(f"{self.info.path}: /{key} is no filled float16 array of rank 3; write it again")
-        return item
-
     def _read(self, key: str, index: NDArray[np.int64], num_layers: int, width: int) -> NDArray[np.float16]:
-        item = self._dataset(key)
+        item = hdf5.array(self._file, key)
         if item.shape[1:] != (num_layers, width):
             raise UserError(
                 f"{self.info.path}: /{key} has layers x width {item.shape[1:]} where the file promises "
                 f"{(num_layers, width)}; write the file again"
             )
         wanted, expand = np.unique(index, return_inverse=True)  # HDF5 selects increasing, unique indices only
-        try:
-            stored = item[:, wanted]
-        except OSError as error:
-            raise UserError(
-                f"{self.info.path}: /{key} cannot be read ({error}); write the file again"
-            ) from None
+        stored = hdf5.read(item, slice(None), wanted)
         if not _all_finite(stored):
             raise UserError(f"{self.info.path}: /{key} holds NaN or Inf; extract it again")
         return np.ascontiguousarray(stored.transpose(1, 0, 2)[expand])
