@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 from h5py import h5d, h5l
 
+from sdst.archives import most_unpacked
 from sdst.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
 
 MOST_VALUES = 1000
 """Of one attribute."""
-MOST_UNPACKED = 20
-"""How many times its bytes in the file a compressed array may unpack to; float16 features come nowhere near."""
-UNPACKED_FREELY = 64 * 2**20
-"""Bytes that a compressed array may unpack to whatever its bytes in the file, for a short one may be all zeros."""
 DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError)
 """What h5py raises at damaged structures and at types that NumPy does not know."""
 
@@ -127,7 +124,7 @@ def _require_stored(item: h5py.Dataset) -> None:
     if item.chunks is not None:  # HDF5 unpacks whole chunks
         declared = max(declared, math.prod(item.chunks) * item.dtype.itemsize)
     stored = min(item.id.get_storage_size(), item.file.id.get_filesize())
-    allowed = max(MOST_UNPACKED * stored, UNPACKED_FREELY) if layout.get_nfilters() else stored
+    allowed = most_unpacked(stored) if layout.get_nfilters() else stored
     if declared > allowed:
         raise UserError(
             f"{item.file.filename}: {item.name} declares {declared} bytes of features but has {stored} in the file; "

@@ -283,7 +283,7 @@ class FeatureWriter:
 
     def _write(self, group: str, name: str, array: ArrayLike, num_layers: int) -> None:
         key = f"{group}/{name}"
-        if name in {"", "."} or "/" in name or "\0" in name:
+        if not can_name_features(name):
             raise UserError(f"{self._path}: {name!r} cannot name features; rename it without '/'")
         if key in self._journal.keys:
             raise UserError(f"{self._path}: /{key} is already written; give every item once")
@@ -297,6 +297,11 @@ class FeatureWriter:
                 f"{self._path}: /{key} is {data.shape[2]} wide, others {self._widths[group]}; check it"
             )
         self._journal.append(key, data)
+
+
+def can_name_features(name: str) -> bool:
+    """Whether a video or query of that name is one step in a feature file, and so in a folder too."""
+    return name not in {"", ".", ".."} and "/" not in name and "\0" not in name
 
 
 def to_float16(array: ArrayLike, name: str) -> NDArray[np.float16]:
