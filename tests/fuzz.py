@@ -76,12 +76,13 @@ def command(*arguments: object) -> int:
     return status
 
 
-class ReachedTrainingError(UserError):
+class ReachedTrainingError(Exception):
     """Everything was accepted: a case ends where training would begin."""
 
 
 def resume(folder: Path) -> None:
-    with patch("lightning.Trainer.fit", side_effect=ReachedTrainingError("fit")):
+    reached = patch("lightning.Trainer.fit", side_effect=ReachedTrainingError)
+    with reached, contextlib.suppress(ReachedTrainingError):
         command("train", f"resume={folder}")
 
 

@@ -1,5 +1,6 @@
 """Ways to break a good file: in its bytes, or in what it means. All randomness comes from the given generator."""
 
+import copy
 import io
 import json
 import zipfile
@@ -83,8 +84,8 @@ ODD += [
 
 
 def pick(values: list[Any], rng: Rng) -> Any:
-    """One of any values, which NumPy would make an array of."""
-    return values[int(rng.integers(len(values)))]
+    """One of any values, which NumPy would make an array of; a copy, for it is changed further."""
+    return copy.deepcopy(values[int(rng.integers(len(values)))])
 
 
 def mutate_bytes(path: Path, rng: Rng) -> None:
@@ -114,7 +115,7 @@ def mutate_tree(tree: Any, rng: Rng, odd: list[Any] = ODD) -> Any:
         places = [(tree, key) for tree in _containers(tree) for key in _keys(tree)]
         if not places:
             return pick(odd, rng)
-        parent, key = pick(places, rng)
+        parent, key = places[int(rng.integers(len(places)))]
         match int(rng.integers(6)):
             case 0:
                 del parent[key]
@@ -168,8 +169,8 @@ def mutate_checkpoint(path: Path, rng: Rng) -> None:
     """What ``torch.save`` has written: configuration, recipe, or the whole with its weights."""
     stored = torch.load(path, weights_only=True)
     odd = [*ODD, torch.zeros(3), torch.full((2, 2), torch.nan), torch.zeros(1).expand(10**9)]
-    target = pick([stored["sdst"]["config"], stored["sdst"]["recipe"], stored["sdst"], stored], rng)
-    mutate_tree(target, rng, odd)
+    targets = [stored["sdst"]["config"], stored["sdst"]["recipe"], stored["sdst"], stored]
+    mutate_tree(targets[int(rng.integers(len(targets)))], rng, odd)
     torch.save(stored, path)
 
 

@@ -53,6 +53,9 @@ def load(path: str | Path) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
     recipe = stored[KEY]["recipe"]
     config: Any = OmegaConf.to_container(as_config(stored[KEY]["config"], path))
     _check_target(config["model"], path)
+    for layers in ("video_layers", "text_layers"):
+        if len(recipe[layers]) != config["levels"]["count"]:
+            raise UserError(f"{path}: its recipe has {layers} {recipe[layers]} for other levels; do not trust it")
     weights = {name.removeprefix("model."): value for name, value in stored["state_dict"].items()}
     _require_as_large(config, recipe, weights, path)
     model: nn.Module = build_model(config, recipe)
@@ -170,6 +173,21 @@ def require_same(source: object, found: Mapping[str, Any], wanted: Mapping[str, 
                 f"{source}: {key} is {here}, but {trained} in the features that the checkpoint was trained on; "
                 "use the same as in training"
             )
+
+
+def require_unchanged(features: str, recipe: Mapping[str, Any], stored: dict[str, Any]) -> None:
+    """Refuse to continue a run on other features than those it was begun with.
+
+    Args:
+        features: The feature file, for the message.
+        recipe: Of the features that are there now.
+        stored: Content of the run's checkpoint; one from before there were fingerprints is accepted.
+
+    Raises:
+        UserError: The fingerprints differ.
+    """
+    begun = stored[KEY]["recipe"].get("fingerprint", recipe["fingerprint"])
+    require_same(features, {"fingerprint": recipe["fingerprint"]}, {"fingerprint": begun})
 
 
 def build_model(config: dict[str, Any], recipe: dict[str, Any]) -> nn.Module:

@@ -49,7 +49,7 @@ class Row:
         value = self._get(key)
         if not isinstance(value, str):
             raise self.error(f"'{key}' is {_shorten(value)}; it must be a string")
-        if not _is_unicode(value):
+        if not is_unicode(value):
             raise self.error(f"'{key}' has half of a character, \\ud800 to \\udfff alone; correct it")
         return value
 
@@ -108,7 +108,7 @@ def read_rows(path: str | Path) -> Iterator[Row]:
         if not isinstance(fields, dict):
             raise UserError(f"{place}: not a JSON object; every line must hold one, complete: {{...}}")
         qid = fields.get("qid")
-        if isinstance(qid, bool) or not isinstance(qid, int | str) or not _is_unicode(str(qid)):
+        if isinstance(qid, bool) or not isinstance(qid, int | str) or not is_unicode(str(qid)):
             raise UserError(f"{place}: 'qid' is {_shorten(qid)}; every row needs an integer or a string")
         if qid in lines:
             raise UserError(f"{place}: qid {qid!r} is also on line {lines[qid]}; keep one of the two rows")
@@ -152,7 +152,7 @@ def _read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path}: no path ({error}); check it") from error
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """False where JSON escaped half of a character: such text can be neither written nor looked up."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 

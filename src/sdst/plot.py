@@ -77,7 +77,8 @@ def plot_predictions(
 
 
 def _draw(axes: Axes, prediction: Prediction, record: Record, clip_seconds: float) -> None:
-    title = printable(f"{prediction.vid}: “{prediction.query}”").replace("$", r"\$")  # two would begin a formula
+    title = printable(f"{prediction.vid}: “{prediction.query}”")
+    title = title.replace("$", r"\$")  # two would begin a formula
     axes.set_title(title, fontsize=10, loc="left", wrap=True)
     axes.set_xlim(0, record.duration)
     axes.set_ylim(-0.72, 1.05)

@@ -39,7 +39,7 @@ MAX_PLOTTED = 12
 PICTURES = (".png", ".jpg", ".pdf", ".svg")
 VIDEO_OPTIONS = ("query", "backbone_checkpoint", "vocab", "clips")
 STORED_OPTIONS = ("features", "annotations", "qid", "vid")
-NOT_COMPARED = ("pooling", "video_layers", "text_layers", "simulated", "max_clips")
+NOT_COMPARED = ("pooling", "video_layers", "text_layers", "simulated", "max_clips", "fingerprint")
 """Keys of a recipe by which a store is opened, or that do not tell how features are made."""
 
 
