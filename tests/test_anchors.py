@@ -1,5 +1,6 @@
 """What all models with R2-Tuning's heads promise, and their points and losses against naive loops."""
 
+from collections.abc import Callable
 from math import inf
 
 import pytest
@@ -10,7 +11,9 @@ from torch import Tensor
 
 from anchor_models import MODELS, SAMPLES, build, configured, make_batch, run
 from sdst.baselines.pyramid import Pyramid, upsample
+from sdst.checkpoint import build_model
 from sdst.errors import UserError
+from sdst.experiments import find_experiment, number
 from sdst.losses.criterion import Criterion
 from sdst.losses.points import assign_points, boundary_loss
 from sdst.postprocess import Decoding, decode
@@ -99,6 +102,37 @@ def test_the_result_depends_on_every_level_of_both_modalities(name: str) -> None
             features[:, level] = torch.randn(stored.shape, generator=torch.Generator().manual_seed(1)).half()
             assert not torch.allclose(run(model, batch).class_logits, before)
             features[:, level] = stored
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_size_is_near_that_of_table_h(name: str) -> None:
+    rows = find_experiment("tableH").rows
+    (printed,) = (number(row.paper[0]) for row in rows if row.overrides == (f"model={name}",))
+    model = build_model(configured(name, dim=256, heads=8), {"video_dim": 768, "text_dim": 1024})
+    # R2-Tuning's tool, and so probably the paper, divides by 2^20.
+    assert sum(p.numel() for p in model.parameters()) / 2**20 == pytest.approx(printed, rel=0.15)
+
+
+def test_the_long_range_of_losa_is_the_video_and_the_short_range_three_clips() -> None:
+    network = build("losa").refine
+    clips, mask = torch.randn(1, 9, 16), torch.ones(1, 9, dtype=torch.bool)
+    words, words_mask = torch.randn(1, 3, 16), torch.ones(1, 3, dtype=torch.bool)
+    changed = clips.clone()
+    changed[:, 4] += 1
+    places = torch.zeros(9, 16)
+
+    def moved(adapter: Callable[[Tensor], Tensor]) -> list[int]:
+        return (adapter(changed) != adapter(clips)).any(dim=-1)[0].nonzero().flatten().tolist()
+
+    assert moved(lambda x: network.short[0](x, mask)) == [3, 4, 5]
+    assert moved(lambda x: network.long[0](x, places, mask, words, words_mask)["post_ca_sa_ffn"]) == [
+        *range(9)
+    ]
+
+
+def test_a_side_network_that_heads_cannot_share_is_refused() -> None:
+    with pytest.raises(UserError, match=r"model\.reduction"):
+        build("lst", reduction=3)
 
 
 @pytest.mark.parametrize("name", MODELS)
