@@ -85,7 +85,8 @@ class GroundingModule(L.LightningModule):
         total, terms = self.criterion.combine(by_level)
         self.log("train/loss", total, batch_size=len(batch), prog_bar=True)
         # Lightning's bookkeeping of so many values takes a tenth of a small model's step.
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by its logger connector
+        if (self.global_step + 1) % every == 0:
             logged = {f"train/loss_{name}": term for name, term in terms.items()}
             for name, values in by_level.items():
                 if values.dim():

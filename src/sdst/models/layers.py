@@ -66,7 +66,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d) to (..., d)."""
-        result: Tensor = self.contract(F.relu(self.expand(x)))
+        result: Tensor = self.contract(F.relu(self.expand(x), inplace=True))
         return result
 
 
@@ -94,7 +94,7 @@ class MultiHeadAttention(nn.Module):
             for x in (self.query(query), self.key(key), self.value(value))
         )
         mask = None if key_mask is None else key_mask[:, None, None, :]
-        if q.device.type == "cpu":
+        if q.device.type == "cpu" and q.dtype == torch.bfloat16:
             # PyTorch's backward pass of bfloat16 attention on a CPU is ten times slower than that of float32.
             with torch.autocast("cpu", enabled=False):
                 attended = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
@@ -123,7 +123,7 @@ def alignment(width: int, dim: int, dropout: float) -> nn.Sequential:
         nn.LayerNorm(width),
         Dropout(dropout),
         nn.Linear(width, dim),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.LayerNorm(dim),
         Dropout(dropout),
         nn.Linear(dim, dim),
@@ -135,7 +135,7 @@ def mlp(width_in: int, hidden: int, width_out: int, depth: int) -> nn.Sequential
     widths = [width_in, *[hidden] * (depth - 1), width_out]
     layers: list[nn.Module] = []
     for narrow, wide in pairwise(widths):
-        layers += [nn.Linear(narrow, wide), nn.ReLU()]
+        layers += [nn.Linear(narrow, wide), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])
 
 
