@@ -39,7 +39,7 @@ world: data/world/features.h5  ## the small world's videos and features, which t
 data/world/features.h5: | $(READY)
 	$(BIN)/sdst world make --out data/world --size laptop
 	$(BIN)/sdst extract --annotations data/world/train.jsonl data/world/val.jsonl data/world/test.jsonl \
-		--videos data/world/videos --config small-world --pooling adaptive avg cls --out $@
+		--videos data/world/videos --config small-world --layers 4 --pooling adaptive avg cls --out $@
 
 # A failed job does not keep the report from being made.
 $(TABLES): $(READY) $(if $(filter laptop,$(SCALE)),data/world/features.h5)

@@ -1,14 +1,18 @@
 """The reader of experiments/*.yaml: what it returns, what it refuses, and that every row's configuration composes."""
 
+import re
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 import sdst
 from sdst.config import compose, conf_dir
+from sdst.data.levels import Levels
 from sdst.errors import UserError
 from sdst.experiments import Column, Job, list_experiments, number, read_experiment
+from sdst.features.sizes import PRESETS
+from sdst.metrics.evaluation import PROTOCOLS
 
 EXPERIMENTS = Path(sdst.__file__).parents[2] / "experiments"
 
@@ -36,6 +40,11 @@ rows:
   - label: Standard
     overrides: [model.attention=standard, "model.modules=[ca,rdsa]"]
     paper: ["73.16 ± 0.61", "59.76 (+2.84)", "4.10 M"]
+  - label: Deep
+    overrides: [levels.count=5]
+    only: paper
+    note: too deep for a laptop
+    paper: [null, null, null]
   - label: Ours
     overrides: []
     paper: [null, null, null]
@@ -63,11 +72,18 @@ def test_reading(good: Path) -> None:
         Column("MR", "mAP", "MR-full-mAP", "qvhighlights", "val"),
         Column("", "Size", None, None, None),
     )
-    others, standard, ours = table.rows
+    others, standard, deep, ours = table.rows
     assert (others.label, others.overrides, others.note) == ("Others", None, "misprinted")
     assert others.paper == ("1.50", None, "4.8M")
     assert standard.overrides == ("model.attention=standard", "model.modules=[ca,rdsa]")
-    assert (ours.overrides, ours.note) == ((), None)
+    assert (ours.overrides, ours.note, ours.only) == ((), None, None)
+    assert (deep.only, deep.note) == ("paper", "too deep for a laptop")
+    assert [(row.is_run_at("paper"), row.is_run_at("laptop")) for row in table.rows] == [
+        (False, False),
+        (True, True),
+        (True, False),
+        (True, True),
+    ]
 
 
 def test_jobs_are_the_rows_that_are_run_on_each_data_set_of_the_scale(good: Path) -> None:
@@ -80,6 +96,8 @@ def test_jobs_are_the_rows_that_are_run_on_each_data_set_of_the_scale(good: Path
     assert [(job.label, job.dataset, job.overrides[0]) for job in table.jobs("paper")] == [
         ("Standard", "qvhighlights", "data=qvhighlights"),
         ("Standard", "tacos", "data=tacos"),
+        ("Deep", "qvhighlights", "data=qvhighlights"),
+        ("Deep", "tacos", "data=tacos"),
         ("Ours", "qvhighlights", "data=qvhighlights"),
         ("Ours", "tacos", "data=tacos"),
     ]
@@ -125,7 +143,7 @@ BAD = {  # what is replaced, by what, and what the message must name
     "overrides that are no list": (
         "overrides: []",
         "overrides: model.dim=8",
-        ["rows[2].overrides", "no list"],
+        ["rows[3].overrides", "no list"],
     ),
     "an unknown split": ("split: val", "split: train", ["columns[0].split", "'train'"]),
     "no split": ("    split: val\n", "", ["columns[0]", "'split'"]),
@@ -135,9 +153,16 @@ BAD = {  # what is replaced, by what, and what the message must name
     "a number without quotes": ('"1.50"', "1.50", ["rows[0].paper[0]", "1.5", "quotes"]),
     "a cell that is no number": ('"1.50"', '"–"', ["rows[0].paper[0]", "'–'", "null"]),
     "a cell too few": ('"1.50", null', '"1.50"', ["rows[0].paper", "2 cells for 3 columns"]),
-    "a label that is a number": ("label: Ours", "label: 1", ["rows[2].label", "1", "quotes"]),
-    "two rows of one name": ("label: Ours", "label: Others", ["rows", "3 with 2 labels"]),
+    "a label that is a number": ("label: Ours", "label: 1", ["rows[3].label", "1", "quotes"]),
+    "two rows of one name": ("label: Ours", "label: Others", ["rows", "4 with 3 labels"]),
     "an unknown key in a row": ("note: misprinted", "nota: misprinted", ["rows[0]", "'nota'"]),
+    "a row at an unknown scale alone": ("only: paper", "only: phone", ["rows[2].only", "'phone'", "laptop"]),
+    "a row at one scale without a reason": (
+        "    note: too deep for a laptop\n",
+        "",
+        ["rows[2].only", "note"],
+    ),
+    "nothing to run at one scale": ("    overrides: [levels.count=5]\n", "", ["rows[2].only", "overrides"]),
     "an empty note": ("note: misprinted", "note: null", ["rows[0].note"]),
 }
 
@@ -193,14 +218,59 @@ JOBS = [
 ]
 
 
+def composed(name: str, scale: str) -> tuple[dict[Job, DictConfig], set[str]]:
+    """The configuration of every job whose model is there, and the models that are not."""
+    there = {path.stem for path in (conf_dir() / "model").glob("*.yaml")}
+    configs, missing = {}, set()
+    for job in read_experiment(EXPERIMENTS / f"{name}.yaml").jobs(scale):
+        models = {
+            override.removeprefix("model=") for override in job.overrides if override.startswith("model=")
+        }
+        missing |= models - there
+        if models <= there:
+            configs[job] = compose(job.overrides)
+    return configs, missing
+
+
 @pytest.mark.parametrize(("name", "scale"), JOBS)
 def test_every_job_composes_to_a_configuration_of_its_own(name: str, scale: str) -> None:
-    jobs = read_experiment(EXPERIMENTS / f"{name}.yaml").jobs(scale)
-    models = {path.stem for path in (conf_dir() / "model").glob("*.yaml")}
-    chosen = {
-        job: [o.removeprefix("model=") for o in job.overrides if o.startswith("model=")] for job in jobs
-    }
-    configs = [OmegaConf.to_yaml(compose(job.overrides)) for job in jobs if set(chosen[job]) <= models]
-    assert len(set(configs)) == len(configs)
-    if missing := sorted({model for models_ in chosen.values() for model in models_} - models):
-        pytest.skip(f"the rest composes; no conf/model for {', '.join(missing)} yet")
+    configs, missing = composed(name, scale)
+    assert len({OmegaConf.to_yaml(config) for config in configs.values()}) == len(configs)
+    if missing:
+        pytest.skip(f"the rest composes; no conf/model for {', '.join(sorted(missing))} yet")
+
+
+AT_LAPTOP_SCALE = [name for name, scale in (case.values for case in JOBS) if scale == "laptop"]
+
+
+@pytest.mark.parametrize("name", AT_LAPTOP_SCALE)
+def test_the_small_world_has_what_every_row_needs(name: str) -> None:
+    makefile = Path("Makefile").read_text()
+    ((layers, poolings),) = re.findall(r"--layers (\d) --pooling ([a-z ]+) --out", makefile)
+    sizes = PRESETS["small-world"]
+    video, text = (
+        range(depth - int(layers) + 1, depth + 1)
+        for depth in (sizes.vision.depth, sizes.text.num_hidden_layers)
+    )
+    columns = read_experiment(EXPERIMENTS / f"{name}.yaml").columns
+    for config in composed(name, "laptop")[0].values():
+        levels = Levels(**config.levels)
+        assert set(levels.video_layers(video)) <= set(video)
+        assert set(levels.text_layers(text)) <= set(text)
+        assert config.data.pooling in poolings.split()
+        protocol = PROTOCOLS[config.data.name]
+        if any(column.key == "MR-full-mIoU" for column in columns):
+            assert protocol.mean_iou
+        if any(str(column.key).startswith("HL-") for column in columns):
+            assert protocol.highlights
+
+
+def test_all_tables_at_laptop_scale_share_the_job_of_sdst_itself() -> None:
+    shared = OmegaConf.to_yaml(compose(["data=laptop"]))
+    for name in AT_LAPTOP_SCALE:
+        rows = {row.label: row for row in read_experiment(EXPERIMENTS / f"{name}.yaml").rows}
+        configs, _ = composed(name, "laptop")
+        (itself,) = (config for job, config in configs.items() if rows[job.label].overrides == ())
+        # The three rows of Tab. 4 are of K = 2.
+        wanted = shared.replace("count: 4", "count: 2") if name == "table4" else shared
+        assert OmegaConf.to_yaml(itself) == wanted

@@ -174,6 +174,21 @@ def test_rows_without_runs_with_fewer_seeds_or_failed_ones_are_marked(
     assert "nothing was run" in text
 
 
+def test_a_row_of_another_scale_is_marked_and_not_swept(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep = "  - {label: Deep, overrides: [levels.count=9], only: paper, note: too deep, paper: ['1.0', null, null, null]}"
+    folder = write_table(tmp_path / "experiments", corpus, rows=f"{deep}\n")
+    assert main(["sweep", *arguments(folder, tmp_path)]) == 2
+    assert "nothing to train at laptop scale" in capsys.readouterr().err
+    assert main(["report", *arguments(folder, tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "| Deep [not at laptop scale] | ours | – | – | – | – |\n|  | paper | 1.0 |" in text
+    assert "- Deep: too deep" in text
+    assert main(["report", *arguments(folder, tmp_path, "--scale", "paper")]) == 0
+    assert "Deep [not run]" in capsys.readouterr().out
+
+
 def test_the_list_names_every_experiment_with_its_state(
     swept: Path, tables: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,7 +205,7 @@ def test_the_list_names_every_experiment_with_its_state(
 # --- noise ---
 
 
-@pytest.mark.parametrize("dataset", ["qvhighlights", "tacos"])
+@pytest.mark.parametrize("dataset", ["qvhighlights", "tacos", "world"])
 def test_the_mean_over_queries_is_the_metric(swept: Path, corpus: Corpus, dataset: str) -> None:
     records = read_annotations(corpus.paths["val"]).records
     run = next(swept.glob("jobs/*/"))

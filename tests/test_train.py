@@ -332,6 +332,60 @@ def test_multirun_gives_each_job_its_own_folder_and_tells_of_refused_ones_last(
     assert [config["run_dir"] for config in configs] == [str(folder) for folder in finished]
 
 
+def test_multirun_over_three_groups_in_two_processes(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    groups = ["model.attention=rdsa,standard", "levels.source=last", "loss.weights.act=1,-1"]
+    launcher = ["hydra/launcher=processes", "trainer.max_epochs=1"]
+    sweep = train(tmp_path / "sweep", "-m", *groups, *launcher, status=2)
+    assert "loss" in capsys.readouterr().err.splitlines()[-1]
+    finished = [
+        yaml.safe_load((path.parent / "config.yaml").read_text()) for path in sweep.rglob("metrics.json")
+    ]
+    assert {config["model"]["attention"] for config in finished} == {"rdsa", "standard"}
+    assert {config["levels"]["source"] for config in finished} == {"last"}
+    assert [config["loss"]["weights"]["act"] for config in finished] == [1.0, 1.0]
+
+
+# --- search ---
+
+
+def search(
+    corpus: Corpus, folder: Path, capsys: pytest.CaptureFixture[str], *overrides: str
+) -> tuple[int, list[str]]:
+    """Exit status and error lines of a search for the learning rate."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="hydra-optuna-sweeper is not installed")
+    fixed = [override for override in corpus.overrides if not override.startswith("optim.lr=")]
+    status = main(["train", "-m", *fixed, "hydra/sweeper=optuna", f"run_dir={folder}", *overrides])
+    return status, [line for line in capsys.readouterr().err.splitlines() if line.startswith("sdst: error")]
+
+
+def test_a_search_tells_the_trial_with_the_highest_selected_metric(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sampler = ["hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=1", "hydra.sweeper.n_trials=6"]
+    status, errors = search(corpus, tmp_path / "sweep", capsys, "optim.lr=1e-6,1e-2,-1", *sampler)
+    assert status == 2
+    assert "lr" in errors[0]
+    values = {}
+    for path in tmp_path.rglob("metrics.json"):
+        rate = yaml.safe_load((path.parent / "config.yaml").read_text())["optim"]["lr"]
+        values[rate] = read_json(path)["best"]["val"]["MR-full-mAP"]
+    assert set(values) == {1e-6, 1e-2}
+    found = yaml.safe_load((tmp_path / "sweep/optimization_results.yaml").read_text())
+    assert found["best_value"] == max(values.values()) > min(values.values())
+    assert values[float(found["best_params"]["optim.lr"])] == found["best_value"]
+
+
+def test_a_search_whose_trials_are_all_refused_says_why(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, errors = search(corpus, tmp_path / "sweep", capsys, "optim.lr=-1", "hydra.sweeper.n_trials=2")
+    assert status == 2
+    assert errors[0].count("lr") == 2
+
+
 # --- steps ---
 
 
@@ -401,6 +455,16 @@ def test_a_compiled_model_trains_to_the_same_weights(train: Train, tmp_path: Pat
     assert weights.keys() == eager.keys()
     for name in eager:
         torch.testing.assert_close(weights[name], eager[name], rtol=1e-4, atol=1e-6)
+
+
+def test_recomputing_activations_trains_to_the_same_weights(
+    train: Train, finished: Path, tmp_path: Path
+) -> None:
+    weights, kept = (
+        load(run / LAST)["state_dict"] for run in (train(tmp_path / "run", "recompute=true"), finished)
+    )
+    for name in kept:
+        torch.testing.assert_close(weights[name], kept[name], rtol=0, atol=0)
 
 
 # --- data sets and loggers ---

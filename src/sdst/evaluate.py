@@ -56,8 +56,8 @@ def _make_parser() -> Parser:
         choices=tuple(PROTOCOLS),
         help="whose metrics to report. qvhighlights: the official ones, highlights included where the "
         "predictions have saliency. charades and tacos, which are alike: R1 at IoU 0.3, 0.5, 0.7, mIoU and "
-        "mAP, long moments without upper limit. Default: qvhighlights if the annotations have "
-        "saliency_scores, else charades.",
+        "mAP, long moments without upper limit. world: those of qvhighlights, and mIoU. Default: qvhighlights "
+        "if the annotations have saliency_scores, else charades.",
     )
     parser.add_argument("--out", metavar="F.json", help="also write all metrics to this file")
     parser.add_argument("--json", action="store_true", help="print all metrics as JSON instead of a table")

@@ -19,6 +19,7 @@ A file has exactly these keys::
         overrides: [model.attention=standard]                    # [] is SDST itself; left out: not run here
         paper: ["70.77", null]                                   # cells as printed, one per column; null is missing
         note: a doubt about this row                             # may be left out
+        only: paper                                              # its one scale, the note says why; or left out
 
 A key of ours is one of a run's metrics, such as ``MR-full-mAP``, or one of ``RUN_FACTS``.
 """
@@ -68,6 +69,11 @@ class Row:
     overrides: tuple[str, ...] | None
     paper: tuple[str | None, ...]
     note: str | None
+    only: str | None = None
+
+    def is_run_at(self, scale: str) -> bool:
+        """Whether there is something to train for it at ``paper`` or ``laptop`` scale."""
+        return self.overrides is not None and self.only in (None, scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,7 @@ class Experiment:
         return [
             Job(row.label, dataset, (*overrides, *row.overrides))
             for row in self.rows
-            if row.overrides is not None
+            if row.overrides is not None and row.is_run_at(scale)
             for dataset, overrides in self.scales[scale].items()
         ]
 
@@ -206,7 +212,7 @@ def _columns(block: Any, place: str) -> Iterable[Column]:
 
 
 def _row(row: Any, num_columns: int, place: str) -> Row:
-    fields = _mapping(row, place, "label paper", "overrides note")
+    fields = _mapping(row, place, "label paper", "overrides note only")
     cells = _list(fields["paper"], f"{place}.paper")
     if len(cells) != num_columns:
         raise UserError(f"{place}.paper: {len(cells)} cells for {num_columns} columns; give one for each")
@@ -215,11 +221,17 @@ def _row(row: Any, num_columns: int, place: str) -> Row:
             raise UserError(
                 f"{place}.paper[{index}]: {cell!r} is no printed number; give it in quotes, digit for digit, or null"
             )
+    only = fields.get("only")
+    if "only" in fields and only not in SCALES:
+        raise UserError(f"{place}.only: {only!r} is no scale; give {' or '.join(SCALES)}, or leave it out")
+    if "only" in fields and not {"overrides", "note"} <= set(fields):
+        raise UserError(f"{place}.only: needs overrides, and a note that says why; give both")
     return Row(
         _text(fields["label"], f"{place}.label"),
         _overrides(fields["overrides"], f"{place}.overrides") if "overrides" in fields else None,
         tuple(cells),
         _text(fields["note"], f"{place}.note") if "note" in fields else None,
+        only,
     )
 
 

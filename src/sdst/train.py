@@ -37,6 +37,7 @@ from sdst.errors import UserError
 from sdst.jsonfiles import write_atomically
 from sdst.losses.criterion import Criterion
 from sdst.metrics.evaluation import evaluate
+from sdst.models.sdst import SDST
 from sdst.module import GroundingModule
 from sdst.options import check_options, precision, settle
 from sdst.predictions import write_predictions
@@ -52,8 +53,21 @@ logger = logging.getLogger(__name__)
 
 FLAGS = ("-m", "--multirun", "--cfg", "-c", "--package", "-p", "--resolve", "--info", "-i", "--help", "-h")
 """Hydra's options that make sense here."""
-CHANGEABLE = ("trainer.", "data.num_workers", "data.features", "data.annotations.", "paths.", "run_dir")
+CHANGEABLE = (
+    "trainer.",
+    "recompute",
+    "data.num_workers",
+    "data.features",
+    "data.annotations.",
+    "paths.",
+    "run_dir",
+)
 """What may differ when a run is resumed: how long and on what machine it runs, and where its files are now."""
+
+SEARCH = "hydra/sweeper=optuna"
+"""Hydra's sweeper that searches for good values instead of trying all: Optuna's."""
+SEARCH_OPTIONS = ("hydra.sweeper.direction=maximize", "hydra.sweeper.max_failure_rate=1")
+"""Its options unless the command has others: metrics are to be high, and a trial that diverged does not end it."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -68,8 +82,12 @@ def main(argv: Sequence[str]) -> int:
                 train(config, run_dir, resume=True)
         else:
             _check_flags(argv)
+            overrides = [*(SEARCH_OPTIONS if SEARCH in argv else ()), *argv]
+            logging.getLogger("alembic").setLevel(
+                logging.WARNING
+            )  # Optuna imports it, and it tells how it starts
             # Hydra's parser wants the flag not to stand among the overrides.
-            sys.argv = ["sdst train", *sorted(argv, key=lambda arg: arg not in ("-m", "--multirun"))]
+            sys.argv = ["sdst train", *sorted(overrides, key=lambda arg: arg not in ("-m", "--multirun"))]
             _run_hydra()
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from error
@@ -87,19 +105,31 @@ def _check_flags(argv: Sequence[str]) -> None:
 def _run_hydra() -> None:
     """One run, or all of a multirun; what is wrong with a job's input is told after the others are done."""
     refused: list[UserError] = []
+    here = os.getpid()
 
-    def job(config: DictConfig) -> None:
+    def job(config: DictConfig) -> float | None:
+        """What a sweeper that searches makes highest: the best value of the metric that selects checkpoints."""
         run_dir = Path(HydraConfig.get().runtime.output_dir)
         try:
             with tracked_run():
-                train(config, run_dir)
+                result = train(config, run_dir)
         except UserError as error:
             refused.append(error)
             with contextlib.suppress(OSError):
                 run_dir.rmdir()  # made by Hydra; stays where it holds anything
+            if os.getpid() != here:  # a launcher's process, which has a list of its own
+                raise
+            return None
+        selected = result["selected"]
+        value: float = result["best"][selected["split"]][selected["metric"]]
+        return value
 
     register_schema()
-    hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="train")(job)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="train")(job)()
+    except ValueError:  # Optuna's, which then has no best trial
+        if not refused:
+            raise
     if refused:
         raise UserError("; ".join(str(error) for error in refused))
 
@@ -160,6 +190,8 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Lightning's own, about a name in torch that it will change itself.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    # A resumed run's folder of checkpoints is not empty.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     L.seed_everything(options.seed, verbose=False)
 
     data: GroundingDataModule = build(config.data, levels=options.levels, seed=options.seed)
@@ -233,6 +265,10 @@ def make_module(config: DictConfig, options: TrainConfig, recipe: dict[str, Any]
     """The untrained model with its losses, optimisation and decoding, for features of the given recipe."""
     plain: Any = OmegaConf.to_container(config)
     model = checkpoint.build_model(plain, recipe)
+    if options.recompute:
+        if not isinstance(model, SDST):
+            raise UserError(f"recompute: {type(model).__name__} keeps all its activations; leave it false")
+        model.recompute = True
     if options.compile is not None:
         model.compile(backend=options.compile)
     loss = options.loss

@@ -28,7 +28,7 @@ class GroundingDataModule(L.LightningDataModule):
     """Train, validation and test splits of one dataset.
 
     Args:
-        name: ``qvhighlights``, ``charades`` or ``tacos``: whose metrics are computed.
+        name: ``qvhighlights``, ``charades``, ``tacos`` or ``world``: whose metrics are computed.
         annotations: Split name -> JSON lines file, or None where there is no such split.
         features: The feature store (layout: ``sdst.features.store``).
         pooling: Which pooled features, ``adaptive``, ``avg`` or ``cls`` (Tab. 3).

@@ -22,7 +22,7 @@ class PredictionCollector(Metric):
     states. A query that several ranks saw counts once.
 
     Args:
-        dataset: Whose metrics: qvhighlights, charades or tacos.
+        dataset: Whose metrics: a key of ``PROTOCOLS``.
     """
 
     full_state_update = False

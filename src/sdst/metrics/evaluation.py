@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -49,10 +49,15 @@ _SINGLE_MOMENT = Protocol(
     (0.3, 0.35, 0.4, 0.45, *MAP_THRESHOLDS), (0.3, 0.5, 0.7), longest=inf, mean_iou=True, highlights=False
 )
 
+_QVHIGHLIGHTS = Protocol(MAP_THRESHOLDS, (0.5, 0.7), longest=150, mean_iou=False, highlights=True)
+
 PROTOCOLS = {
-    "qvhighlights": Protocol(MAP_THRESHOLDS, (0.5, 0.7), longest=150, mean_iou=False, highlights=True),
+    "qvhighlights": _QVHIGHLIGHTS,
     "charades": _SINGLE_MOMENT,
     "tacos": _SINGLE_MOMENT,  # an upper end of 150 s would leave out 143 of its test moments
+    "world": replace(
+        _QVHIGHLIGHTS, mean_iou=True
+    ),  # so that one training stands for any data set in the tables
 }
 
 
@@ -72,8 +77,9 @@ def evaluate(
 
     Returns:
         Percentages rounded to two decimals, None where a group has no queries. For QVHighlights the keys of
-        the official result (those of highlights only if the predictions have saliency), for the others
-        ``brief`` with R1 at IoU 0.3, 0.5 and 0.7, mIoU and mAP, and the details of each length group.
+        the official result (those of highlights only if the predictions have saliency), for the small world
+        mIoU as well, for the others ``brief`` with R1 at IoU 0.3, 0.5 and 0.7, mIoU and mAP, and the details of
+        each length group.
 
     Raises:
         UserError: The queries of the two differ, labels are missing, or only some queries have saliency.

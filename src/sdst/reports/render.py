@@ -62,7 +62,7 @@ def lines(results: Results, marks: Mapping[tuple[str, int], str]) -> list[Line]:
     for row in results.rows:
         label = row.row.label
         if row.row.overrides is not None:
-            state = row.state(results.most_seeds)
+            state = results.state(row)
             whose = f"ours, n = {row.num_seeds}" if row.num_seeds else "ours"
             ours = [_ours(cell, marks.get((label, i), "")) for i, cell in enumerate(row.cells)]
             made.append(Line(f"{label} [{state}]" if state else label, whose, tuple(ours)))
@@ -136,7 +136,7 @@ def comma_separated(results: Results, marks: Mapping[tuple[str, int], str]) -> s
             printed = number(cell.paper)
             seeds = " ".join(map(str, sorted(cell.values)))
             numbers = (cell.mean, cell.std, seeds, cell.paper, printed, cell.difference)
-            told = (marks.get((row.row.label, index), ""), row.state(results.most_seeds))
+            told = (marks.get((row.row.label, index), ""), results.state(row))
             names = _runs(row, column.dataset)
             writer.writerow((experiment.name, results.scale, row.row.label, *place, *numbers, *told, names))
     return stream.getvalue()

@@ -93,26 +93,6 @@ class RowResult:
     runs: tuple[Run, ...]
     cells: tuple[Cell, ...]
 
-    def state(self, most_seeds: int) -> str:
-        """What keeps the row from being whole, "" if nothing does.
-
-        Args:
-            most_seeds: With how many seeds other rows are finished.
-        """
-        if self.row.overrides is None:
-            return ""
-        if not self.runs:
-            return "not run"
-        if any(run.identity is None for run in self.runs):
-            return "not implemented"
-        parts = []
-        for state, text in (("failed", "failed"), ("missing", "not finished")):
-            if count := sum(run.status == state for run in self.runs):
-                parts.append(f"{count} of {len(self.runs)} runs {text}")
-        if not parts and self.num_seeds < most_seeds:
-            parts.append(f"{self.num_seeds} of {most_seeds} seeds")
-        return ", ".join(parts)
-
     @property
     def num_seeds(self) -> int:
         """With how many seeds the row is finished on every one of its data sets."""
@@ -141,6 +121,24 @@ class Results:
     def most_seeds(self) -> int:
         """Of the row that was finished with most."""
         return max((row.num_seeds for row in self.rows), default=0)
+
+    def state(self, row: RowResult) -> str:
+        """What keeps a row from being whole, "" if nothing does."""
+        if row.row.overrides is None:
+            return ""
+        if not row.row.is_run_at(self.scale):
+            return f"not at {self.scale} scale"
+        if not row.runs:
+            return "not run"
+        if any(run.identity is None for run in row.runs):
+            return "not implemented"
+        parts = []
+        for state, text in (("failed", "failed"), ("missing", "not finished")):
+            if count := sum(run.status == state for run in row.runs):
+                parts.append(f"{count} of {len(row.runs)} runs {text}")
+        if not parts and row.num_seeds < self.most_seeds:
+            parts.append(f"{row.num_seeds} of {self.most_seeds} seeds")
+        return ", ".join(parts)
 
     @property
     def reference(self) -> RowResult | None:
