@@ -90,7 +90,7 @@ def make(config: DictConfig) -> Variant:
     assert isinstance(options, TrainConfig)
     data = build(config.data, levels=options.levels, seed=options.seed)
     torch.manual_seed(0)
-    module = make_module(config, options, data)
+    module = make_module(config, options, data.recipe)
     for parameter in module.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
     (batch,) = data.loader("val")
