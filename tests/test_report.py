@@ -177,7 +177,8 @@ def test_rows_without_runs_with_fewer_seeds_or_failed_ones_are_marked(
 def test_a_row_of_another_scale_is_marked_and_not_swept(
     corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    deep = "  - {label: Deep, overrides: [levels.count=9], only: paper, note: too deep, paper: ['1.0', null, null, null]}"
+    deep = "  - {label: Deep, overrides: [levels.count=9], only: paper, note: too deep, paper: ["
+    deep += "'1.0', null, null, null]}"
     folder = write_table(tmp_path / "experiments", corpus, rows=f"{deep}\n")
     assert main(["sweep", *arguments(folder, tmp_path)]) == 2
     assert "nothing to train at laptop scale" in capsys.readouterr().err
