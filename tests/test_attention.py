@@ -46,7 +46,7 @@ def queries_and_place(references: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
 
 
 def read(module: torch.nn.Module, signal: torch.Tensor, references: torch.Tensor, axis: ClipAxis, level: int):
-    memory = module.prepare(signal, axis).level(level)
+    memory = module.prepare(signal, axis)[level]
     return module(*queries_and_place(references), references, memory, axis)
 
 
@@ -234,7 +234,7 @@ def test_gradients_reach_every_parameter_the_signal_and_what_the_kind_reads(kind
     inputs = {"signal": signal, "references": references, "queries": queries, "place": place}
     for tensor in inputs.values():
         tensor.requires_grad_()
-    memory = module.prepare(signal, axis).level(0)
+    memory = module.prepare(signal, axis)[0]
     update, _ = module(queries, place, references, memory, axis)
     (update * torch.randn_like(update)).sum().backward()
     tensors = {**dict(module.named_parameters()), **inputs}

@@ -7,6 +7,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 import sdst
@@ -14,7 +15,7 @@ from sdst.checkpoint import build_model
 from sdst.config import TrainConfig, build, compose, conf_dir
 from sdst.data.datamodule import GroundingDataModule
 from sdst.errors import UserError
-from sdst.models.sdst import SDST
+from sdst.options import check_options, settle
 
 CONF = Path(sdst.__file__).parents[2] / "conf"
 
@@ -24,19 +25,48 @@ def names(group: str) -> list[str]:
 
 
 @pytest.mark.parametrize("data", names("data"))
-@pytest.mark.parametrize("logger", names("logger"))
-def test_every_choice_composes_to_a_whole_configuration(data: str, logger: str) -> None:
-    config = compose([f"data={data}", f"logger={logger}"])
+@pytest.mark.parametrize(
+    ("model", "logger"),
+    [("sdst", logger) for logger in names("logger")] + [(m, "csv") for m in names("model")],
+)
+def test_every_choice_composes_to_a_whole_configuration(data: str, model: str, logger: str) -> None:
+    config = compose([f"data={data}", f"model={model}", f"logger={logger}"])
     OmegaConf.resolve(config)
     assert not OmegaConf.missing_keys(config)
     assert isinstance(OmegaConf.to_object(config), TrainConfig)
+    check_options(config)
+    settle(config)
     for node, constructor in (
-        (config.model, SDST),
+        (config.model, get_class(config.model["_target_"])),
         (config.data, GroundingDataModule),
         (config.trainer, lightning.Trainer),
     ):
         assert node["_target_"].endswith(f".{constructor.__name__}")
         assert set(node) - {"_target_"} <= set(inspect.signature(constructor).parameters)
+
+
+R2_TUNING = {  # the official configurations
+    "loss.weights": {
+        data: {"cls": 1, "l1": 0.2, "iou": 0, "act": 0, "sal": sal, "video": 0.1, "layer": 0.1}
+        for data, sal in {"qvhighlights": 0.1, "charades": 0.01, "tacos": 0.05}.items()
+    },
+    "model.dropout": {"qvhighlights": 0.5, "charades": 0.35, "tacos": 0.5},
+    "model.drop_path": {"qvhighlights": 0.1, "charades": 0.1, "tacos": 0.1},
+    "decode.nms": {"qvhighlights": "hard", "charades": "linear", "tacos": "linear"},
+    "decode.iou_threshold": {"qvhighlights": 0.7, "charades": 0, "tacos": 0},
+    "decode.round_to": {"qvhighlights": 2, "charades": 0.1, "tacos": None},
+    "decode.max_moments": {"qvhighlights": 50, "charades": 50, "tacos": 50},
+    "decode.score": {"qvhighlights": "class", "charades": "class", "tacos": "class"},
+}
+
+
+@pytest.mark.parametrize("data", ["qvhighlights", "charades", "tacos"])
+def test_r2_tuning_is_trained_and_decoded_with_its_own_values(data: str) -> None:
+    config = compose([f"data={data}", "model=r2_tuning"])
+    settle(config)
+    expected = {key: values[data] for key, values in R2_TUNING.items()}
+    assert {key: OmegaConf.select(config, key) for key in expected} == expected
+    assert compose([f"data={data}", "model=r2_tuning", "decode.nms=none"]).decode.nms == "none"
 
 
 PAPER = {  # App. A
@@ -77,12 +107,15 @@ def test_datasets_are_trained_with_the_papers_values(data: str) -> None:
     assert config.data.name == data
 
 
-def test_model_file_repeats_the_constructors_defaults() -> None:
-    given = OmegaConf.to_container(OmegaConf.load(CONF / "model/sdst.yaml"))
-    assert given.pop("_target_") == "sdst.models.sdst.SDST"
-    assert given.pop("num_queries") == 30  # the constructor has no default: datasets differ
+@pytest.mark.parametrize("model", names("model"))
+def test_model_file_repeats_the_constructors_defaults(model: str) -> None:
+    given = OmegaConf.to_container(compose([f"model={model}"]).model)
+    constructor = get_class(given.pop("_target_"))
+    if model == "sdst":
+        assert given.pop("num_queries") == 30  # the constructor has no default: datasets differ
     keyword = inspect.Parameter.KEYWORD_ONLY
-    defaults = {p.name: p.default for p in inspect.signature(SDST).parameters.values() if p.kind == keyword}
+    parameters = inspect.signature(constructor).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.kind == keyword}
     assert given == {
         name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()
     }
@@ -111,10 +144,10 @@ def fingerprint(options: dict[str, Any]) -> list[Any]:
         {"model": options, "levels": {"count": 2}}, {"video_dim": 6, "text_dim": 5}
     )  # in training mode, so that dropout shows
     generator = torch.Generator().manual_seed(0)
-    video, text = (torch.randn(2, 2, n, width, generator=generator) for n, width in ((7, 6), (4, 5)))
+    video, text = (torch.randn(2, 2, n, width, generator=generator) for n, width in ((9, 6), (4, 5)))
     torch.manual_seed(1)
-    ones = torch.ones(2, 7, dtype=torch.bool), torch.ones(2, 4, dtype=torch.bool)
-    output = model(video, ones[0], text, ones[1], torch.full((2,), 7.0))
+    valid = torch.tensor([9, 7])[:, None] > torch.arange(9), torch.ones(2, 4, dtype=torch.bool)
+    output = model(video, valid[0], text, valid[1], torch.tensor([9.0, 7.0]))
     (output.class_logits.sum() + output.references.square().sum() + output.saliency.sum()).backward()
     shapes = [(name, parameter.shape) for name, parameter in model.named_parameters()]
     gradients = [(n, p.grad.tolist()) for n, p in model.named_parameters() if p.grad is not None]
@@ -122,10 +155,17 @@ def fingerprint(options: dict[str, Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    "option", sorted(set(OmegaConf.load(CONF / "model/sdst.yaml")) - {"_target_"}), ids=str
+    ("model", "option"),
+    [
+        (model, option)
+        for model in names("model")
+        for option in compose([f"model={model}"]).model
+        if option != "_target_"
+    ],
 )
-def test_every_model_option_changes_the_model(option: str) -> None:
-    options = OmegaConf.to_container(compose().model) | SMALL
+def test_every_model_option_changes_the_model(model: str, option: str) -> None:
+    options = OmegaConf.to_container(compose([f"model={model}"]).model)
+    options |= {key: value for key, value in SMALL.items() if key in options}
     before = fingerprint(options)
     assert fingerprint(options) == before
     assert fingerprint(options | {option: another(option, options[option])}) != before

@@ -266,7 +266,7 @@ def test_the_small_world_has_what_every_row_needs(name: str) -> None:
 
 
 def test_all_tables_at_laptop_scale_share_the_job_of_sdst_itself() -> None:
-    shared = OmegaConf.to_yaml(compose(["data=world"]))
+    shared = OmegaConf.to_yaml(compose(["data=laptop"]))
     for name in AT_LAPTOP_SCALE:
         rows = {row.label: row for row in read_experiment(EXPERIMENTS / f"{name}.yaml").rows}
         configs, _ = composed(name, "laptop")

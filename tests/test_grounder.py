@@ -143,6 +143,7 @@ class TooWide(torch.nn.Module):
             actionness=torch.ones(size, 1),
             saliency=video[:, 0, :, 0].float(),
             dense=video,
+            query=text,
             video=video,
             text=text,
             initial_references=video,

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sdst.models.layers import AdaptivePool, FeedForward, MultiHeadAttention, Residual, mlp, sinusoidal
+from sdst.models.layers import (
+    AdaptivePool,
+    Dropout,
+    FeedForward,
+    MultiHeadAttention,
+    Residual,
+    mlp,
+    sinusoidal,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -112,3 +120,32 @@ def test_sinusoidal_equals_sine_and_cosine_at_geometric_frequencies(dim):
         angles = [positions[i, j].item() / 10_000 ** (2 * n / dim) for n in range(dim // 2)]
         expected = [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
         assert got[i, j].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_drops_that_share_independently_and_keeps_the_mean(probability, dtype):
+    x = torch.full((1001, 99), 3.0, dtype=dtype, requires_grad=True)  # a size that four does not divide
+    y = Dropout(probability).train()(x)
+    kept = (y != 0).double()
+    deviations = math.sqrt(probability * (1 - probability) / x.numel())
+    assert abs(kept.mean() - (1 - probability)) <= 5 * deviations
+    torch.testing.assert_close(
+        y[y != 0].double(), (3.0 / (1 - probability) * kept[y != 0]), rtol=1e-2, atol=0
+    )
+    for one, other in ((kept[1:], kept[:-1]), (kept[:, 1:], kept[:, :-1])):  # neighbours
+        both = (one * other).mean() - (1 - probability) ** 2
+        assert abs(both) <= 5 * deviations
+    y.sum().backward()
+    torch.testing.assert_close(x.grad * 3, y)
+
+
+def test_dropout_is_seeded_and_off_in_evaluation():
+    dropout, x = Dropout(0.3), torch.randn(5, 7)
+    assert dropout.eval()(x) is x
+    dropout.train()
+    torch.manual_seed(1)
+    first, second = dropout(x), dropout(x)
+    torch.manual_seed(1)
+    torch.testing.assert_close(dropout(x), first, rtol=0, atol=0)
+    assert (first != second).any()

@@ -38,10 +38,12 @@ def example(seed: int = 0, levels: int = 3, queries: int = 4) -> tuple[Output, B
         actionness=randn(size, queries).sigmoid(),
         saliency=torch.zeros(size, clips),
         dense=randn(size, clips, 5),
+        query=torch.zeros(size, 5),
         video=randn(size, levels, clips, 5),
         text=randn(size, levels, 5),
         initial_references=references[:, 0],
     )
+    output.query = output.text[:, -1]
     moments, moment_mask = torch.zeros(size, 2, 2), torch.zeros(size, 2, dtype=torch.bool)
     video_mask, saliency = torch.zeros(size, clips, dtype=torch.bool), torch.zeros(size, clips)
     positive_clip = torch.full((size,), -1)
@@ -117,7 +119,7 @@ def naive_terms(output: Output, batch: Batch) -> dict[str, float]:
     p = batch.positive_clip.tolist()
 
     def score(i: int, t: int) -> float:
-        return cosine(output.dense[i, t], output.text[i, -1]) / TAU
+        return cosine(output.dense[i, t], output.query[i]) / TAU
 
     def candidate(i: int, t: int) -> bool:
         return bool(batch.video_mask[i, t]) and bool(batch.saliency[i, t] <= batch.saliency[i, p[i]])
@@ -311,7 +313,7 @@ def test_gradients_are_finite_and_reach_the_right_tensors(proposals):
         "l1": {"references"},
         "iou": {"references"},
         "act": {"actionness"},
-        "sal": {"dense", "text"},
+        "sal": {"dense", "query"},
         "video": {"video", "text"},
         "layer": {"video", "text"},
     }

@@ -13,7 +13,7 @@ from sdst.callbacks import BEST
 from sdst.cli import main
 from sdst.config import compose
 from sdst.errors import UserError
-from sdst.options import settle
+from sdst.options import check_options, settle
 
 Train = Callable[..., Path]
 
@@ -52,6 +52,18 @@ def test_a_trained_factor_may_be_left_out_of_the_score(score: str) -> None:
 def test_a_score_that_nothing_trains_is_refused(overrides: list[str], named: str) -> None:
     with pytest.raises(UserError, match=named):
         settle(compose(overrides))
+
+
+def test_a_model_without_actionness_head_is_ranked_by_class_and_refuses_its_loss() -> None:
+    config = compose(["model=r2_tuning"])
+    check_options(config)
+    settle(config)
+    assert config.decode.score == "class"
+    for overrides in (["loss.weights.act=1"], ["heads=queries"]):
+        with pytest.raises(UserError, match=r"loss\.weights\.act: this model has no actionness head"):
+            check_options(compose(["model=r2_tuning", *overrides]))
+    with pytest.raises(UserError, match=r"decode\.score: both"):
+        settle(compose(["model=r2_tuning", "decode.score=both"]))
 
 
 def spoil(checkpoint: Path, out: Path, prefix: str) -> Path:

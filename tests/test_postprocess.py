@@ -99,7 +99,7 @@ def test_rounded_windows_stay_inside_and_are_never_empty(bounds, duration, unit)
     windows = torch.tensor([[sorted(pair) for pair in bounds]], dtype=torch.float64)
     scores = torch.arange(len(bounds), 0, -1)[None] / 10
     durations = torch.tensor([duration], dtype=torch.float64)
-    result = decode_moments(windows, scores, durations, replace(PLAIN, round_to=unit))[0, :, :2]
+    result = decode_moments(windows, scores, durations, replace(PLAIN, round_to=unit))[0][:, :2]
     length = result[:, 1] - result[:, 0]
     assert (result >= 0).all()
     assert (result <= duration).all()
@@ -133,12 +133,31 @@ def test_rounded_values_print_short():
     assert one([[0.31, 24.28]], [0.5], 30.0, replace(PLAIN, round_to=0.1))[0][:2] == [0.3, 24.3]
 
 
-def test_equal_scores_keep_query_order_and_the_cut_comes_last():
+def test_equal_scores_keep_query_order():
     windows = [[float(i), i + 1.0] for i in range(40)]
     scores = [0.5] * 40
     scores[7] = 0.9
     moments = one(windows, scores, 40.0, replace(PLAIN, max_moments=5))
     assert [m[0] for m in moments] == [7, 0, 1, 2, 3]
+
+
+def test_the_cut_comes_before_nms():
+    """The third window is cut although the second ends below it."""
+    windows, scores = [[6.0, 8.0], [0.0, 4.0], [0.0, 4.0]], [0.5, 0.8, 0.9]
+    assert one(windows, scores, 8.0, replace(PLAIN, nms="hard", max_moments=2)) == [
+        pytest.approx(row) for row in ([0, 4, 0.9], [0, 4, 0])
+    ]
+
+
+@pytest.mark.parametrize("nms", ["linear", "gaussian", "hard", "none"])
+def test_what_is_no_moment_is_left_out_and_suppresses_nothing(nms):
+    decoding = replace(PLAIN, nms=nms, round_to=1.0)
+    windows, scores = [[0.0, 4.0], [1.0, 4.0], [3.0, 8.0], [-20.0, 50.0]], [0.2, 0.9, 0.7, 0.1]
+    expected = one(windows, scores, 8.0, decoding)
+    assert len(expected) == 4
+    none = [[0.0, 4.0], [1.0, 4.0]]
+    assert one([none[0], *windows, none[1]], [-np.inf, *scores, -np.inf], 8.0, decoding) == expected
+    assert one(none, [-np.inf, -np.inf], 8.0, decoding) == []
 
 
 @pytest.mark.parametrize(
@@ -169,6 +188,7 @@ def tiny() -> tuple[Output, Batch]:
         actionness=torch.rand(2, 3, generator=generator),
         saliency=torch.rand(2, 5, generator=generator) * 2 - 1,
         dense=torch.zeros(2, 5, 4),
+        query=torch.zeros(2, 4),
         video=torch.zeros(2, 2, 5, 4),
         text=torch.zeros(2, 2, 4),
         initial_references=references[:, 0],

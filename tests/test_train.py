@@ -457,6 +457,16 @@ def test_a_compiled_model_trains_to_the_same_weights(train: Train, tmp_path: Pat
         torch.testing.assert_close(weights[name], eager[name], rtol=1e-4, atol=1e-6)
 
 
+def test_recomputing_activations_trains_to_the_same_weights(
+    train: Train, finished: Path, tmp_path: Path
+) -> None:
+    weights, kept = (
+        load(run / LAST)["state_dict"] for run in (train(tmp_path / "run", "recompute=true"), finished)
+    )
+    for name in kept:
+        torch.testing.assert_close(weights[name], kept[name], rtol=0, atol=0)
+
+
 # --- data sets and loggers ---
 
 

@@ -53,7 +53,7 @@ class LossConfig:
         }
     )
     match_weights: dict[str, float] = field(default_factory=lambda: {"cls": 1.0, "l1": 1.0, "iou": 1.0})
-    alpha: float = 0.25
+    alpha: float | None = 0.25
     gamma: float = 2.0
     temperature: float = 0.07
 
@@ -85,6 +85,8 @@ class TrainConfig:
         run_dir: Where the run writes. One that holds a finished run is refused.
         resume: ``latest`` unfinished run below ``paths.runs``, or the folder of a run, or null.
         compile: Backend of ``torch.compile`` (``inductor``), or null for eager execution.
+        recompute: Let training compute part of the activations twice instead of keeping them: half the memory for
+            a fifth more time, and the same result.
         levels: Which backbone layers are used.
         loss: Loss weights and constants.
         optim: Optimizer and schedule.
@@ -102,6 +104,7 @@ class TrainConfig:
     run_dir: str = MISSING
     resume: str | None = None
     compile: str | None = None
+    recompute: bool = False
     levels: Levels = field(default_factory=Levels)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: Optimization = field(default_factory=Optimization)

@@ -45,6 +45,7 @@ ELSEWHERE = (
     "group",
     "run_dir",
     "resume",
+    "recompute",
     "logger",
     "paths",
     "trainer.accelerator",
@@ -53,7 +54,7 @@ ELSEWHERE = (
     "data.features",
     "data.annotations",
 )
-"""Where and on what machine a job runs, and where it is logged. Of files, not the name counts but the content."""
+"""Where and how a job runs, and where it is logged. Of files, not the name counts but the content."""
 FAILED = "failed.txt"
 
 

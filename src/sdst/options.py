@@ -81,6 +81,8 @@ def _check_variants(config: DictConfig) -> None:
             f"model.attention: {attention} selects clips by a score that only loss.weights.cls trains; "
             "give it a positive weight or choose another attention"
         )
+    if config.loss.weights.get("act") and "actionness_dim" not in config.model:
+        raise UserError("loss.weights.act: this model has no actionness head to train; leave it at 0")
     levels = config.levels
     if levels.source == "last" and (levels.stride, levels.text_stride, levels.order) != (1, 1, "ascending"):
         raise UserError(

@@ -1,4 +1,4 @@
-"""From the model's output to predictions: seconds, clamp, round, soft-NMS, sort (eq. 23).
+"""From the model's output to predictions: seconds, cut, clamp, round, soft-NMS, sort (eq. 23).
 
 The one decoding of the project: validation, test and prediction all call it.
 """
@@ -36,7 +36,7 @@ class Decoding:
         sigma: Width of the gaussian.
         iou_threshold: Only windows with an IoU above it are touched; 0 for all that overlap.
         round_to: Seconds to whose multiples starts and ends are rounded; None to leave them.
-        max_moments: How many moments to keep; None for all.
+        max_moments: How many moments to keep, those of the best scores before NMS; None for all.
         score: What ranks the moments: ``both`` class probability and actionness (eq. 23), or one of them where
             the loss of the other is off (Tab. E); ``auto`` is settled before training by the losses' weights.
 
@@ -71,7 +71,7 @@ class Decoding:
 
 
 def decode(output: Output, batch: Batch, decoding: Decoding) -> list[Prediction]:
-    """Predictions of a batch: the last level's moments, and the cosine of every clip as saliency.
+    """Predictions of a batch: the last level's moments, and the saliency of every clip.
 
     ``Grounder.predict_encoded`` does the same for a video that is predicted in parts.
     """
@@ -89,23 +89,25 @@ def decode(output: Output, batch: Batch, decoding: Decoding) -> list[Prediction]
 def raw_moments(output: Output, durations: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:
     """The last level's moments (B, M, 2), start and end in seconds, and their scores (B, M), both float64.
 
-    The score is sqrt(class probability × actionness), eq. 23, or the one of them that ``decoding.score`` names.
+    The score is sqrt(class probability × actionness), eq. 23, or the one of them that ``decoding.score`` names; -inf
+    where the moment would come from a padded point.
     """
     windows_se = cw_to_se(_cpu(output.references[:, -1])) * durations[:, None, None]
-    probability, actionness = _cpu(output.class_logits[:, -1]).sigmoid(), _cpu(output.actionness)
-    scores = {
-        "both": (probability * actionness).sqrt(),
-        "class": probability,
-        "actionness": actionness,
-    }
-    return windows_se, scores[decoding.score]
+    scores = _cpu(output.class_logits[:, -1]).sigmoid()
+    if decoding.score != "class":
+        assert output.actionness is not None
+        actionness = _cpu(output.actionness)
+        scores = actionness if decoding.score == "actionness" else (scores * actionness).sqrt()
+    if output.anchors is not None:
+        scores = scores.masked_fill(~output.anchors.mask.cpu(), -torch.inf)
+    return windows_se, scores
 
 
 def clip_saliency(output: Output, batch: Batch) -> list[NDArray[np.float64]]:
-    """The cosine of every clip of each sample, for the whole duration.
+    """The saliency of every clip of each sample, for the whole duration.
 
     Where the features are a clip short, the last score is repeated, for the official evaluation would fill in 0,
-    which beats every negative cosine.
+    which beats every negative one.
     """
     saliency = _cpu(output.saliency).numpy()
     stored = batch.video_mask.sum(dim=1).tolist()
@@ -116,29 +118,34 @@ def clip_saliency(output: Output, batch: Batch) -> list[NDArray[np.float64]]:
     ]
 
 
-def decode_moments(windows_se: Tensor, scores: Tensor, durations: Tensor, decoding: Decoding) -> Tensor:
-    """Clamp, round, soft-NMS, sort and cut the moments of a batch, in float64.
+def decode_moments(windows_se: Tensor, scores: Tensor, durations: Tensor, decoding: Decoding) -> list[Tensor]:
+    """Cut, clamp, round, soft-NMS and sort the moments of a batch, in float64.
 
     Rounding comes before NMS, as usual in the field, so that windows made equal by rounding suppress each
     other.
 
     Args:
         windows_se: (B, M, 2) start and end in seconds.
-        scores: (B, M), at least 0.
+        scores: (B, M), at least 0, or -inf for what is no moment.
         durations: (B,) seconds.
         decoding: The options.
 
     Returns:
-        (B, N, 3) float64 (start, end, score), best score first, equal scores in the order of the queries; N
-        is M, at most ``max_moments``. A window that NMS suppressed stays, with its lower score.
+        For each sample (N, 3) float64 (start, end, score), best score first, equal scores in the order of the queries;
+        N is its number of moments, at most ``max_moments``. A window that NMS suppressed stays, with its lower score.
     """
-    durations = durations.double()[:, None, None]
-    windows_se = windows_se.double().clamp(min=0).minimum(durations)
+    durations, scores = durations.double()[:, None, None], scores.double()
+    best = scores.argsort(dim=1, descending=True, stable=True)[:, : decoding.max_moments]
+    kept = best.sort(dim=1).values
+    scores = scores.gather(1, kept)
+    windows_se = windows_se.double().take_along_dim(kept[..., None], dim=1)
+    windows_se = windows_se.clamp(min=0).minimum(durations)
     if decoding.round_to is not None:
         windows_se = round_windows(windows_se, durations, decoding.round_to)
-    scores = suppress(windows_se, scores.double(), decoding)
-    order = scores.argsort(dim=1, descending=True, stable=True)[:, : decoding.max_moments, None]
-    return torch.cat([windows_se, scores[..., None]], dim=-1).take_along_dim(order, dim=1)
+    scores = suppress(windows_se, scores, decoding)
+    order = scores.argsort(dim=1, descending=True, stable=True)[..., None]
+    moments = torch.cat([windows_se, scores[..., None]], dim=-1).take_along_dim(order, dim=1)
+    return [sample[sample[:, 2] > -torch.inf] for sample in moments]
 
 
 def round_windows(windows_se: Tensor, durations: Tensor, unit: float) -> Tensor:
@@ -168,7 +175,7 @@ def suppress(windows_se: Tensor, scores: Tensor, decoding: Decoding) -> Tensor:
 
     Args:
         windows_se: (B, M, 2).
-        scores: (B, M), at least 0.
+        scores: (B, M), at least 0, or -inf for what is no moment: it suppresses nothing and stays so.
         decoding: ``nms``, ``sigma`` and ``iou_threshold`` are used.
 
     Returns:
@@ -186,7 +193,7 @@ def suppress(windows_se: Tensor, scores: Tensor, decoding: Decoding) -> Tensor:
     factors = factors.where(iou > decoding.iou_threshold, 1)  # (B, M, M)
 
     samples = torch.arange(len(scores), device=scores.device)
-    left = torch.ones_like(scores, dtype=torch.bool)
+    left = scores > -torch.inf
     for _ in range(scores.shape[1]):
         best = scores.masked_fill(~left, -torch.inf).argmax(dim=1)
         left[samples, best] = False

@@ -37,6 +37,7 @@ from sdst.errors import UserError
 from sdst.jsonfiles import write_atomically
 from sdst.losses.criterion import Criterion
 from sdst.metrics.evaluation import evaluate
+from sdst.models.sdst import SDST
 from sdst.module import GroundingModule
 from sdst.options import check_options, precision, settle
 from sdst.predictions import write_predictions
@@ -52,7 +53,15 @@ logger = logging.getLogger(__name__)
 
 FLAGS = ("-m", "--multirun", "--cfg", "-c", "--package", "-p", "--resolve", "--info", "-i", "--help", "-h")
 """Hydra's options that make sense here."""
-CHANGEABLE = ("trainer.", "data.num_workers", "data.features", "data.annotations.", "paths.", "run_dir")
+CHANGEABLE = (
+    "trainer.",
+    "recompute",
+    "data.num_workers",
+    "data.features",
+    "data.annotations.",
+    "paths.",
+    "run_dir",
+)
 """What may differ when a run is resumed: how long and on what machine it runs, and where its files are now."""
 
 SEARCH = "hydra/sweeper=optuna"
@@ -181,6 +190,8 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Lightning's own, about a name in torch that it will change itself.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    # A resumed run's folder of checkpoints is not empty.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     L.seed_everything(options.seed, verbose=False)
 
     data: GroundingDataModule = build(config.data, levels=options.levels, seed=options.seed)
@@ -188,7 +199,7 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     for split in ("train", *splits):
         data.load(split)
     _check_selection(data, options.select)
-    module = make_module(config, options, data)
+    module = make_module(config, options, data.recipe)
     timer = StepTimer()
     trainer = _make_trainer(config, options.select, run_dir, timer)
     if resume:
@@ -250,10 +261,14 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     return result
 
 
-def make_module(config: DictConfig, options: TrainConfig, data: GroundingDataModule) -> GroundingModule:
-    """The untrained model with its losses, optimisation and decoding."""
+def make_module(config: DictConfig, options: TrainConfig, recipe: dict[str, Any]) -> GroundingModule:
+    """The untrained model with its losses, optimisation and decoding, for features of the given recipe."""
     plain: Any = OmegaConf.to_container(config)
-    model = checkpoint.build_model(plain, data.recipe)
+    model = checkpoint.build_model(plain, recipe)
+    if options.recompute:
+        if not isinstance(model, SDST):
+            raise UserError(f"recompute: {type(model).__name__} keeps all its activations; leave it false")
+        model.recompute = True
     if options.compile is not None:
         model.compile(backend=options.compile)
     loss = options.loss
@@ -269,11 +284,11 @@ def make_module(config: DictConfig, options: TrainConfig, data: GroundingDataMod
         criterion,
         options.optim,
         options.decode,
-        dataset=data.dataset,
+        dataset=config.data.name,
         split=options.select.split,
         seed=options.seed,
         config=plain,
-        recipe=data.recipe,
+        recipe=recipe,
     )
 
 

@@ -5,7 +5,7 @@
 ``T``   clips of a video (2 s each in QVHighlights), padded
 ``L``   tokens of a query, padded; token 0 is CLS
 ``K``   refinement levels, shallow to deep
-``M``   moment queries
+``M``   moment queries, or the ``A`` points of an anchor-based model
 ``G``   true moments of a sample, padded
 ``H``   attention heads; ``P`` sampling points of a head
 ``d``   hidden width; ``Dv``, ``Dt`` widths of video and text features
@@ -121,31 +121,56 @@ class Batch:
 
 
 @dataclass
+class Anchors:
+    """The points, of all levels of a temporal pyramid, that anchor-based models find moments from.
+
+    Attributes:
+        position: (A,) float32 where a point lies, in clips from the start of the video.
+        stride: (A,) float32 clips from it to the next point of its level.
+        reach: (A, 2) float32 the point is for moments whose farther boundary is this far away: least and most, in
+            clips.
+        mask: (B, A) true where the video has such a point.
+    """
+
+    position: Tensor
+    stride: Tensor
+    reach: Tensor
+    mask: Tensor
+
+
+@dataclass
 class Output:
-    """What the model computes for a batch; moments are (centre, width) in (0, 1).
+    """What a model computes for a batch; moments are (centre, width) in (0, 1).
+
+    Anchor-based models have moments at one level, with M = A, and those may lie outside the video.
 
     Attributes:
         class_logits: (B, K, M) logit of "this query is a moment", per level.
         references: (B, K, M, 2) the refined references R^1..R^K.
-        actionness: (B, M) predicted best IoU of the last level's moments, in (0, 1).
-        saliency: (B, T) cosine of each clip with the pooled query, in [-1, 1]; meaningless where padded.
+        saliency: (B, T) score of each clip in [-1, 1], the cosine with the pooled query or a multiple of it;
+            meaningless where padded.
         dense: (B, T, d) the last dense embedding D^K.
+        query: (B, d) the pooled query that ``dense`` is compared with.
         video: (B, K, T, d) the aligned clip embeddings of eq. 2.
         text: (B, K, d) the pooled aligned query of each level.
-        initial_references: (B, M, 2) R^0.
-        proposal_logits: (B, M) logit of "this initial reference is a moment" where they are proposals
-            (``pure_init``, ``mixed_init``), else None.
+        actionness: (B, M) predicted best IoU of the last level's moments, in (0, 1); None without such a head.
+        initial_references: (B, M, 2) R^0; None where nothing is refined.
         offsets: (B, K, M, H) sum over points of attention times offset (Fig. 4), in units of half a width:
             -1 and +1 are the moment's boundaries. None unless asked for, and with standard attention.
+        proposal_logits: (B, M) logit of "this initial reference is a moment" where they are proposals
+            (``pure_init``, ``mixed_init``), else None.
+        anchors: Where the moments come from, of an anchor-based model, else None.
     """
 
     class_logits: Tensor
     references: Tensor
-    actionness: Tensor
     saliency: Tensor
     dense: Tensor
+    query: Tensor
     video: Tensor
     text: Tensor
-    initial_references: Tensor
+    actionness: Tensor | None = None
+    initial_references: Tensor | None = None
     offsets: Tensor | None = None
     proposal_logits: Tensor | None = None
+    anchors: Anchors | None = None

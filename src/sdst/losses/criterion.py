@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from sdst.errors import UserError
 from sdst.losses.alignment import level_alignment, video_alignment
 from sdst.losses.matcher import match
 from sdst.losses.moment import actionness_loss, focal_loss, iou_loss, l1_loss, matched_pairs
+from sdst.losses.points import assign_points, boundary_loss
 from sdst.losses.saliency import sampled_nce
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ TERMS = ("cls", "l1", "iou", "act", "sal", "video", "layer")
 MATCH_COSTS = ("cls", "l1", "iou")
 MEAN_OVER_LEVELS = ("video",)
 """Terms that are averaged over the levels they are computed at; all others are summed."""
+Terms = dict[str, "Callable[[], Tensor]"]
+"""Name -> what computes the term."""
 
 
 class Criterion(nn.Module):
@@ -41,11 +44,15 @@ class Criterion(nn.Module):
     * Two samples of one video are no negatives of each other in ``sal`` and ``video``.
     * The columns of ``sal`` are R2-Tuning's (see ``sampled_nce``).
 
+    An output with anchors has no queries to match. Its moment terms are R2-Tuning's: points are assigned to moments
+    (``sdst.losses.points``), ``cls`` is averaged over all points of the batch, ``l1`` is the mean distance of
+    boundaries in strides, ``iou`` is averaged over the points with a moment, and there is no ``act``.
+
     Args:
         weights: Weight of every term: cls (eq. 17), l1 (18), iou (19), act (20), sal (12), video (21) and
             layer (22). A term with weight 0 is not computed.
         match_weights: Weights of the matching costs cls, l1 and iou.
-        alpha: Of the focal loss and the focal matching cost.
+        alpha: Of the focal loss and the focal matching cost; None weighs matched and unmatched alike.
         gamma: Of the focal loss and the focal matching cost.
         temperature: Of the three contrastive losses.
 
@@ -59,15 +66,15 @@ class Criterion(nn.Module):
         weights: Mapping[str, float],
         *,
         match_weights: Mapping[str, float],
-        alpha: float = 0.25,
+        alpha: float | None = 0.25,
         gamma: float = 2.0,
         temperature: float = 0.07,
     ) -> None:
         super().__init__()
         self.weights = _checked("loss weights", weights, TERMS)
         self.match_weights = _checked("loss match_weights", match_weights, MATCH_COSTS)
-        if not 0 <= alpha <= 1:
-            raise UserError(f"loss.alpha: {alpha} must lie in [0, 1]")
+        if alpha is not None and not 0 <= alpha <= 1:
+            raise UserError(f"loss.alpha: {alpha} must lie in [0, 1], or be null")
         if not (math.isfinite(gamma) and gamma >= 0):
             raise UserError(f"loss.gamma: {gamma} must be a finite number, 0 or more")
         if not (math.isfinite(temperature) and temperature > 0):
@@ -91,53 +98,18 @@ class Criterion(nn.Module):
         """Each computed term, unweighted and in float32, at every level where it is computed on its own.
 
         ``cls``, ``l1``, ``iou`` are (K,), or (K + 1,) with the proposals first; ``video`` is (K,); the others
-        are scalars.
+        are scalars, and so are those three of an anchor-based model.
         """
         with torch.autocast(output.class_logits.device.type, enabled=False):
             return self._terms(_float32(output), batch)
 
     def _terms(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        num_moments = batch.moment_mask.sum().clamp(min=1)
-        class_logits, references = output.class_logits, output.references
-        if output.proposal_logits is not None:
-            class_logits = torch.cat([output.proposal_logits.unsqueeze(1), class_logits], dim=1)
-            references = torch.cat([output.initial_references.unsqueeze(1), references], dim=1)
-        if any(self.weights[name] for name in ("cls", "l1", "iou")):
-            assignment = match(
-                class_logits,
-                references,
-                batch.moments,
-                batch.moment_mask,
-                self.match_weights,
-                alpha=self.alpha,
-                gamma=self.gamma,
-            )
-            pairs = [
-                matched_pairs(references[:, k], batch.moments, assignment[:, k]) for k in _levels(references)
-            ]
-
+        moment_terms = self._query_terms if output.anchors is None else self._point_terms
         # Called only below, so that a term that is off costs nothing.
-        compute: dict[str, Callable[[], Tensor]] = {
-            "cls": lambda: torch.stack(
-                [
-                    focal_loss(
-                        class_logits[:, k],
-                        assignment[:, k] >= 0,
-                        num_moments,
-                        alpha=self.alpha,
-                        gamma=self.gamma,
-                    )
-                    for k in _levels(class_logits)
-                ]
-            ),
-            "l1": lambda: torch.stack([l1_loss(*pair, num_moments) for pair in pairs]),
-            "iou": lambda: torch.stack([iou_loss(*pair, num_moments) for pair in pairs]),
-            "act": lambda: actionness_loss(
-                output.actionness, output.references[:, -1], batch.moments, batch.moment_mask
-            ),
+        compute = moment_terms(output, batch) | {
             "sal": lambda: sampled_nce(
                 output.dense,
-                output.text[:, -1],
+                output.query,
                 batch.saliency,
                 batch.video_mask,
                 batch.positive_clip,
@@ -162,6 +134,73 @@ class Criterion(nn.Module):
         }
         return {name: compute[name]() for name in TERMS if self.weights[name]}
 
+    def _query_terms(self, output: Output, batch: Batch) -> Terms:
+        """The moment terms of a model with queries: matched, level by level."""
+        num_moments = batch.moment_mask.sum().clamp(min=1)
+        class_logits, references = output.class_logits, output.references
+        if output.proposal_logits is not None:
+            assert output.initial_references is not None
+            class_logits = torch.cat([output.proposal_logits.unsqueeze(1), class_logits], dim=1)
+            references = torch.cat([output.initial_references.unsqueeze(1), references], dim=1)
+        if any(self.weights[name] for name in ("cls", "l1", "iou")):
+            assignment = match(
+                class_logits,
+                references,
+                batch.moments,
+                batch.moment_mask,
+                self.match_weights,
+                alpha=self.alpha,
+                gamma=self.gamma,
+            )
+            pairs = [
+                matched_pairs(references[:, k], batch.moments, assignment[:, k]) for k in _levels(references)
+            ]
+
+        def act() -> Tensor:
+            assert output.actionness is not None
+            return actionness_loss(
+                output.actionness, output.references[:, -1], batch.moments, batch.moment_mask
+            )
+
+        return {
+            "cls": lambda: torch.stack(
+                [
+                    focal_loss(
+                        class_logits[:, k],
+                        assignment[:, k] >= 0,
+                        num_moments,
+                        alpha=self.alpha,
+                        gamma=self.gamma,
+                    )
+                    for k in _levels(class_logits)
+                ]
+            ),
+            "l1": lambda: torch.stack([l1_loss(*pair, num_moments) for pair in pairs]),
+            "iou": lambda: torch.stack([iou_loss(*pair, num_moments) for pair in pairs]),
+            "act": act,
+        }
+
+    def _point_terms(self, output: Output, batch: Batch) -> Terms:
+        """The moment terms of an anchor-based model: its points are assigned."""
+        anchors = output.anchors
+        assert anchors is not None
+        class_logits, references = output.class_logits[:, 0], output.references[:, 0]
+        assignment = assign_points(anchors, batch.moments, batch.moment_mask, batch.num_clips)
+        return {
+            "cls": lambda: focal_loss(
+                class_logits[anchors.mask],
+                assignment[anchors.mask] >= 0,
+                anchors.mask.sum(),
+                alpha=self.alpha,
+                gamma=self.gamma,
+            ),
+            "l1": lambda: boundary_loss(references, batch.moments, assignment, anchors, batch.num_clips),
+            "iou": lambda: iou_loss(
+                *matched_pairs(references[:, None], batch.moments, assignment[:, None]),
+                (assignment >= 0).sum().clamp(min=1),
+            ),
+        }
+
 
 def _levels(tensor: Tensor) -> list[slice]:
     """The levels of a (B, K, ...) tensor one by one, as slices that keep their axis."""
@@ -184,5 +223,8 @@ def _checked(name: str, weights: Mapping[str, float], expected: tuple[str, ...])
 
 
 def _float32(output: Output) -> Output:
-    tensors = {f.name: getattr(output, f.name) for f in fields(output)}
-    return replace(output, **{name: tensor.float() for name, tensor in tensors.items() if tensor is not None})
+    values = {f.name: getattr(output, f.name) for f in fields(output)}
+    tensors: dict[str, Any] = {
+        name: value.float() for name, value in values.items() if isinstance(value, torch.Tensor)
+    }
+    return replace(output, **tensors)

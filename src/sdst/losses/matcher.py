@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 
+from sdst.losses.moment import class_weights
 from sdst.spans import cw_to_se, pairwise_iou
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def match(
     moment_mask: Tensor,
     weights: Mapping[str, float],
     *,
-    alpha: float = 0.25,
+    alpha: float | None = 0.25,
     gamma: float = 2.0,
 ) -> Tensor:
     """Pair queries with true moments one to one, at the least total cost of each (sample, level).
@@ -39,7 +40,7 @@ def match(
         moments: (B, G, 2) true (centre, width).
         moment_mask: (B, G).
         weights: Of the costs ``cls``, ``l1`` and ``iou``.
-        alpha: Focal weight of the positive class.
+        alpha: See ``class_weights``.
         gamma: Focal exponent.
 
     Returns:
@@ -70,7 +71,7 @@ def matching_cost(
     moments: Tensor,
     weights: Mapping[str, float],
     *,
-    alpha: float,
+    alpha: float | None,
     gamma: float,
 ) -> Tensor:
     """(B, K, M, G) float32 cost of every pair, of padded moments too; arguments as in ``match``.
@@ -80,8 +81,9 @@ def matching_cost(
     """
     logits, predicted, true = class_logits.float(), references.float(), moments.float()[:, None]
     probability = logits.sigmoid()
-    as_matched = -alpha * (1 - probability) ** gamma * F.logsigmoid(logits)
-    as_unmatched = -(1 - alpha) * probability**gamma * F.logsigmoid(-logits)
+    positive, negative = class_weights(alpha)
+    as_matched = -positive * (1 - probability) ** gamma * F.logsigmoid(logits)
+    as_unmatched = -negative * probability**gamma * F.logsigmoid(-logits)
     class_cost = (as_matched - as_unmatched)[..., None]  # (B, K, M, 1): the same for every true moment
     l1_cost = (predicted[..., :, None, :] - true[..., None, :, :]).abs().sum(dim=-1)
     iou_cost = 1 - pairwise_iou(cw_to_se(predicted), cw_to_se(true))

@@ -13,26 +13,37 @@ if TYPE_CHECKING:
 
 
 def focal_loss(
-    class_logits: Tensor, matched: Tensor, num_moments: Tensor, *, alpha: float = 0.25, gamma: float = 2.0
+    class_logits: Tensor,
+    matched: Tensor,
+    normaliser: Tensor,
+    *,
+    alpha: float | None = 0.25,
+    gamma: float = 2.0,
 ) -> Tensor:
     """Sigmoid focal loss of the query classes, matched 1 and unmatched 0 (eq. 17).
 
     Args:
-        class_logits: (B, K, M).
-        matched: (B, K, M) bool.
-        num_moments: The normaliser, a positive scalar.
-        alpha: Weight of the matched queries; the unmatched weigh 1 - alpha.
+        class_logits: Of any shape.
+        matched: Bool of the same shape.
+        normaliser: A positive scalar.
+        alpha: See ``class_weights``.
         gamma: How strongly well classified queries are discounted.
 
     Returns:
-        Scalar: sum over samples, levels and queries / ``num_moments``.
+        Scalar: sum over all / ``normaliser``.
     """
+    positive, negative = class_weights(alpha)
     target = matched.to(class_logits.dtype)
     probability = class_logits.sigmoid()
     error = (target - probability).abs()
-    weight = alpha * target + (1 - alpha) * (1 - target)
+    weight = positive * target + negative * (1 - target)
     cross_entropy = F.binary_cross_entropy_with_logits(class_logits, target, reduction="none")
-    return (weight * error**gamma * cross_entropy).sum() / num_moments
+    return (weight * error**gamma * cross_entropy).sum() / normaliser
+
+
+def class_weights(alpha: float | None) -> tuple[float, float]:
+    """Weights of matched and unmatched queries in the focal loss: ``alpha`` and the rest, or both 1 without one."""
+    return (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
 
 
 def matched_pairs(references: Tensor, moments: Tensor, assignment: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,14 +61,14 @@ def matched_pairs(references: Tensor, moments: Tensor, assignment: Tensor) -> tu
     return references[sample, level, query], moments[sample, assignment[sample, level, query]]
 
 
-def l1_loss(predicted: Tensor, true: Tensor, num_moments: Tensor) -> Tensor:
-    """|centre error| + |width error| (eq. 18) of the (N, 2) pairs, summed over pairs / ``num_moments``."""
-    return (predicted - true).abs().sum() / num_moments
+def l1_loss(predicted: Tensor, true: Tensor, normaliser: Tensor) -> Tensor:
+    """|centre error| + |width error| (eq. 18) of the (N, 2) pairs, summed over pairs / ``normaliser``."""
+    return (predicted - true).abs().sum() / normaliser
 
 
-def iou_loss(predicted: Tensor, true: Tensor, num_moments: Tensor) -> Tensor:
-    """1 - temporal IoU (eq. 19) of the (N, 2) (centre, width) pairs, summed over pairs / ``num_moments``."""
-    return (1 - aligned_iou(cw_to_se(predicted), cw_to_se(true))).sum() / num_moments
+def iou_loss(predicted: Tensor, true: Tensor, normaliser: Tensor) -> Tensor:
+    """1 - temporal IoU (eq. 19) of the (N, 2) (centre, width) pairs, summed over pairs / ``normaliser``."""
+    return (1 - aligned_iou(cw_to_se(predicted), cw_to_se(true))).sum() / normaliser
 
 
 def actionness_loss(actionness: Tensor, references: Tensor, moments: Tensor, moment_mask: Tensor) -> Tensor:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import einsum, rearrange, repeat
+from einops import rearrange, repeat
 from torch import nn
 
-from sdst.models.interpolation import ClipAxis, interpolate
+from sdst.models.interpolation import ClipAxis, interpolate, interpolate_sum
 from sdst.models.layers import MultiHeadAttention, sinusoidal
 
 if TYPE_CHECKING:
@@ -30,20 +30,22 @@ POINTS = {"l": -1.0, "c": 0.0, "r": 1.0}
 
 
 class VideoMemory(NamedTuple):
-    """What the queries may read of one or several levels; leading axes (...) are (B,) or (B, K).
+    """What the queries may read of one level.
 
     Attributes:
-        context: (..., T, d) what tells the queries where to look: E of eq. 10, or the keys of standard attention;
+        context: (B, T, d) what tells the queries where to look: E of eq. 10, or the keys of standard attention;
             None where the queries decide alone (eq. 8).
-        values: (..., T, d) what they read: W_v D, or D itself for standard attention.
+        values: (B, T, d) what they read: W_v D, or D itself for standard attention.
     """
 
     context: Tensor | None
     values: Tensor
 
-    def level(self, index: int) -> VideoMemory:
-        """One level of the (B, K, T, d) memory of several."""
-        return VideoMemory(None if self.context is None else self.context[:, index], self.values[:, index])
+
+def _by_level(context: Tensor | None, values: Tensor) -> list[VideoMemory]:
+    """The memory of each level from (B, K, T, d) tensors."""
+    contexts = [None] * values.shape[1] if context is None else context.unbind(1)
+    return [VideoMemory(*level) for level in zip(contexts, values.unbind(1), strict=True)]
 
 
 class ClipAttention(nn.Module):
@@ -57,10 +59,10 @@ class ClipAttention(nn.Module):
         super().__init__()
         self.attention = MultiHeadAttention(dim, heads)
 
-    def prepare(self, signal: Tensor, axis: ClipAxis) -> VideoMemory:
-        """Keys and values of all levels at once from the dense stream's ``signal`` (B, K, T, d)."""
+    def prepare(self, signal: Tensor, axis: ClipAxis) -> list[VideoMemory]:
+        """Keys and values of each level from the dense stream's ``signal`` (B, K, T, d)."""
         places = sinusoidal(2 * math.pi * axis.time(), signal.shape[-1]).to(signal.dtype)
-        return VideoMemory(signal + places.unsqueeze(1), signal)
+        return _by_level(signal + places.unsqueeze(1), signal)
 
     def forward(
         self, queries: Tensor, place: Tensor, references: Tensor, memory: VideoMemory, axis: ClipAxis
@@ -85,7 +87,7 @@ class ContextCNN(nn.Module):
         valid = mask.unsqueeze(-1)
         x = x * valid
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.relu(norm(conv(x.transpose(1, 2)).transpose(1, 2))) * valid
+            x = F.relu(norm(conv(x.transpose(1, 2)).transpose(1, 2)), inplace=True) * valid
         return x
 
 
@@ -114,7 +116,7 @@ class DeformableAttention(nn.Module):
         self.query: nn.Sequential | None = None
         if sampling:
             self.cnn = ContextCNN(dim, cnn_depth)
-            self.query = nn.Sequential(nn.Linear(dim * len(sampling), query_dim), nn.ReLU())
+            self.query = nn.Sequential(nn.Linear(dim * len(sampling), query_dim), nn.ReLU(inplace=True))
         else:
             query_dim = dim
         self.offset = nn.Linear(query_dim, heads * num_points)
@@ -132,17 +134,17 @@ class DeformableAttention(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def prepare(self, signal: Tensor, axis: ClipAxis) -> VideoMemory:
-        """What does not depend on the queries, for all levels at once.
+    def prepare(self, signal: Tensor, axis: ClipAxis) -> list[VideoMemory]:
+        """What does not depend on the queries, of each level, computed for all at once.
 
         ``signal`` (B, K, T, d) is what of the dense stream feeds the attention.
         """
         if self.cnn is None:
-            return VideoMemory(None, self.value(signal))
+            return _by_level(None, self.value(signal))
         levels = signal.shape[1]
         flat = rearrange(signal, "B K T d -> (B K) T d")
         context = self.cnn(flat, repeat(axis.mask, "B T -> (B K) T", K=levels))
-        return VideoMemory(rearrange(context, "(B K) T d -> B K T d", K=levels), self.value(signal))
+        return _by_level(rearrange(context, "(B K) T d -> B K T d", K=levels), self.value(signal))
 
     def forward(
         self, queries: Tensor, place: Tensor, references: Tensor, memory: VideoMemory, axis: ClipAxis
@@ -153,7 +155,7 @@ class DeformableAttention(nn.Module):
             queries: (B, M, d) Q̂, of which RDSA makes no use.
             place: (B, M, d) the positional part of the queries, of which deformable attention makes no use.
             references: (B, M, 2) current moments (centre, width).
-            memory: One level of :meth:`prepare`, context and values (B, T, d).
+            memory: Of this level, from :meth:`prepare`.
             axis: Where the clips lie.
 
         Returns:
@@ -168,17 +170,11 @@ class DeformableAttention(nn.Module):
             clips = interpolate(memory.context, axis.position(where).flatten(1), axis.count, outside="clamp")
             z = self.query(rearrange(clips, "B (M s) d -> B M (s d)", s=len(self.sampling)))
         # Positions and the softmax stay float32 under autocast: half precision cannot tell clip 1000 from 1000.5.
-        offsets = rearrange(self.offset(z).float(), "B M (H P) -> B H M P", H=self.heads)
-        attention = rearrange(self.weight(z).float(), "B M (H P) -> B H M P", H=self.heads).softmax(dim=-1)
+        offsets = rearrange(self.offset(z).float(), "B M (H P) -> B M H P", H=self.heads)
+        attention = rearrange(self.weight(z).float(), "B M (H P) -> B M H P", H=self.heads).softmax(dim=-1)
 
-        where = centre[:, None] + offsets * half_width[:, None]  # (B, H, M, P)
-        sampled = interpolate(
-            rearrange(memory.values, "B T (H c) -> (B H) T c", H=self.heads),
-            rearrange(axis.position(where), "B H M P -> (B H) (M P)"),
-            axis.count.repeat_interleave(self.heads),
-            outside="zero",
-        )
-        sampled = rearrange(sampled, "(B H) (M P) c -> B H M P c", H=self.heads, P=offsets.shape[-1])
-        read = einsum(attention.to(sampled.dtype), sampled, "B H M P, B H M P c -> B M H c")
+        where = centre.unsqueeze(-1) + offsets * half_width.unsqueeze(-1)  # (B, M, H, P)
+        values = rearrange(memory.values, "B T (H c) -> B T H c", H=self.heads)
+        read = interpolate_sum(values, axis.position(where), attention, axis.count, outside="zero")
         update: Tensor = self.out(rearrange(read, "B M H c -> B M (H c)"))
-        return update, rearrange((attention * offsets).sum(dim=-1), "B H M -> B M H")
+        return update, (attention * offsets).sum(dim=-1)

@@ -1,6 +1,7 @@
 """Sampling clip features at fractional positions: the one interpolation behind RDSA (eq. 9-10) and RoI-align.
 
-Gather and lerp instead of ``grid_sample``: same values, and a backward pass that PyTorch can make deterministic.
+A weighted sum of table rows, ``embedding_bag``, instead of ``grid_sample``: same values, no copy of the clips read, and
+a backward pass that PyTorch can make deterministic.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
+import torch.nn.functional as F
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,20 +55,46 @@ def interpolate(
     Returns:
         (N, S, C) in the type of ``values``. Gradients flow to values and positions.
     """
-    last = (count - 1).unsqueeze(1)
+    weights = torch.ones_like(positions)[..., None, None]
+    read = interpolate_sum(values.unsqueeze(2), positions[..., None, None], weights, count, outside=outside)
+    return read.squeeze(2)
+
+
+def interpolate_sum(
+    values: Tensor, positions: Tensor, weights: Tensor, count: Tensor, *, outside: Literal["clamp", "zero"]
+) -> Tensor:
+    """Sum over P positions of weight times interpolated clip, for each of H heads on its own.
+
+    Args:
+        values: (N, T, H, C) features.
+        positions: (N, S, H, P), ``weights`` (N, S, H, P), both float32.
+        weights: Of the positions.
+        count: (N,) and ``outside``, as of :func:`interpolate`.
+        outside: See there.
+
+    Returns:
+        (N, S, H, C) in the type of ``values``. Gradients flow to values, positions and weights.
+    """
+    samples, clips, heads, width = values.shape
+    last = (count - 1).view(-1, 1, 1, 1)
     if outside == "clamp":
         positions = positions.clamp(min=0).minimum(last)
     else:
         # Far away everything is zero; the bound keeps the indices below from overflowing.
         positions = positions.clamp(min=-2).minimum(last + 2)
-    left = positions.floor()
+    left = positions.detach().floor()
     fraction = positions - left
-    result = None
-    for index, weight in ((left, 1 - fraction), (left + 1, fraction)):
-        weight = weight * ((index >= 0) & (index <= last))
-        # A NaN position reads clip 0 with weight NaN: it shows in the result instead of crashing the gather.
-        index = index.clamp(min=0).minimum(last).nan_to_num(0).long().unsqueeze(2)
-        part = weight.unsqueeze(2).to(values.dtype) * values.gather(1, index.expand(-1, -1, values.shape[2]))
-        result = part if result is None else result + part
-    assert result is not None
-    return result
+    index = torch.stack([left, left + 1], dim=-1)  # (N, S, H, P, 2)
+    share = torch.stack([1 - fraction, fraction], dim=-1) * weights.unsqueeze(-1)
+    share = share * ((index >= 0) & (index <= last.unsqueeze(-1)))
+    # A NaN position reads clip 0 with weight NaN: it shows in the result instead of crashing the look-up.
+    index = index.clamp(min=0).minimum(last.unsqueeze(-1)).nan_to_num(0).long()
+    first = torch.arange(samples, device=index.device).view(-1, 1, 1, 1, 1) * clips
+    rows = (first + index) * heads + torch.arange(heads, device=index.device).view(-1, 1, 1)
+    read = F.embedding_bag(
+        rows.flatten(0, 2).flatten(1),
+        values.reshape(-1, width),
+        mode="sum",
+        per_sample_weights=share.flatten(0, 2).flatten(1).to(values.dtype),
+    )
+    return read.view(*positions.shape[:3], width)

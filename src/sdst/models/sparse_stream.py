@@ -62,9 +62,9 @@ class SparseStream(nn.Module):
         self.ffn = FeedForward(dim, ffn_ratio) if "ffn" in modules else None
         self.residuals = nn.ModuleDict({name: Residual(dim, drop_path) for name in modules})
 
-    def prepare(self, signal: Tensor, axis: ClipAxis) -> VideoMemory | None:
-        """What ``rdsa`` needs of the dense signal (B, K, T, d), for all its levels; None without it."""
-        return None if self.rdsa is None else self.rdsa.prepare(signal, axis)
+    def prepare(self, signal: Tensor, axis: ClipAxis) -> list[VideoMemory] | list[None]:
+        """What ``rdsa`` needs of the dense signal (B, K, T, d), for each of its levels; None without it."""
+        return [None] * signal.shape[1] if self.rdsa is None else self.rdsa.prepare(signal, axis)
 
     def forward(
         self,
@@ -82,7 +82,7 @@ class SparseStream(nn.Module):
             references: (B, M, 2) R^{k-1}.
             text: (B, L, d) aligned tokens; ``text_mask`` (B, L).
             text_mask: Valid tokens, CLS among them.
-            memory: One level of :meth:`prepare`.
+            memory: Of this level, from :meth:`prepare`.
             axis: Where the clips lie.
 
         Returns:

@@ -1,0 +1,177 @@
+"""R2-Tuning's heads around any side network: moments from the points of a temporal pyramid.
+
+Source: Liu et al., R2-Tuning: Efficient Image-to-Video Transfer Learning for Video Temporal Grounding, ECCV 2024. The
+side-tuning methods that SDST is compared with (Tab. H, I) differ in how they make one sequence of clips out of the
+backbone's levels; what comes before and after is the same for all and lives here.
+
+Kept of R2-Tuning's code: the alignment of both modalities with each clip's place in the video as two more features, the
+pooling of the query, the pyramid, both heads, the points' reach (``sdst.losses.points`` has the losses), saliency as
+class probability times cosine. Adapted:
+
+* Clips come pooled to one token from the backbone.
+* Padding is ignored by default. The official code trains with padding that reaches results (places count it, and so do
+  convolutions and the last points), while it predicts sample by sample without any; ``see_padding`` does so too.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from sdst.baselines.pyramid import PointHead, Pyramid, upsample
+from sdst.models.checks import check_levels, require_at_least, require_probabilities
+from sdst.models.heads import saliency_scores
+from sdst.models.layers import AdaptivePool, alignment, sinusoidal
+from sdst.spans import se_to_cw
+from sdst.types import Output
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from sdst.types import Anchors
+
+
+class Refined(NamedTuple):
+    """What a side network makes of all levels.
+
+    Attributes:
+        clips: (B, T, d) one embedding per clip.
+        tokens: (B, L, d) the query that goes with them.
+    """
+
+    clips: Tensor
+    tokens: Tensor
+
+
+class AnchorGrounder(nn.Module):
+    """Grounds queries with a side network between R2-Tuning's alignment and its heads.
+
+    The side network is called with
+
+    * ``video`` (B, K, T, d) aligned clips, shallow to deep, and ``video_mask`` (B, T),
+    * ``text`` (B, K, L, d) aligned tokens with CLS first, and ``text_mask`` (B, L),
+    * ``positions`` (B, T, d), sine and cosine of each clip's place, to be added to attention's queries and keys,
+
+    and returns ``Refined``. What it puts at padded clips does not matter.
+
+    Args:
+        video_dim: Dv, read from the feature store.
+        text_dim: Dt, read from the feature store.
+        levels: K.
+        refine: The side network.
+        dim: d.
+        dropout: Before each linear layer of the alignment.
+        strides: Of the pyramid's levels, in clips.
+        see_padding: Treat padded clips like those of a longer video except in attention, as the official training does.
+    """
+
+    def __init__(
+        self,
+        video_dim: int,
+        text_dim: int,
+        levels: int,
+        refine: nn.Module,
+        *,
+        dim: int = 256,
+        dropout: float = 0.5,
+        strides: Sequence[int] = (1, 2, 4, 8),
+        see_padding: bool = False,
+    ) -> None:
+        super().__init__()
+        require_at_least(1, levels=levels)
+        require_probabilities(dropout=dropout)
+        self.dim, self.levels, self.see_padding = dim, levels, see_padding
+        self.align_video = alignment(video_dim + 2, dim, dropout)
+        self.align_text = alignment(text_dim, dim, dropout)
+        self.pool_text = AdaptivePool(dim)
+        self.refine = refine
+        self.pyramid = Pyramid(dim, strides)
+        self.classify = PointHead(dim, 1)
+        self.regress = PointHead(dim, 2)
+        self.scales = nn.Parameter(torch.ones(len(strides)))
+
+    def forward(
+        self, video: Tensor, video_mask: Tensor, text: Tensor, text_mask: Tensor, num_clips: Tensor
+    ) -> Output:
+        """Ground a batch of queries in their videos.
+
+        Args:
+            video: (B, K, T, Dv) any float type.
+            video_mask: (B, T), a prefix of ones per sample.
+            text: (B, K, L, Dt), CLS first.
+            text_mask: (B, L).
+            num_clips: (B,) duration / clip length.
+        """
+        check_levels(self.levels, video=video, text=text)
+        seen = torch.ones_like(video_mask) if self.see_padding else video_mask
+        count = seen.sum(dim=1)
+        index = torch.arange(video.shape[2], device=video.device)
+        # Where clips begin and end, as a share of the video: two more features of each level.
+        places = torch.stack([index, index + 1], dim=-1) / count[:, None, None]  # (B, T, 2)
+        places = places.unsqueeze(1).expand(-1, self.levels, -1, -1)
+        dtype = self.scales.dtype
+        aligned_video = self.align_video(torch.cat([video.to(dtype), places.to(dtype)], dim=-1))
+        aligned_text = self.align_text(text.to(dtype))
+        positions = _interleaved(2 * math.pi * (index + 1) / count.unsqueeze(1), self.dim)
+
+        refined: Refined = self.refine(
+            aligned_video, video_mask, aligned_text, text_mask, positions.to(aligned_video.dtype)
+        )
+        # The official ReLU works in place, so its result is what all that follows sees, not the finest level alone.
+        clips = F.relu(refined.clips)
+        query = self.pool_text(refined.tokens, text_mask)
+        anchors = self.pyramid.anchors(seen)
+        levels = self.pyramid(clips)
+        class_logits, bounds = self._read(levels, anchors)
+        sizes = [level.shape[1] for level in levels]
+        probabilities = torch.split(class_logits.sigmoid(), sizes, dim=1)
+        shares = [
+            upsample(probability, count, stride, video.shape[2])
+            for probability, stride in zip(probabilities, self.pyramid.strides, strict=False)
+        ]
+        return Output(
+            class_logits=class_logits.unsqueeze(1),
+            references=(se_to_cw(bounds) / num_clips.view(-1, 1, 1)).unsqueeze(1),
+            saliency=torch.stack(shares).amax(dim=0) * saliency_scores(clips, query),
+            dense=clips,
+            query=query,
+            video=aligned_video,
+            text=self.pool_text(aligned_text, text_mask.unsqueeze(1).expand(aligned_text.shape[:3])),
+            # With see_padding, points beyond the video are computed but are none of its own.
+            anchors=replace(
+                anchors, mask=anchors.mask & (anchors.position < video_mask.sum(dim=1, keepdim=True))
+            ),
+        )
+
+    def _read(self, levels: Sequence[Tensor], anchors: Anchors) -> tuple[Tensor, Tensor]:
+        """Class logits (B, A), and the start and end (B, A, 2) of each point's moment in clips; both float32.
+
+        Start and end are regressed as logarithms of their distances in strides.
+        """
+        masks = torch.split(anchors.mask, [level.shape[1] for level in levels], dim=1)
+        # In float32 under autocast too, like the official heads: boundaries are exponentials.
+        with torch.autocast(masks[0].device.type, enabled=False):
+            points = [(level.float(), mask) for level, mask in zip(levels, masks, strict=True)]
+            class_logits = torch.cat([self.classify(*point) for point in points], dim=1).squeeze(-1)
+            distances = torch.cat(
+                [
+                    self.regress(*point).exp() * scale
+                    for point, scale in zip(points, self.scales, strict=False)
+                ],
+                dim=1,
+            )
+        start, end = (distances * anchors.stride.unsqueeze(1)).unbind(dim=-1)
+        return class_logits, torch.stack([anchors.position - start, anchors.position + end], dim=-1)
+
+
+def _interleaved(angles: Tensor, dim: int) -> Tensor:
+    """Positions of ``angles`` (...) in R2-Tuning's order, sine and cosine of a frequency side by side: (..., dim)."""
+    return rearrange(sinusoidal(angles, dim), "... (two half) -> ... (half two)", two=2)

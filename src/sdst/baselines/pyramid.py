@@ -1,0 +1,129 @@
+"""R2-Tuning's temporal pyramid: ever coarser points along the video, and the heads that read them.
+
+A point of stride s stands for the s clips from its position on. A video has only the points whose clips it has, and
+padding reaches none of these: a sample gives the same alone and in any batch.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sdst.errors import UserError
+from sdst.types import Anchors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+
+class Halve(nn.Module):
+    """Every two neighbours become one: Conv1d (kernel 2, stride 2), LayerNorm, ReLU; an odd last one is dropped."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(dim, dim, kernel_size=2, stride=2)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, d) to (B, T // 2, d)."""
+        return F.relu(self.norm(self.conv(x.transpose(1, 2)).transpose(1, 2)))
+
+
+class Pyramid(nn.Module):
+    """One level of points per stride, each made from the clips by halvings of its own.
+
+    Args:
+        dim: d.
+        strides: Powers of two in ascending order, the first 1.
+    """
+
+    def __init__(self, dim: int, strides: Sequence[int]) -> None:
+        super().__init__()
+        if list(strides[:1]) != [1] or any(b <= a or b & (b - 1) for a, b in pairwise(strides)):
+            raise UserError(
+                f"model.strides: {list(strides)} must be ascending powers of two from 1, like [1,2,4,8]"
+            )
+        self.strides = list(strides)
+        self.levels = nn.ModuleList(
+            nn.Sequential(*(Halve(dim) for _ in range(int(math.log2(stride))))) for stride in strides
+        )
+
+    def forward(self, clips: Tensor) -> list[Tensor]:
+        """(B, T, d) to (B, T // stride, d) for each stride; those above T have no level."""
+        return [
+            level(clips)
+            for stride, level in zip(self.strides, self.levels, strict=True)
+            if stride <= clips.shape[1]
+        ]
+
+    def anchors(self, mask: Tensor) -> Anchors:
+        """The points of all levels, from the finest to the coarsest.
+
+        The farther boundary of a point's moments lies between the point's own stride and the next level's; for the
+        finest level it may be nearer, for the coarsest farther.
+
+        Args:
+            mask: (B, T) clips that points are made of.
+        """
+        num_clips = mask.shape[1]
+        sizes = torch.tensor([num_clips // stride for stride in self.strides], device=mask.device)
+        strides = torch.tensor(self.strides, device=mask.device)
+        reach = torch.tensor(list(pairwise([0, *self.strides[1:], math.inf])), device=mask.device)
+        position = torch.cat([torch.arange(size, device=mask.device) for size in sizes.tolist()])
+        stride = strides.repeat_interleave(sizes)
+        position = position * stride
+        return Anchors(
+            position=position.float(),
+            stride=stride.float(),
+            reach=reach.repeat_interleave(sizes, dim=0),
+            mask=position + stride <= mask.sum(dim=1, keepdim=True),
+        )
+
+
+class PointHead(nn.Module):
+    """Two convolutions (kernel 3) along the points of one level; points that do not exist stay zero.
+
+    Args:
+        dim: d.
+        width_out: Numbers per point.
+    """
+
+    def __init__(self, dim: int, width_out: int) -> None:
+        super().__init__()
+        self.hidden = nn.Conv1d(dim, dim, kernel_size=3, padding=1)
+        self.out = nn.Conv1d(dim, width_out, kernel_size=3, padding=1)
+
+    def forward(self, points: Tensor, mask: Tensor) -> Tensor:
+        """(B, A, d) points of a level and their (B, A) mask to (B, A, width_out)."""
+        exists = mask.unsqueeze(1)
+        hidden = F.relu(self.hidden(points.transpose(1, 2) * exists))
+        result: Tensor = self.out(hidden * exists)
+        return result.transpose(1, 2)
+
+
+def upsample(level: Tensor, count: Tensor, stride: int, num_clips: int) -> Tensor:
+    """Give each clip the value of its point, as R2-Tuning does.
+
+    The n // stride points of a video of n clips share the clips evenly, so a point may get more of them than its
+    stride; the last one gets the rest too.
+
+    Args:
+        level: (B, A) values of the points of one level.
+        count: (B,) n.
+        stride: Of the level.
+        num_clips: T.
+
+    Returns:
+        (B, T); 0 in a video too short for such a point, meaningless where padded.
+    """
+    points = (count // stride).unsqueeze(1)
+    share = count.unsqueeze(1) // points.clamp(min=1)
+    owner = torch.arange(num_clips, device=level.device) // share
+    return level.gather(1, owner.minimum(points - 1).clamp(min=0)) * (points > 0)
