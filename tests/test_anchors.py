@@ -1,5 +1,6 @@
 """What all models with R2-Tuning's heads promise, and their points and losses against naive loops."""
 
+from collections.abc import Callable
 from math import inf
 
 import pytest
@@ -10,7 +11,9 @@ from torch import Tensor
 
 from anchor_models import MODELS, SAMPLES, build, configured, make_batch, run
 from sdst.baselines.pyramid import Pyramid, upsample
+from sdst.checkpoint import build_model
 from sdst.errors import UserError
+from sdst.experiments import find_experiment, number
 from sdst.losses.criterion import Criterion
 from sdst.losses.points import assign_points, boundary_loss
 from sdst.postprocess import Decoding, decode
@@ -99,6 +102,37 @@ def test_the_result_depends_on_every_level_of_both_modalities(name: str) -> None
             features[:, level] = torch.randn(stored.shape, generator=torch.Generator().manual_seed(1)).half()
             assert not torch.allclose(run(model, batch).class_logits, before)
             features[:, level] = stored
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_size_is_near_that_of_table_h(name: str) -> None:
+    rows = find_experiment("tableH").rows
+    (printed,) = (number(row.paper[0]) for row in rows if row.overrides == (f"model={name}",))
+    model = build_model(configured(name, dim=256, heads=8), {"video_dim": 768, "text_dim": 1024})
+    # R2-Tuning's tool, and so probably the paper, divides by 2^20.
+    assert sum(p.numel() for p in model.parameters()) / 2**20 == pytest.approx(printed, rel=0.15)
+
+
+def test_the_long_range_of_losa_is_the_video_and_the_short_range_three_clips() -> None:
+    network = build("losa").refine
+    clips, mask = torch.randn(1, 9, 16), torch.ones(1, 9, dtype=torch.bool)
+    words, words_mask = torch.randn(1, 3, 16), torch.ones(1, 3, dtype=torch.bool)
+    changed = clips.clone()
+    changed[:, 4] += 1
+    places = torch.zeros(9, 16)
+
+    def moved(adapter: Callable[[Tensor], Tensor]) -> list[int]:
+        return (adapter(changed) != adapter(clips)).any(dim=-1)[0].nonzero().flatten().tolist()
+
+    assert moved(lambda x: network.short[0](x, mask)) == [3, 4, 5]
+    assert moved(lambda x: network.long[0](x, places, mask, words, words_mask)["post_ca_sa_ffn"]) == [
+        *range(9)
+    ]
+
+
+def test_a_side_network_that_heads_cannot_share_is_refused() -> None:
+    with pytest.raises(UserError, match=r"model\.reduction"):
+        build("lst", reduction=3)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -203,10 +237,10 @@ def naive_target(anchors: Anchors, i: int, point: int, moments: list[tuple[float
     return best
 
 
-MOMENTS = st.lists(st.tuples(st.integers(0, 48), st.integers(1, 48)), max_size=3)
+MOMENTS = st.lists(st.tuples(st.integers(0, 128), st.integers(1, 128)), max_size=3)
 
 
-@given(samples=st.lists(st.tuples(st.integers(1, 24), MOMENTS), min_size=1, max_size=3))
+@given(samples=st.lists(st.tuples(st.integers(1, 64), MOMENTS), min_size=1, max_size=3))
 def test_assignment_and_boundary_loss_equal_the_naive_loops(
     samples: list[tuple[int, list[tuple[int, int]]]],
 ) -> None:
@@ -248,6 +282,19 @@ def test_assignment_and_boundary_loss_equal_the_naive_loops(
                 ]
     loss = boundary_loss(references, moments, result, anchors, counts.float())
     assert loss.item() == pytest.approx(sum(errors) / max(len(errors), 1), rel=1e-4, abs=1e-5)
+
+
+def test_a_point_at_the_start_of_a_moment_holds_it_whatever_the_duration() -> None:
+    """Shares of the duration are rounded: without leeway some of these points would miss their moment."""
+    cases = [(clips, start) for clips in range(2, 80) for start in range(clips - 1)]
+    counts, starts = torch.tensor(cases).unbind(1)
+    moments = torch.stack([starts + 1, torch.full_like(starts, 2)], dim=1) / counts[:, None]
+    anchors = Pyramid(4, [1, 2]).anchors(torch.arange(79) < counts[:, None])
+    mask = torch.ones(len(cases), 1, dtype=torch.bool)
+    result = assign_points(anchors, moments[:, None], mask, counts.float())
+    for offset in (0, 1, 2):  # the last of them exists where the video goes on
+        exists = starts + offset < counts
+        assert (result[exists, starts[exists] + offset] == 0).all()
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -55,7 +55,9 @@ def load(path: str | Path) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
     _check_target(config["model"], path)
     for layers in ("video_layers", "text_layers"):
         if len(recipe[layers]) != config["levels"]["count"]:
-            raise UserError(f"{path}: its recipe has {layers} {recipe[layers]} for other levels; do not trust it")
+            raise UserError(
+                f"{path}: its recipe has {layers} {recipe[layers]} for other levels; do not trust it"
+            )
     weights = {name.removeprefix("model."): value for name, value in stored["state_dict"].items()}
     _require_as_large(config, recipe, weights, path)
     model: nn.Module = build_model(config, recipe)
