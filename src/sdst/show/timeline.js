@@ -46,7 +46,8 @@ function showSample(sample, data) {
     );
   }
   const facts = `qid ${sample.qid}, video ${sample.vid}, ${sample.duration} s`;
-  const hint = player ? "Choose a moment to play it, a predicted one also to see below how it came about." : "";
+  const traced = sample.answers.some((answer) => answer.traces) ? ", a predicted one also to see below how it came about" : "";
+  const hint = player ? `Choose a moment to play it${traced}.` : "";
   const notes = el("div", {}, el("p", { class: "facts" }, `${facts}. ${hint}`), legend(sample, data), told);
   const detail = el("div", { class: "detail" }, notes, ...(player ? [player.video] : []), timeline);
   if (url) requestAnimationFrame(() => drawThumbnails(thumbnails, url, sample.duration)); // when the track has a width
@@ -118,7 +119,9 @@ function saliencyRow(sample, data) {
   if (!texts.length) return [];
   const text = `Saliency over time: ${texts.join(", ")}`;
   drawing.setAttribute("aria-label", text);
-  return [row("saliency", track([drawing], "saliency")), el("p", { class: "note" }, `${text}. Predictions are scaled to their own range; the band spans the annotators.`)];
+  const band = sample.annotators ? "; the band spans the annotators" : "";
+  const note = `${text}. Predictions are scaled to their own range${band}.`;
+  return [row("saliency", track([drawing], "saliency")), el("p", { class: "note" }, note)];
 }
 
 /** SVG path of values that each last so many seconds; the other way round as the rest of a path. */
