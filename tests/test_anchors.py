@@ -237,10 +237,10 @@ def naive_target(anchors: Anchors, i: int, point: int, moments: list[tuple[float
     return best
 
 
-MOMENTS = st.lists(st.tuples(st.integers(0, 48), st.integers(1, 48)), max_size=3)
+MOMENTS = st.lists(st.tuples(st.integers(0, 128), st.integers(1, 128)), max_size=3)
 
 
-@given(samples=st.lists(st.tuples(st.integers(1, 24), MOMENTS), min_size=1, max_size=3))
+@given(samples=st.lists(st.tuples(st.integers(1, 64), MOMENTS), min_size=1, max_size=3))
 def test_assignment_and_boundary_loss_equal_the_naive_loops(
     samples: list[tuple[int, list[tuple[int, int]]]],
 ) -> None:
@@ -282,6 +282,19 @@ def test_assignment_and_boundary_loss_equal_the_naive_loops(
                 ]
     loss = boundary_loss(references, moments, result, anchors, counts.float())
     assert loss.item() == pytest.approx(sum(errors) / max(len(errors), 1), rel=1e-4, abs=1e-5)
+
+
+def test_a_point_at_the_start_of_a_moment_holds_it_whatever_the_duration() -> None:
+    """Shares of the duration are rounded: without leeway some of these points would miss their moment."""
+    cases = [(clips, start) for clips in range(2, 80) for start in range(clips - 1)]
+    counts, starts = torch.tensor(cases).unbind(1)
+    moments = torch.stack([starts + 1, torch.full_like(starts, 2)], dim=1) / counts[:, None]
+    anchors = Pyramid(4, [1, 2]).anchors(torch.arange(79) < counts[:, None])
+    mask = torch.ones(len(cases), 1, dtype=torch.bool)
+    result = assign_points(anchors, moments[:, None], mask, counts.float())
+    for offset in (0, 1, 2):  # the last of them exists where the video goes on
+        exists = starts + offset < counts
+        assert (result[exists, starts[exists] + offset] == 0).all()
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -30,6 +30,7 @@ COMMANDS = {
         "sdst.world.commands",
         "an invented world of moving shapes: make its videos, run SDST in it",
     ),
+    "bench": ("sdst.bench.commands", "how fast it is here, and what a step costs"),
     "demo": ("sdst.demo", "the whole path on a small world: videos, features, training, answers"),
 }
 """Command -> (module with a ``main(argv) -> exit status``, one line of help)."""

@@ -25,14 +25,18 @@ _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def describe_run(model: nn.Module) -> dict[str, Any]:
-    """Commit, versions, machine, command and parameters, as plain values."""
+    """What :func:`describe_process` tells, and the model's parameters."""
+    return describe_process() | {"parameters": parameter_table(model)}
+
+
+def describe_process() -> dict[str, Any]:
+    """Command, commit, versions and machine, as plain values."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "command": sys.argv,
         "git": _git(),
         "versions": {"python": platform.python_version()} | {p: metadata.version(p) for p in PACKAGES},
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "gpu": gpu},
-        "parameters": parameter_table(model),
     }
 
 

@@ -199,7 +199,7 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     for split in ("train", *splits):
         data.load(split)
     _check_selection(data, options.select)
-    module = make_module(config, options, data)
+    module = make_module(config, options, data.recipe)
     timer = StepTimer()
     trainer = _make_trainer(config, options.select, run_dir, timer)
     if resume:
@@ -261,10 +261,10 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     return result
 
 
-def make_module(config: DictConfig, options: TrainConfig, data: GroundingDataModule) -> GroundingModule:
-    """The untrained model with its losses, optimisation and decoding."""
+def make_module(config: DictConfig, options: TrainConfig, recipe: dict[str, Any]) -> GroundingModule:
+    """The untrained model with its losses, optimisation and decoding, for features of the given recipe."""
     plain: Any = OmegaConf.to_container(config)
-    model = checkpoint.build_model(plain, data.recipe)
+    model = checkpoint.build_model(plain, recipe)
     if options.recompute:
         if not isinstance(model, SDST):
             raise UserError(f"recompute: {type(model).__name__} keeps all its activations; leave it false")
@@ -284,11 +284,11 @@ def make_module(config: DictConfig, options: TrainConfig, data: GroundingDataMod
         criterion,
         options.optim,
         options.decode,
-        dataset=data.dataset,
+        dataset=config.data.name,
         split=options.select.split,
         seed=options.seed,
         config=plain,
-        recipe=data.recipe,
+        recipe=recipe,
     )
 
 

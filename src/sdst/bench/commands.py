@@ -1,0 +1,205 @@
+"""``sdst bench``: how fast the project is on this machine. Every benchmark prints a table and can write JSON."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdst.bench import report
+from sdst.errors import Parser, at_least
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Sequence
+
+    from sdst.bench.report import Row
+    from sdst.bench.workload import Shape
+
+SIZES = {
+    "batch": (32, "queries in a batch"),
+    "clips": (75, "clips of the longest video"),
+    "tokens": (16, "tokens of the longest query"),
+    "queries": (30, "moment queries, where the model has any"),
+    "levels": (4, "levels"),
+    "video-dim": (768, "width of video features"),
+    "text-dim": (1024, "width of text features"),
+}
+"""Options of a random batch: default and help."""
+AXES = {
+    "clips": [75, 150, 300, 600, 1200, 2400],
+    "queries": [5, 10, 30, 100, 300],
+    "batch": [1, 4, 16, 64, 256],
+}
+"""What grows in ``sdst bench scale``, one at a time, and the sizes it is measured at."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one benchmark."""
+    args = _parser().parse_args(argv)
+    import torch
+
+    from sdst.bench import machine
+
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    rows: list[Row] = args.run(args)
+    report.show(f"sdst bench {args.name}", rows)
+    if args.out is not None:
+        report.write(args.out, args.name, rows, machine.describe())
+        if args.name == "scale":
+            from sdst.bench.scale import plot_scale
+
+            plot_scale(rows, args.out / "scale.png")
+    return 0
+
+
+def _step(args: Namespace) -> list[Row]:
+    from sdst.bench.step import bench_step
+
+    return bench_step(_configurations(args), _shape(args), args.rounds)
+
+
+def _infer(args: Namespace) -> list[Row]:
+    from sdst.bench.infer import bench_infer
+
+    return bench_infer(_configurations(args), _shape(args), args.rounds)
+
+
+def _evaluate(args: Namespace) -> list[Row]:
+    from sdst.bench.evaluate import bench_evaluate
+
+    return bench_evaluate(args.predictions, args.annotations, args.rounds)
+
+
+def _load(args: Namespace) -> list[Row]:
+    from sdst.bench.load import bench_load
+
+    return bench_load(args.overrides, args.workers, args.batches, args.rounds)
+
+
+def _layouts(args: Namespace) -> list[Row]:
+    from sdst.bench.layouts import bench_layouts
+
+    return bench_layouts(args.videos, args.layers, args.workers, args.rounds)
+
+
+def _extract(args: Namespace) -> list[Row]:
+    from sdst.bench.extract import bench_extract
+
+    return bench_extract(args.videos, args.config, args.checkpoint, args.batch, args.rounds)
+
+
+def _startup(args: Namespace) -> list[Row]:
+    from sdst.bench.startup import bench_startup
+
+    return bench_startup(args.overrides, args.rounds, args.threads)
+
+
+def _scale(args: Namespace) -> list[Row]:
+    from sdst.bench.scale import bench_scale
+
+    return bench_scale(args.overrides, _shape(args), dict(args.over) or AXES, args.rounds)
+
+
+def _configurations(args: Namespace) -> dict[str, list[str]]:
+    """Name -> overrides: what the command line names, and what it is compared with."""
+    both = [args.overrides] if args.against is None else [args.overrides, args.against]
+    return {" ".join(overrides) or "default": overrides for overrides in both}
+
+
+def _shape(args: Namespace) -> Shape:
+    from sdst.bench.workload import Shape
+
+    return Shape(**{option.replace("-", "_"): getattr(args, option.replace("-", "_")) for option in SIZES})
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="sdst bench",
+        description="How fast the project is here. Overrides are those of sdst train: model=..., "
+        "trainer.precision=bf16-mixed, compile=inductor.",
+    )
+    benchmarks = parser.add_subparsers(required=True, metavar="BENCHMARK")
+
+    step = benchmarks.add_parser("step", help="a training step: time, operations, memory")
+    step.set_defaults(run=_step)
+    infer = benchmarks.add_parser("infer", help="one query and a batch: model and decoding")
+    infer.set_defaults(run=_infer)
+    for benchmark in (step, infer):
+        benchmark.add_argument(
+            "--against",
+            nargs="+",
+            metavar="OVERRIDE",
+            help="a second configuration, measured in the same rounds: --against model=r2_tuning",
+        )
+    scale = benchmarks.add_parser("scale", help="a clip's share of a step as videos, queries, batches grow")
+    scale.set_defaults(run=_scale)
+    scale.add_argument(
+        "--over",
+        action="append",
+        type=_axis,
+        default=[],
+        metavar="AXIS=N,N,...",
+        help=f"what grows, and its sizes; repeatable (default: {_format(AXES)})",
+    )
+    for benchmark in (step, infer, scale):
+        _add_sizes(benchmark)
+    scale.set_defaults(batch=4)
+
+    load = benchmarks.add_parser("load", help="batches from a feature file, and waiting for them")
+    load.set_defaults(run=_load)
+    load.add_argument("--batches", type=at_least(2), default=20, metavar="N", help="at once (%(default)s)")
+    layouts = benchmarks.add_parser("layouts", help="random reads from feature files of other layouts")
+    layouts.set_defaults(run=_layouts)
+    layouts.add_argument("--videos", type=at_least(1), default=400, metavar="N", help="stored (%(default)s)")
+    layouts.add_argument("--layers", type=at_least(1), default=4, metavar="N", help="stored (%(default)s)")
+    for benchmark in (load, layouts):
+        benchmark.add_argument(
+            "--workers", type=at_least(0), nargs="+", default=[0, 2], metavar="N", help="loading processes"
+        )
+
+    startup = benchmarks.add_parser("startup", help="from a command to its first useful moment")
+    startup.set_defaults(run=_startup)
+    evaluate = benchmarks.add_parser("evaluate", help="sdst evaluate on two files")
+    evaluate.set_defaults(run=_evaluate)
+    evaluate.add_argument("predictions", type=Path, metavar="PRED.jsonl")
+    evaluate.add_argument("annotations", type=Path, metavar="GT.jsonl")
+    extract = benchmarks.add_parser("extract", help="decoding of videos, and the backbone on their clips")
+    extract.set_defaults(run=_extract)
+    extract.add_argument("videos", type=Path, nargs="+", metavar="VIDEO")
+    extract.add_argument("--config", default="small-world", help="backbone (%(default)s)")
+    extract.add_argument(
+        "--checkpoint", type=Path, help="its weights, where they do not come with the package"
+    )
+    extract.add_argument("--batch", type=at_least(1), default=16, metavar="N", help="clips (%(default)s)")
+
+    for benchmark in (step, infer, scale, load, startup):
+        benchmark.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="those of sdst train")
+    for name, benchmark in benchmarks.choices.items():
+        benchmark.set_defaults(name=name)
+        add = benchmark.add_argument
+        add("--rounds", type=at_least(1), default=7, metavar="N", help="how often to time it (%(default)s)")
+        add("--threads", type=at_least(1), metavar="N", help="of PyTorch (default: its own choice)")
+        add("--out", type=Path, metavar="DIR", help="also write the numbers to this folder, as JSON")
+    return parser
+
+
+def _add_sizes(parser: ArgumentParser) -> None:
+    for option, (default, text) in SIZES.items():
+        parser.add_argument(
+            f"--{option}", type=at_least(1), default=default, metavar="N", help=f"{text} (%(default)s)"
+        )
+
+
+def _axis(text: str) -> tuple[str, list[int]]:
+    """An option's value such as clips=75,150."""
+    axis, _, sizes = text.partition("=")
+    if axis not in AXES or not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", sizes):
+        raise argparse.ArgumentTypeError(f"'{text}' is not like {_format(AXES)}")
+    return axis, [int(size) for size in sizes.split(",")]
+
+
+def _format(axes: dict[str, list[int]]) -> str:
+    return " ".join(f"{axis}={','.join(map(str, sizes))}" for axis, sizes in axes.items())

@@ -1,0 +1,47 @@
+"""``sdst bench infer``: the model and the decoding of its moments, for one query and for a batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from sdst.bench.rounds import interleave, ratio, spread
+from sdst.bench.workload import Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sdst.bench.report import Row
+    from sdst.bench.workload import Shape
+
+
+def bench_infer(configurations: Mapping[str, Sequence[str]], shape: Shape, rounds: int) -> list[Row]:
+    """Four rows per configuration, with the ratio of the first's time to it.
+
+    Args:
+        configurations: Name -> overrides.
+        shape: Of the batch; one query has its other sizes.
+        rounds: Timed runs of each.
+    """
+    sizes = list(dict.fromkeys((1, shape.batch)))
+    jobs: dict[str, Callable[[], object]] = {}
+    keys = []
+    for name, overrides in configurations.items():
+        for size in sizes:
+            workload = Workload(overrides, replace(shape, batch=size))
+            workload.module.eval()
+            decode = partial(workload.decode, workload.infer())
+            for part, job in (("model", workload.infer), ("decoding", decode)):
+                jobs[f"{name} {size} {part}"] = job
+                keys.append((name, size, part))
+    seconds = interleave(jobs, rounds)
+    first = next(iter(configurations))
+    rows: list[Row] = []
+    for name, size, part in keys:
+        times = seconds[f"{name} {size} {part}"]
+        row: Row = {"configuration": name, "queries": size, "part": part, "seconds": spread(times)}
+        if name != first:
+            row[f"{first}_takes_of_it"] = ratio(seconds[f"{first} {size} {part}"], times)
+        rows.append(row)
+    return rows

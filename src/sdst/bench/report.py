@@ -1,0 +1,52 @@
+"""A benchmark's rows as a table for people and as JSON for what reads them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from sdst.jsonfiles import write_atomically
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+Row = dict[str, Any]
+"""Column -> text, number, ``Spread`` or None; a column's name ends in its unit."""
+
+
+def show(title: str, rows: Sequence[Row]) -> None:
+    """Print rows as a table, turned by 90 degrees if it is wider than long; a row need not have every column."""
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    grid = [[column.replace("_", " ") for column in columns]]
+    grid += [[_text(row.get(column)) for column in columns] for row in rows]
+    if len(columns) > len(rows):
+        grid = [list(line) for line in zip(*grid, strict=True)]
+    table = Table(*grid[0], title=title)
+    for line in grid[1:]:
+        table.add_row(*line)
+    Console(file=sys.stdout, markup=False).print(table)
+
+
+def write(folder: Path, name: str, rows: Sequence[Row], facts: dict[str, Any]) -> None:
+    """Write NAME.json: the rows, and what they were measured on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"benchmark": name, **facts, "rows": rows}
+    write_atomically(folder / f"{name}.json", json.dumps(content, indent=2, default=_plain) + "\n")
+
+
+def _plain(value: object) -> dict[str, Any]:
+    assert is_dataclass(value)
+    assert not isinstance(value, type)
+    return asdict(value)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

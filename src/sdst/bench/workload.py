@@ -1,0 +1,163 @@
+"""What is benchmarked: any configuration's model with its losses and optimizer, and a random batch of a given shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+from sdst.config import TrainConfig, compose
+from sdst.options import check_options, precision, settle
+from sdst.postprocess import decode
+from sdst.train import make_module
+from sdst.types import Batch, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from sdst.types import Output, Prediction
+
+CLIP_SECONDS = 2.0
+MOST_MOMENTS = 3
+"""True moments of a random sample: one to so many."""
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""``trainer.precision`` -> what matrices are multiplied in; any other is float32."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a batch; defaults are those of QVHighlights with the paper's backbone.
+
+    Attributes:
+        batch: B.
+        clips: T of the longest video.
+        tokens: L of the longest query.
+        queries: M, where the model has moment queries.
+        levels: K.
+        video_dim: Dv.
+        text_dim: Dt.
+    """
+
+    batch: int = 32
+    clips: int = 75
+    tokens: int = 16
+    queries: int = 30
+    levels: int = 4
+    video_dim: int = 768
+    text_dim: int = 1024
+
+
+class Workload:
+    """One training step or one prediction of a configuration, on the GPU if it would train there.
+
+    Args:
+        overrides: As of ``sdst train``: ``model``, ``loss``, ``trainer.precision``, ``compile`` and others.
+        shape: Of the batch.
+
+    Attributes:
+        module: Model and losses.
+        batch: Random, the same for every configuration.
+        device: Where both are.
+        dtype: What matrices are multiplied in.
+    """
+
+    def __init__(self, overrides: Sequence[str], shape: Shape) -> None:
+        config = compose([*overrides, f"levels.count={shape.levels}"])
+        if "num_queries" in config.model:
+            config.model.num_queries = shape.queries
+        config.run_dir = "none"  # nothing is written, and the default contains the time
+        OmegaConf.resolve(config)
+        check_options(config)
+        settle(config)
+        options = OmegaConf.to_object(config)
+        assert isinstance(options, TrainConfig)
+
+        on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+        self.device = torch.device("cuda" if on_gpu else "cpu")
+        self.dtype = AUTOCAST.get(precision(config.trainer), torch.float32)
+        self.batch = random_batch(shape).to(self.device)
+        torch.manual_seed(config.seed)
+        widths = {"video_dim": shape.video_dim, "text_dim": shape.text_dim}
+        self.module = make_module(config, options, widths).to(self.device)
+        self._decoding = options.decode
+        self._clip = config.trainer.gradient_clip_val
+        self._optimizer, _ = options.optim.build(self.module.parameters(), steps_per_epoch=1)
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+    def loss(self) -> Tensor:
+        """The weighted loss of the batch."""
+        total: Tensor = self.module.criterion(self.forward(), self.batch)[0]
+        return total
+
+    def forward(self) -> Output:
+        """What the model makes of the batch."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            output: Output = self.module(self.batch)
+        return output
+
+    def step(self) -> None:
+        """Forward, loss, backward, gradient clipping and the optimizer's update."""
+        torch.autograd.backward(self._scaler.scale(self.loss()))
+        self._scaler.unscale_(self._optimizer)
+        if self._clip:
+            torch.nn.utils.clip_grad_norm_(self.module.parameters(), self._clip)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad()
+        self.wait()
+
+    @torch.inference_mode()
+    def infer(self) -> Output:
+        """The forward pass of prediction; the module must be in evaluation mode."""
+        output = self.forward()
+        self.wait()
+        return output
+
+    @torch.inference_mode()
+    def decode(self, output: Output) -> list[Prediction]:
+        """Moments and saliency from an output, soft-NMS included."""
+        return decode(output, self.batch, self._decoding)
+
+    def wait(self) -> None:
+        """Let the GPU finish what it was told, or its time would be counted elsewhere."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def random_batch(shape: Shape) -> Batch:
+    """Features and labels without meaning: videos and queries of half to full length, one to three moments."""
+    rng = np.random.default_rng(0)
+    clips, tokens = (
+        np.append(size, rng.integers(-(-size // 2), size + 1, shape.batch - 1))
+        for size in (shape.clips, shape.tokens)
+    )
+    video_mask, text_mask = (np.arange(lengths.max()) < lengths[:, None] for lengths in (clips, tokens))
+    video = rng.standard_normal((shape.batch, shape.levels, shape.clips, shape.video_dim), dtype=np.float32)
+    text = rng.standard_normal((shape.batch, shape.levels, shape.tokens, shape.text_dim), dtype=np.float32)
+    counts = rng.integers(1, MOST_MOMENTS + 1, shape.batch)
+    moment_mask = np.arange(counts.max()) < counts[:, None]
+    width = rng.uniform(0.1, 0.5, moment_mask.shape)
+    centre = rng.uniform(width / 2, 1 - width / 2)
+    saliency = rng.uniform(size=video_mask.shape) * video_mask
+    records = [
+        Record(number, f"video {number}", "a query", duration=float(length * CLIP_SECONDS))
+        for number, length in enumerate(clips)
+    ]
+    arrays = {
+        "video": (video * video_mask[:, None, :, None]).astype(np.float16),
+        "video_mask": video_mask,
+        "text": (text * text_mask[:, None, :, None]).astype(np.float16),
+        "text_mask": text_mask,
+        "num_clips": clips.astype(np.float32),
+        "video_index": np.arange(shape.batch),
+        "moments": (np.stack([centre, width], axis=-1) * moment_mask[..., None]).astype(np.float32),
+        "moment_mask": moment_mask,
+        "saliency": saliency.astype(np.float32),
+        "positive_clip": saliency.argmax(axis=1),
+    }
+    return Batch(records, **{name: torch.from_numpy(array) for name, array in arrays.items()})
