@@ -386,9 +386,22 @@ def test_files_are_written_and_all_of_them_indexed(swept: Path, tables: Path, tm
     assert "| 6 finished | " in index
     seconds = [json.loads(path.read_text())["fit_seconds"] for path in swept.glob("jobs/*/metrics.json")]
     assert f"Training all 6 finished jobs took {sum(seconds):.0f} s." in index
-    for path in out.glob("*.md"):
+
+
+def test_all_reports_of_all_experiments_are_written_though_a_checkpoint_is_gone(
+    made_up: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("scikit_posthocs")
+    assert main(["report", "--all", "--runs", str(made_up), "--out", str(tmp_path)]) == 0
+    assert "Ours of figure4 is not drawn" in caplog.text
+    index = (tmp_path / "index.md").read_text()
+    for path in list_experiments("experiments"):
+        assert f"[{path.stem}]({path.stem}.md)" in index
+    assert re.findall(r"!\[[^]]+\]\((\w+)\.png\)", index) == ["figure4", "tableK", "tableL"]
+    for path in tmp_path.glob("*.md"):
         for link in re.findall(r"\]\(([^)]+)\)", path.read_text()):
-            assert (out / link).is_file()
+            assert (tmp_path / link).is_file()
 
 
 def test_published_numbers_are_recomputed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
