@@ -4,17 +4,28 @@ import json
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from conftest import TINY
+from conftest import TINY, Corpus
+from sdst.baselines.trivial import whole_video
 from sdst.bench import costs
+from sdst.bench.layouts import _write
+from sdst.bench.process import command
 from sdst.bench.rounds import Spread, interleave, ratio, spread
+from sdst.bench.startup import UNTIL_FIRST_STEP
 from sdst.bench.workload import Shape, Workload, random_batch
 from sdst.cli import main
+from sdst.data.annotations import read_annotations
+from sdst.errors import UserError
+from sdst.features.store import FeatureStore
+from sdst.predictions import write_predictions
 
 SMALL = [override for override in TINY if override.startswith("model.")]
 SHAPE = Shape(batch=3, clips=6, tokens=4, queries=4, levels=2, video_dim=12, text_dim=10)
@@ -169,12 +180,91 @@ def test_costs_are_the_same_in_a_process_of_their_own() -> None:
     assert there.peak_gb > 0
 
 
-def test_inference_is_reported_for_one_query_and_a_batch(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["bench", "infer", *SMALL, *SIZES, "--rounds", "1", "--out", str(tmp_path)]) == 0
-    assert "decoding" in capsys.readouterr().out
-    rows = json.loads((tmp_path / "infer.json").read_text())["rows"]
+def run(tmp_path: Path, *arguments: str, rounds: int = 1) -> list[dict[str, Any]]:
+    """Rows of a benchmark's JSON."""
+    out = tmp_path / "out"
+    assert main(["bench", *arguments, "--rounds", str(rounds), "--out", str(out)]) == 0
+    rows: list[dict[str, Any]] = json.loads((out / f"{arguments[0]}.json").read_text())["rows"]
+    return rows
+
+
+def test_growth_is_told_per_clip_and_drawn(tmp_path: Path) -> None:
+    rows = run(tmp_path, "scale", *SMALL, *SIZES, "--over", "clips=6,12", "--over", "batch=1,2")
+    assert [(row["grows"], row["size"]) for row in rows] == [
+        *(("clips", 6), ("clips", 12), ("batch", 1), ("batch", 2))
+    ]
+    short, long, *_ = rows
+    assert short["time_per_clip"] == short["bytes_per_clip"] == 1
+    assert long["bytes_per_clip"] == pytest.approx(long["saved_mb"] / short["saved_mb"] / 2)
+    assert (tmp_path / "out/scale.png").stat().st_size > 1000
+
+
+def test_an_axis_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "scale", "--over", "frames=1,2"]) == 2
+    assert "clips=75,150" in capsys.readouterr().err
+
+
+def test_loading_is_timed_alone_and_beside_training(tmp_path: Path, corpus: Corpus) -> None:
+    rows = run(tmp_path, "load", *corpus.overrides, "--workers", "0", "--batches", "2")
+    assert [row["workers"] for row in rows] == [0]
+    assert rows[0]["queries_per_second"] == pytest.approx(4 / rows[0]["seconds_per_batch"]["median"])
+    assert 0 < rows[0]["share_waiting"]["median"] < 1
+
+
+def test_layouts_are_read_in_all_states(tmp_path: Path) -> None:
+    rows = run(tmp_path, "layouts", "--videos", "3", "--layers", "2", "--workers", "0", "1")
+    assert [(row["processes"], row["layers"], row["page_cache"]) for row in rows] == [
+        (number, layers, cache) for number in (0, 1) for layers in (2, 1) for cache in ("warm", "cold")
+    ]
+
+
+def test_every_layout_holds_the_same_videos(tmp_path: Path) -> None:
+    paths = _write(tmp_path, num_videos=2, num_layers=3)
+    plain = FeatureStore(paths.pop("in one piece")).video("1")
+    np.testing.assert_array_equal(
+        np.load(paths.pop("one .npy per video") / "1.npy"), plain.transpose(1, 0, 2)
+    )
+    for path in paths.values():
+        np.testing.assert_array_equal(FeatureStore(path).video("1"), plain)
+        with h5py.File(path) as file:
+            assert file["video/adaptive/1"].chunks is not None
+
+
+def test_evaluation_is_timed_whole_and_in_parts(tmp_path: Path, corpus: Corpus) -> None:
+    records = read_annotations(corpus.paths["val"]).records
+    write_predictions(tmp_path / "p.jsonl", whole_video(records))
+    rows = run(tmp_path, "evaluate", str(tmp_path / "p.jsonl"), str(corpus.paths["val"]))
+    assert [row["queries"] for row in rows] == [5] * 4
+    assert rows[0]["part"].startswith("sdst evaluate")
+
+
+def test_a_command_that_fails_is_no_time(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"sdst evaluate nothing\.jsonl .*exit status 2: sdst: error: nothing\.jsonl"
+    ):
+        command("evaluate", "nothing.jsonl", "nothing.jsonl")()
+
+
+def test_startup_ends_with_the_first_training_step(tmp_path: Path, corpus: Corpus) -> None:
+    run_dir = tmp_path / "run"
+    command("train", *corpus.overrides, f"run_dir={run_dir}", program=UNTIL_FIRST_STEP)()
+    assert (run_dir / "config.yaml").is_file()
+    assert not list(run_dir.rglob("*.ckpt"))  # no epoch has ended
+
+
+def test_extraction_is_timed_in_its_two_parts(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    from video_files import write_grey_video  # needs what was just asked for
+
+    video = write_grey_video(tmp_path / "v.mov", [i / 2 for i in range(12)])
+    rows = run(tmp_path, "extract", str(video), "--batch", "2")
+    assert [row["part"] for row in rows] == ["decoding", "backbone"]
+    assert rows[0]["clips"] == 3  # of 2 s
+    assert rows[1]["gflop_per_clip"] > 0
+
+
+def test_inference_is_reported_for_one_query_and_a_batch(tmp_path: Path) -> None:
+    rows = run(tmp_path, "infer", *SMALL, *SIZES)
     assert [(row["queries"], row["part"]) for row in rows] == [
         (size, part) for size in (1, 3) for part in ("model", "decoding")
     ]

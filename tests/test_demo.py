@@ -33,6 +33,8 @@ def test_the_demo_leads_from_videos_to_a_moment_and_reuses_what_is_there(
     for picture in (run_dir / "predictions.png", run_dir / "answer" / "answer.png"):
         assert picture.stat().st_size > 10_000
     made = [*out.glob("world/**/*.mp4"), out / "world" / "features.h5", run_dir / "metrics.json"]
+    page = (run_dir / "show.html").read_text()
+    assert "../world/videos/world-val-0000.mp4" in page  # which plays from where it lies
     before = {path: path.stat().st_mtime_ns for path in made}
     assert len(before) == 4 + 2 + 2 + 2
     assert main(["demo", "--out", str(out), *SMALL]) == 0

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import re
 import shutil
 import statistics
 import subprocess
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from scipy import stats
 
 from conftest import Corpus
+from made_up_runs import write_runs
 from sdst.cli import main
 from sdst.data.annotations import read_annotations
 from sdst.errors import UserError
@@ -21,6 +24,7 @@ from sdst.experiments import find_experiment, list_experiments, read_experiment
 from sdst.metrics.evaluation import evaluate
 from sdst.predictions import read_predictions
 from sdst.reports.noise import QUERIES, SEEDS, marks, query_values
+from sdst.reports.overview import duration
 from sdst.reports.render import comma_separated, escape_latex
 from sdst.reports.results import Results, collect
 from sdst.sweep import manifest, read_manifest
@@ -39,6 +43,14 @@ def swept(tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs folder after a sweep of two rows with three seeds. Read only."""
     runs = tmp_path_factory.mktemp("swept")
     assert main(["sweep", *arguments(tables, runs, "--seeds", "0", "1", "2")]) == 0
+    return runs
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs folder as if all tables had been swept. Read only."""
+    runs = tmp_path_factory.mktemp("made_up")
+    write_runs(runs, [read_experiment(path) for path in list_experiments("experiments")])
     return runs
 
 
@@ -177,7 +189,8 @@ def test_rows_without_runs_with_fewer_seeds_or_failed_ones_are_marked(
 def test_a_row_of_another_scale_is_marked_and_not_swept(
     corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    deep = "  - {label: Deep, overrides: [levels.count=9], only: paper, note: too deep, paper: ['1.0', null, null, null]}"
+    deep = "  - {label: Deep, overrides: [levels.count=9], only: paper, note: too deep, paper: ["
+    deep += "'1.0', null, null, null]}"
     folder = write_table(tmp_path / "experiments", corpus, rows=f"{deep}\n")
     assert main(["sweep", *arguments(folder, tmp_path)]) == 2
     assert "nothing to train at laptop scale" in capsys.readouterr().err
@@ -193,13 +206,46 @@ def test_the_list_names_every_experiment_with_its_state(
     swept: Path, tables: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["report", "--list", "--experiments", str(tables), "--runs", str(swept)]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "tableX\tTab. 5\tAttention & 100 % of _it_\tpaper: not run\tlaptop: 6 finished"
-    ]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("tableX\tTab. 5\tAttention & 100 % of _it_\tpaper: not run\tlaptop: 6 finished, ")
     assert main(["report", "--list", "--runs", str(swept)]) == 0
     names = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
     assert {"table1", "table5", "tableP", "figure4"} <= set(names)
     assert all(read_experiment(path).name in names for path in list_experiments("experiments"))
+
+
+def test_the_list_says_what_each_table_cost_and_how_many_jobs_it_shares(
+    made_up: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_table = {
+        path.name.partition("-")[0]: {job["identity"] for job in json.loads(path.read_text())["jobs"]}
+        for path in made_up.glob("sweeps/*.json")
+    }
+    assert main(["report", "--list", "--runs", str(made_up)]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert by_table.keys() == {line[0] for line in lines if "published" not in line[-1]}
+    for line in lines:
+        if (jobs := by_table.get(line[0])) is not None:
+            others = {name for table, names in by_table.items() if table != line[0] for name in names}
+            # A minute each, and every row has jobs of its own.
+            minutes = f"{len(jobs)} min" if len(jobs) > 1 else "60 s"
+            assert line[-1] == f"laptop: {len(jobs)} finished, {minutes}, {len(jobs & others)} jobs shared"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (99, "99 s"), (100, "2 min"), (5400, "90 min"), (9000, "2.5 h")]
+)
+def test_times_are_for_people(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_numbers_on_the_split_that_chose_the_checkpoint_are_called_so(
+    made_up: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = "- Ours on val: the best of 12 epochs by val itself"
+    for name, wanted in (("table5", True), ("table1", True), ("table2", False)):  # val; test and val; test
+        assert main(["report", name, "--runs", str(made_up)]) == 0
+        assert (note in capsys.readouterr().out) == wanted
 
 
 # --- noise ---
@@ -285,21 +331,46 @@ def test_latex_escapes_and_has_a_cell_per_column(swept: Path, report: Report) ->
     assert text.isascii()
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-def test_latex_compiles(swept: Path, report: Report, tmp_path: Path) -> None:
-    preamble = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
-    text = report(swept, "--format", "latex")
-    (tmp_path / "all.tex").write_text(f"{preamble}\n{text}\n\\end{{document}}\n")
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True)
-    assert done.returncode == 0, done.stdout[-2000:]
+ODD = " ".join(map(chr, range(33, 127))) + "±≥×σγ†‡–\N{MINUS SIGN}→é"
 
 
-def test_latex_of_every_experiment_is_ascii(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def latex_of_all(runs: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    found = {}
     for path in list_experiments("experiments"):
-        assert main(["report", path.stem, "--runs", str(tmp_path), "--format", "latex"]) == 0
-        text = capsys.readouterr().out
-        assert text.isascii(), [character for character in text if not character.isascii()]
+        assert main(["report", path.stem, "--runs", str(runs), "--format", "latex"]) == 0
+        found[path.stem] = capsys.readouterr().out
+    return found
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_of_every_experiment_compiles(
+    made_up: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preamble = r"\documentclass[twocolumn]{article}\usepackage{booktabs,graphicx}\begin{document}"
+    body = "\n\\clearpage\n".join([escape_latex(ODD), *latex_of_all(made_up, capsys).values()])
+    (tmp_path / "all.tex").write_text(f"{preamble}\n{body}\n\\end{{document}}\n")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+    for complaint in ("Overfull", "Float too large"):
+        assert complaint not in done.stdout
+
+
+def test_latex_of_every_experiment_is_well_formed(made_up: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, text in latex_of_all(made_up, capsys).items():
+        assert text.isascii(), name
+        plain = re.sub(r"\\[{}&\\]", "", text)
+        assert plain.count("{") == plain.count("}"), name
+        assert re.findall(r"\\begin{(\w+\*?)}", plain) == re.findall(r"\\end{(\w+\*?)}", plain)[::-1], name
+        columns = read_experiment(f"experiments/{name}.yaml").columns
+        for line in text.splitlines():
+            spans = [int(n) for n in re.findall(r"\\multicolumn{(\d+)}", line)]
+            if line.endswith(r"\\"):
+                cells = len(re.findall(r"(?<!\\)&", line)) + 1
+                assert cells + sum(spans) - len(spans) == len(columns) + 2, (name, line)
+            if rules := re.findall(r"\\cmidrule\(lr\){(\d+)-(\d+)}", line):
+                assert all(3 <= int(first) <= int(last) <= len(columns) + 2 for first, last in rules)
+                assert all(int(a[1]) < int(b[0]) for a, b in pairwise(rules))
 
 
 def test_files_are_written_and_all_of_them_indexed(swept: Path, tables: Path, tmp_path: Path) -> None:
@@ -310,7 +381,14 @@ def test_files_are_written_and_all_of_them_indexed(swept: Path, tables: Path, tm
         "index.md",
         *(f"tableX.{e}" for e in ("md", "csv", "tex")),
     }
-    assert "| [tableX](tableX.md) |" in (out / "index.md").read_text()
+    index = (out / "index.md").read_text()
+    assert "| [tableX](tableX.md) | Attention" in index
+    assert "| 6 finished | " in index
+    seconds = [json.loads(path.read_text())["fit_seconds"] for path in swept.glob("jobs/*/metrics.json")]
+    assert f"Training all 6 finished jobs took {sum(seconds):.0f} s." in index
+    for path in out.glob("*.md"):
+        for link in re.findall(r"\]\(([^)]+)\)", path.read_text()):
+            assert (out / link).is_file()
 
 
 def test_published_numbers_are_recomputed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sdst.cli import main
 from sdst.errors import UserError
 from sdst.features.info import read_info
-from sdst.features.store import FeatureStore, FeatureWriter
+from sdst.features.store import FeatureStore, FeatureWriter, to_float16
 
 LAYERS = {"video_layers": [37, 38, 40], "text_layers": [18, 19]}
 VIDEOS = {"a b": 4, "-ä_0.0_150.0": 2, "c": 1}  # vid -> clips
@@ -80,6 +80,33 @@ def test_layers_come_in_the_order_asked_for_and_may_repeat(path: Path, layers: l
     assert video.shape == (len(layers), 4, 5)
     for level, layer in zip(video, layers, strict=True):
         np.testing.assert_array_equal(level, stored[:, LAYERS["video_layers"].index(layer)])
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with seven layers of one video, "v"."""
+    path = tmp_path_factory.mktemp("deep") / "f.h5"
+    with make_writer(path, video_layers=range(7), text_layers=[1]) as writer:
+        writer.write_text(0, np.zeros((1, 1, 1)))
+        writer.write_video("cls", "v", features(4, 7, 3, 0))
+        writer.finish()
+    return path
+
+
+@settings(max_examples=50)
+@given(layers=st.lists(st.integers(0, 6), min_size=1, max_size=8))
+def test_any_layers_even_or_not_are_those_asked_for(deep: Path, layers: list[int]) -> None:
+    video = FeatureStore(deep, pooling="cls", video_layers=layers).video("v")
+    np.testing.assert_array_equal(video, np.stack([features(4, 7, 3, 0)[:, layer] for layer in layers]))
+
+
+def test_of_all_float16_exactly_those_that_are_not_finite_are_refused() -> None:
+    numbers = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = np.isfinite(numbers)
+    to_float16(numbers[finite], "x")
+    for number in numbers[~finite]:
+        with pytest.raises(UserError, match="NaN"):
+            to_float16([0, number, 0], "x")
 
 
 @settings(max_examples=25, deadline=None)

@@ -360,6 +360,7 @@ def test_identity_changes_with_every_value_but_place_and_machine(
     places = {
         "run_dir",
         "resume",
+        "recompute",
         "logger",
         "paths",
         "trainer.accelerator",

@@ -156,7 +156,8 @@ def fingerprint(variant: Variant) -> list[Any]:
 
 @pytest.mark.parametrize("name", LEAVES)
 def test_every_option_changes_the_model_its_output_or_its_loss(overrides: list[str], name: str) -> None:
-    config = compose([*overrides, "data.batch_size=5"])
+    # Many queries, so that a weight of the matching decides between some of them.
+    config = compose([*overrides, "data.batch_size=5", "model.num_queries=16"])
     before = fingerprint(make(config))
     assert fingerprint(make(config)) == before
     for value in others(name, LEAVES[name]):
@@ -271,6 +272,7 @@ def assert_works(built: Variant, config: DictConfig) -> None:
         "actionness": (size, queries),
         "saliency": (size, clips),
         "dense": (size, clips, DIM),
+        "query": (size, DIM),
         "video": (size, levels, clips, DIM),
         "text": (size, levels, DIM),
         "initial_references": (size, queries, 2),

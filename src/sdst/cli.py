@@ -18,6 +18,10 @@ COMMANDS = {
     "train": ("sdst.train", "train, validate and test (Hydra: sdst train data=qvhighlights optim.lr=2e-4)"),
     "sweep": ("sdst.sweep", "train all rows of one of the paper's tables or figures"),
     "report": ("sdst.reports.commands", "a table or figure: ours beside the paper's"),
+    "show": (
+        "sdst.show.commands",
+        "a run, or two side by side, as a page: metrics, curves, every prediction",
+    ),
     "evaluate": ("sdst.evaluate", "score any model's prediction file against annotations"),
     "predict": ("sdst.predict", "moments and saliency for queries about videos or stored features"),
     "extract": ("sdst.features.extract", "videos and their annotated queries to a feature file"),

@@ -22,6 +22,7 @@ from sdst.jobs import train_once
 from sdst.metrics.evaluation import evaluate
 from sdst.plot import THUMBNAIL_ROW, plot_predictions
 from sdst.postprocess import Decoding
+from sdst.show.commands import show
 from sdst.world.commands import SIZES, SPLITS, make_world
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ SHOWN = (
 
 
 def main(argv: Sequence[str]) -> int:
-    """Make a world, extract its features, train, evaluate against trivial baselines, plot, and ask about a video.
+    """Make a world, extract features, train, evaluate against trivial baselines, plot, ask about a video, show it all.
 
     What an earlier call has made is used again.
     """
@@ -80,7 +81,9 @@ def main(argv: Sequence[str]) -> int:
         title = f"{split} split of the small world, {len(records[split])} queries"
         console.print(compare_trivial(title, result["best"][split], records[split], records["train"]))
     answer = _ask(run_dir, records["test"][0], world)
+    page = show([run_dir])
     console.print(
+        f"page of the run    {page}, for a browser\n"
         f"run folder         {run_dir}\nbest checkpoint    {run_dir / BEST}\nprediction plot    {plot}\n"
         f"answer to a query  {answer / 'answer.png'}, its moment cut out beside it\nvideos and features {world}",
         soft_wrap=True,

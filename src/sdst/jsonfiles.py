@@ -61,27 +61,31 @@ class Row:
 
     def numbers(self, key: str, *item_shape: int) -> NDArray[np.float64]:
         """A list of finite numbers, or of lists of the given shape, as a float64 (N, *item_shape) array."""
-        value = self._get(key)
-        if value == []:
-            return np.zeros((0, *item_shape))
-        wanted = "a list of " + "".join(f"lists of {size} " for size in item_shape) + "numbers"
-        try:
-            array = np.array(value)
-        except ValueError:  # lists of unequal lengths
-            raise self.error(f"'{key}' must be {wanted}") from None
-        # The kind is checked first because a conversion would accept "1.5" as a number.
-        if array.dtype.kind not in "iuf" or array.ndim == 0 or array.shape[1:] != item_shape:
-            raise self.error(f"'{key}' must be {wanted}")
-        if not np.isfinite(array).all():
-            raise self.error(f"'{key}' holds a value that is not finite; every number must be finite")
-        return array.astype(np.float64)
+        return self._array(key, item_shape).astype(np.float64)
 
     def integers(self, key: str, *item_shape: int) -> NDArray[np.int64]:
         """Like ``numbers``, but every number must be whole."""
-        numbers = self.numbers(key, *item_shape)
-        if (numbers % 1 != 0).any():
+        array = self._array(key, item_shape)
+        if array.dtype.kind == "f" and (array % 1 != 0).any():
             raise self.error(f"'{key}' holds a fraction; every number must be whole")
-        return numbers.astype(np.int64)
+        return array.astype(np.int64)
+
+    def _array(self, key: str, item_shape: tuple[int, ...]) -> NDArray[Any]:
+        """Finite numbers as they stand there, whole ones in an array of whole numbers."""
+        value = self._get(key)
+        if value == []:
+            return np.zeros((0, *item_shape))
+        try:
+            array = np.array(value)
+        except ValueError:  # lists of unequal lengths
+            array = np.array(None)
+        # The kind is checked first because a conversion would accept "1.5" as a number.
+        if array.dtype.kind not in "iuf" or array.ndim == 0 or array.shape[1:] != item_shape:
+            wanted = "a list of " + "".join(f"lists of {size} " for size in item_shape) + "numbers"
+            raise self.error(f"'{key}' must be {wanted}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise self.error(f"'{key}' holds a value that is not finite; every number must be finite")
+        return array
 
     def _get(self, key: str) -> Any:
         if key not in self.fields:

@@ -56,7 +56,7 @@ class Optimization:
         self, parameters: Iterable[nn.Parameter], steps_per_epoch: int
     ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
         """The optimizer and its schedule, which advances once a step."""
-        optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, foreach=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self.factor(step, steps_per_epoch)
         )

@@ -134,18 +134,24 @@ def decode_moments(windows_se: Tensor, scores: Tensor, durations: Tensor, decodi
         For each sample (N, 3) float64 (start, end, score), best score first, equal scores in the order of the queries;
         N is its number of moments, at most ``max_moments``. A window that NMS suppressed stays, with its lower score.
     """
-    durations, scores = durations.double()[:, None, None], scores.double()
+    scores = scores.double()
     best = scores.argsort(dim=1, descending=True, stable=True)[:, : decoding.max_moments]
     kept = best.sort(dim=1).values
     scores = scores.gather(1, kept)
-    windows_se = windows_se.double().take_along_dim(kept[..., None], dim=1)
-    windows_se = windows_se.clamp(min=0).minimum(durations)
-    if decoding.round_to is not None:
-        windows_se = round_windows(windows_se, durations, decoding.round_to)
+    windows_se = fit_windows(windows_se.take_along_dim(kept[..., None], dim=1), durations, decoding)
     scores = suppress(windows_se, scores, decoding)
     order = scores.argsort(dim=1, descending=True, stable=True)[..., None]
     moments = torch.cat([windows_se, scores[..., None]], dim=-1).take_along_dim(order, dim=1)
     return [sample[sample[:, 2] > -torch.inf] for sample in moments]
+
+
+def fit_windows(windows_se: Tensor, durations: Tensor, decoding: Decoding) -> Tensor:
+    """The bounds (B, M, 2) that are predicted for raw ones: cut to their videos (B,) and rounded; float64."""
+    durations = durations.double()[:, None, None]
+    windows_se = windows_se.double().clamp(min=0).minimum(durations)
+    if decoding.round_to is None:
+        return windows_se
+    return round_windows(windows_se, durations, decoding.round_to)
 
 
 def round_windows(windows_se: Tensor, durations: Tensor, unit: float) -> Tensor:

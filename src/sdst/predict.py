@@ -27,12 +27,12 @@ from sdst.types import Record
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import nn
 
     from sdst.plot import Thumbnail
-    from sdst.types import Prediction
+    from sdst.types import Batch, Output, Prediction
 
 MAX_PLOTTED = 12
 PICTURES = (".png", ".jpg", ".pdf", ".svg")
@@ -153,17 +153,40 @@ def predict(
     batch_size: int = 32,
 ) -> list[Prediction]:
     """One prediction per record, in their order; the same at any batch size."""
+    predictions = []
+    for batch, output in run_model(model, records, store, clip_seconds, batch_size):
+        predictions += decode(output, batch, decoding)
+    by_qid = {prediction.qid: prediction for prediction in predictions}
+    return [by_qid[record.qid] for record in records]
+
+
+def run_model(
+    model: nn.Module,
+    records: Sequence[Record],
+    store: FeatureStore,
+    clip_seconds: float,
+    batch_size: int = 32,
+    **options: bool,
+) -> Iterator[tuple[Batch, Output]]:
+    """Batches of the records, from short to long videos, with the model's outputs.
+
+    Args:
+        model: In evaluation mode.
+        records: Annotations, labelled or not; every video and query must be in the store.
+        store: Features like those that the model was trained on.
+        clip_seconds: Clip length.
+        batch_size: Queries at once.
+        options: Of the model's ``forward``.
+    """
     dataset = GroundingDataset(records, store, clip_seconds, seed=None)
     loader = DataLoader(
         dataset, batch_size=batch_size, sampler=EpochSampler(dataset.num_clips, seed=None), collate_fn=collate
     )
-    predictions = []
-    with torch.inference_mode():
-        for batch in loader:
-            output = model(batch.video, batch.video_mask, batch.text, batch.text_mask, batch.num_clips)
-            predictions += decode(output, batch, decoding)
-    by_qid = {prediction.qid: prediction for prediction in predictions}
-    return [by_qid[record.qid] for record in records]
+    for batch in loader:
+        with torch.inference_mode():
+            inputs = (batch.video, batch.video_mask, batch.text, batch.text_mask, batch.num_clips)
+            output = model(*inputs, **options)
+        yield batch, output
 
 
 def open_matching_store(path: str, recipe: dict[str, Any]) -> FeatureStore:

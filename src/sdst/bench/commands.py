@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,12 @@ SIZES = {
     "text-dim": (1024, "width of text features"),
 }
 """Options of a random batch: default and help."""
+AXES = {
+    "clips": [75, 150, 300, 600, 1200, 2400],
+    "queries": [5, 10, 30, 100, 300],
+    "batch": [1, 4, 16, 64, 256],
+}
+"""What grows in ``sdst bench scale``, one at a time, and the sizes it is measured at."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -40,6 +48,10 @@ def main(argv: Sequence[str]) -> int:
     report.show(f"sdst bench {args.name}", rows)
     if args.out is not None:
         report.write(args.out, args.name, rows, machine.describe())
+        if args.name == "scale":
+            from sdst.bench.scale import plot_scale
+
+            plot_scale(rows, args.out / "scale.png")
     return 0
 
 
@@ -53,6 +65,42 @@ def _infer(args: Namespace) -> list[Row]:
     from sdst.bench.infer import bench_infer
 
     return bench_infer(_configurations(args), _shape(args), args.rounds)
+
+
+def _evaluate(args: Namespace) -> list[Row]:
+    from sdst.bench.evaluate import bench_evaluate
+
+    return bench_evaluate(args.predictions, args.annotations, args.rounds)
+
+
+def _load(args: Namespace) -> list[Row]:
+    from sdst.bench.load import bench_load
+
+    return bench_load(args.overrides, args.workers, args.batches, args.rounds)
+
+
+def _layouts(args: Namespace) -> list[Row]:
+    from sdst.bench.layouts import bench_layouts
+
+    return bench_layouts(args.videos, args.layers, args.workers, args.rounds)
+
+
+def _extract(args: Namespace) -> list[Row]:
+    from sdst.bench.extract import bench_extract
+
+    return bench_extract(args.videos, args.config, args.checkpoint, args.batch, args.rounds)
+
+
+def _startup(args: Namespace) -> list[Row]:
+    from sdst.bench.startup import bench_startup
+
+    return bench_startup(args.overrides, args.rounds, args.threads)
+
+
+def _scale(args: Namespace) -> list[Row]:
+    from sdst.bench.scale import bench_scale
+
+    return bench_scale(args.overrides, _shape(args), dict(args.over) or AXES, args.rounds)
 
 
 def _configurations(args: Namespace) -> dict[str, list[str]]:
@@ -80,27 +128,62 @@ def _parser() -> Parser:
     infer = benchmarks.add_parser("infer", help="one query and a batch: model and decoding")
     infer.set_defaults(run=_infer)
     for benchmark in (step, infer):
-        _add_overrides(benchmark)
-        _add_sizes(benchmark)
         benchmark.add_argument(
             "--against",
             nargs="+",
             metavar="OVERRIDE",
             help="a second configuration, measured in the same rounds: --against model=r2_tuning",
         )
+    scale = benchmarks.add_parser("scale", help="a clip's share of a step as videos, queries, batches grow")
+    scale.set_defaults(run=_scale)
+    scale.add_argument(
+        "--over",
+        action="append",
+        type=_axis,
+        default=[],
+        metavar="AXIS=N,N,...",
+        help=f"what grows, and its sizes; repeatable (default: {_format(AXES)})",
+    )
+    for benchmark in (step, infer, scale):
+        _add_sizes(benchmark)
+    scale.set_defaults(batch=4)
+
+    load = benchmarks.add_parser("load", help="batches from a feature file, and waiting for them")
+    load.set_defaults(run=_load)
+    load.add_argument("--batches", type=at_least(2), default=20, metavar="N", help="at once (%(default)s)")
+    layouts = benchmarks.add_parser("layouts", help="random reads from feature files of other layouts")
+    layouts.set_defaults(run=_layouts)
+    layouts.add_argument("--videos", type=at_least(1), default=400, metavar="N", help="stored (%(default)s)")
+    layouts.add_argument("--layers", type=at_least(1), default=4, metavar="N", help="stored (%(default)s)")
+    for benchmark in (load, layouts):
+        benchmark.add_argument(
+            "--workers", type=at_least(0), nargs="+", default=[0, 2], metavar="N", help="loading processes"
+        )
+
+    startup = benchmarks.add_parser("startup", help="from a command to its first useful moment")
+    startup.set_defaults(run=_startup)
+    evaluate = benchmarks.add_parser("evaluate", help="sdst evaluate on two files")
+    evaluate.set_defaults(run=_evaluate)
+    evaluate.add_argument("predictions", type=Path, metavar="PRED.jsonl")
+    evaluate.add_argument("annotations", type=Path, metavar="GT.jsonl")
+    extract = benchmarks.add_parser("extract", help="decoding of videos, and the backbone on their clips")
+    extract.set_defaults(run=_extract)
+    extract.add_argument("videos", type=Path, nargs="+", metavar="VIDEO")
+    extract.add_argument("--config", default="small-world", help="backbone (%(default)s)")
+    extract.add_argument(
+        "--checkpoint", type=Path, help="its weights, where they do not come with the package"
+    )
+    extract.add_argument("--batch", type=at_least(1), default=16, metavar="N", help="clips (%(default)s)")
+
+    for benchmark in (step, infer, scale, load, startup):
+        benchmark.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="those of sdst train")
     for name, benchmark in benchmarks.choices.items():
         benchmark.set_defaults(name=name)
         add = benchmark.add_argument
-        add(
-            "--rounds", type=at_least(1), default=7, metavar="N", help="how often each is timed (%(default)s)"
-        )
-        add("--threads", type=at_least(1), metavar="N", help="of PyTorch (default: one per core)")
+        add("--rounds", type=at_least(1), default=7, metavar="N", help="how often to time it (%(default)s)")
+        add("--threads", type=at_least(1), metavar="N", help="of PyTorch (default: its own choice)")
         add("--out", type=Path, metavar="DIR", help="also write the numbers to this folder, as JSON")
     return parser
-
-
-def _add_overrides(parser: ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="the configuration (sdst train's)")
 
 
 def _add_sizes(parser: ArgumentParser) -> None:
@@ -108,3 +191,15 @@ def _add_sizes(parser: ArgumentParser) -> None:
         parser.add_argument(
             f"--{option}", type=at_least(1), default=default, metavar="N", help=f"{text} (%(default)s)"
         )
+
+
+def _axis(text: str) -> tuple[str, list[int]]:
+    """An option's value such as clips=75,150."""
+    axis, _, sizes = text.partition("=")
+    if axis not in AXES or not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", sizes):
+        raise argparse.ArgumentTypeError(f"'{text}' is not like {_format(AXES)}")
+    return axis, [int(size) for size in sizes.split(",")]
+
+
+def _format(axes: dict[str, list[int]]) -> str:
+    return " ".join(f"{axis}={','.join(map(str, sizes))}" for axis, sizes in axes.items())

@@ -55,14 +55,12 @@ def _measure(overrides: Sequence[str], shape: Shape) -> Costs:
     reset_peak_memory()
     workload.step()
     peak = peak_memory_gb()
-    inputs = [value for value in vars(workload.batch).values() if isinstance(value, Tensor)]
-    given = chain(workload.module.parameters(), inputs)
     # Compiled code is counted as what it was compiled from.
     eager = Workload([*overrides, "compile=null"], shape)
     return Costs(
         parameters=parameter_table(workload.module)["total"],
         gflop=count_flops(lambda: torch.autograd.backward(eager.loss())) / 1e9,
-        saved_mb=saved_bytes(workload.loss, given) / 1e6,
+        saved_mb=saved_for_backward(workload) / 1e6,
         peak_gb=peak,
     )
 
@@ -73,6 +71,12 @@ def count_flops(function: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         function()
     return int(counter.get_total_flops())
+
+
+def saved_for_backward(workload: Workload) -> int:
+    """Bytes that a step keeps for its backward pass beside parameters and batch."""
+    inputs = (value for value in vars(workload.batch).values() if isinstance(value, Tensor))
+    return saved_bytes(workload.loss, chain(workload.module.parameters(), inputs))
 
 
 def saved_bytes(forward: Callable[[], Tensor], given: Iterable[Tensor]) -> int:

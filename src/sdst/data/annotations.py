@@ -83,17 +83,21 @@ def _read_windows(row: Row, duration: float, repairs: Repairs) -> NDArray[np.flo
     given = row.numbers("relevant_windows", 2)
     if not len(given):
         raise row.error("'relevant_windows' is empty; leave the field out where there are no labels")
-    ordered = np.sort(given, axis=1)
-    repairs.add("reversed windows swapped", row, int((ordered != given).any(axis=1).sum()))
-    windows = ordered.clip(0, duration)
-    repairs.add("windows cut to their video", row, int((windows != ordered).any(axis=1).sum()))
-    empty = windows[:, 0] == windows[:, 1]
-    if empty.any():
-        window = given[empty.argmax()].tolist()
-        raise row.error(
-            f"window {window} has no length inside the {duration:g} s video; correct or remove it"
-        )
-    return windows[np.lexsort((windows[:, 1], windows[:, 0]))]
+    num_reversed = num_cut = 0
+    windows = []
+    for start, end in given.tolist():
+        first, last = min(start, end), max(start, end)
+        window = min(max(first, 0.0), duration), min(max(last, 0.0), duration)
+        if window[0] == window[1]:
+            raise row.error(
+                f"window {[start, end]} has no length inside the {duration:g} s video; correct or remove it"
+            )
+        num_reversed += start > end
+        num_cut += window != (first, last)
+        windows.append(window)
+    repairs.add("reversed windows swapped", row, num_reversed)
+    repairs.add("windows cut to their video", row, num_cut)
+    return np.array(sorted(windows))
 
 
 def _read_clip_scores(row: Row, duration: float) -> NDArray[np.int64]:
@@ -103,7 +107,7 @@ def _read_clip_scores(row: Row, duration: float) -> NDArray[np.int64]:
         raise row.error(
             f"{len(clip_ids)} 'relevant_clip_ids' but {len(scores)} 'saliency_scores'; give as many"
         )
-    if len(np.unique(clip_ids)) != len(clip_ids):
+    if len(set(clip_ids.tolist())) != len(clip_ids):
         raise row.error("a clip occurs twice in 'relevant_clip_ids'; keep one of them")
     if ((clip_ids < 0) | (clip_ids >= num_clips)).any():
         raise row.error(f"'relevant_clip_ids' must lie in 0..{num_clips - 1}, the clips of {duration:g} s")

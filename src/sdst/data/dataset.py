@@ -110,8 +110,9 @@ class GroundingDataset(Dataset[Sample]):
         self.seed = seed
         self.lengths: Counter[str] = Counter()
         self.num_clips: list[int] = []  # of each record's video, as far as they are used
+        num_stored = {vid: store.num_clips(vid) for vid in dict.fromkeys(record.vid for record in records)}
         for record in records:
-            stored = store.num_clips(record.vid)
+            stored = num_stored[record.vid]
             used = usable_clips(stored, record, clip_seconds)
             self.lengths["trimmed"] += stored > used
             self.lengths["short"] += used < count_clips(record.duration, clip_seconds)

@@ -20,6 +20,7 @@ from sdst.jsonfiles import write_atomically
 from sdst.published import describe as describe_published
 from sdst.reports import caption, render
 from sdst.reports.noise import marks
+from sdst.reports.overview import duration, overview, training_seconds
 from sdst.reports.plots import plot
 from sdst.reports.results import Results, collect
 from sdst.sweep import manifest, read_manifest
@@ -79,51 +80,52 @@ class _Report:
         text = render.markdown(self.results, self.marks, self.frame)
         return text if not self.published else f"{text}\n{self.published}"
 
-    def write(self, folder: Path) -> None:
-        """Write NAME.md, .csv and .tex, and NAME.png where a picture belongs to the experiment."""
+    def write(self, folder: Path) -> bool:
+        """Write NAME.md, .csv and .tex, and NAME.png where a picture belongs to the experiment; whether one does."""
         name = self.results.experiment.name
         folder.mkdir(parents=True, exist_ok=True)
         picture = plot(self.results, folder / f"{name}.png")
         shown = f"\n![{self.results.experiment.title}]({name}.png)\n" if picture else ""
-        write_atomically(folder / f"{name}.md", self.text("md") + shown)
+        others = f"\nThe same as [CSV]({name}.csv) and [LaTeX]({name}.tex).\n"
+        write_atomically(folder / f"{name}.md", self.text("md") + shown + others)
         write_atomically(folder / f"{name}.csv", self.text("csv"))
         write_atomically(folder / f"{name}.tex", self.text("latex"))
+        return picture
 
 
 def _write_all(args: Namespace, folder: Path) -> None:
-    """Every report, and an index of them."""
-    rows = ["| | what | paper | state |", "|---|---|---|---|"]
-    for path in list_experiments(folder):
-        experiment = read_experiment(path)
-        _Report(experiment, args.scale, args.runs, folder).write(args.out)
-        state = _state(experiment, args.scale, args.runs)
-        rows.append(
-            f"| [{experiment.name}]({experiment.name}.md) | {experiment.title} | {experiment.source} | {state} |"
-        )
-    text = "\n".join([f"# All tables and figures, {args.scale} scale", "", *rows]) + "\n"
-    write_atomically(args.out / "index.md", text)
+    """Every report, and an index of them with their pictures."""
+    entries = overview([read_experiment(path) for path in list_experiments(folder)], args.scale, args.runs)
+    rows = ["| | what | paper | state | training |", "|---|---|---|---|---|"]
+    pictures = []
+    for entry in entries:
+        name, title = entry.experiment.name, entry.experiment.title
+        if _Report(entry.experiment, args.scale, args.runs, folder).write(args.out):
+            pictures += [f"## [{title}]({name}.md)", "", f"![{title}]({name}.png)", ""]
+        cells = (f"[{name}]({name}.md)", title, entry.experiment.source, entry.state, entry.cost)
+        rows.append(f"| {' | '.join(cells)} |")
+    runs = [run for entry in entries for run in entry.runs]
+    parts = [f"# All tables and figures, {args.scale} scale", "", *rows, ""]
+    if runs:
+        jobs = len({run.identity for run in runs if run.status == "finished"})
+        parts += [
+            f"Training all {jobs} finished jobs took {duration(training_seconds(runs))}. The times above count a job "
+            "in each of the tables that share it.",
+            "",
+        ]
+    write_atomically(args.out / "index.md", "\n".join([*parts, *pictures]))
     sys.stdout.write(f"{args.out / 'index.md'}\n")
 
 
 def _list(paths: Sequence[Path], runs: Path) -> str:
-    """Name, title, source and state of every experiment, for people and for ``cut``."""
+    """Name, source, title, state and cost of every experiment, for people and for ``cut``."""
+    experiments = [read_experiment(path) for path in paths]
+    by_scale = [overview(experiments, scale, runs) for scale in SCALES]
     lines = []
-    for path in paths:
-        experiment = read_experiment(path)
-        states = [f"{scale}: {_state(experiment, scale, runs)}" for scale in SCALES]
+    for experiment, *entries in zip(experiments, *by_scale, strict=True):
+        states = [", ".join(filter(None, (f"{e.scale}: {e.state}", e.cost))) for e in entries]
         lines.append("\t".join([experiment.name, experiment.source, experiment.title, *states]))
     return "\n".join(lines) + "\n"
-
-
-def _state(experiment: Experiment, scale: str, runs: Path) -> str:
-    if not experiment.jobs(scale):
-        return "published numbers only"
-    planned = read_manifest(manifest(runs, experiment.name, scale))
-    if not planned:
-        return "not run"
-    found = collect(experiment, scale, planned, runs).runs
-    counts = {name: sum(run.status == name for run in found) for name in ("finished", "failed", "missing")}
-    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
 def _parser() -> Parser:
@@ -132,7 +134,7 @@ def _parser() -> Parser:
     )
     add = parser.add_argument
     add("experiment", nargs="?", help="table5, figure4, ..., or the path of such a file")
-    add("--list", action="store_true", help="name all experiments and what of them was run")
+    add("--list", action="store_true", help="name all experiments, what of them was run and what it cost")
     add("--all", action="store_true", help="write every report and an index to --out")
     add("--scale", choices=SCALES, default="laptop", help="of the sweep (default: %(default)s)")
     runs = Path(os.environ.get("SDST_RUNS", "runs"))

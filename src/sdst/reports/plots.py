@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sdst.reports.results import Results, Run
+
+logger = logging.getLogger(__name__)
 
 OURS_COLOURS = ("#2a9d8f", "#e76f51", "#264653", "#e9c46a", "#8d99ae")
 CURVE_METRIC = "MR-full-mAP"
@@ -41,6 +44,13 @@ def plot(results: Results, path: Path) -> bool:
     figure = Figure(figsize=(9, 4), layout="constrained")
     FigureCanvasAgg(figure)
     draw(results, figure)
+    labelled = [axes.get_legend_handles_labels() for axes in figure.axes]
+    # One legend, of colours that mean the same in all panels.
+    legend = {
+        label: handle for handles, labels in labelled for handle, label in zip(handles, labels, strict=True)
+    }
+    if legend:
+        figure.legend(legend.values(), legend.keys(), loc="outside right upper", fontsize=8)
     simulated = any(run.metrics.get("simulated") for run in results.runs)
     title = f"{results.experiment.title}, {results.scale} scale{', SIMULATED features' * simulated}"
     figure.suptitle(title, fontsize=10)
@@ -117,7 +127,8 @@ def _draw_lengths(results: Results, figure: Figure) -> None:
             places = np.arange(len(columns)) + 0.25 * position
             colour = OURS_COLOURS[position % len(OURS_COLOURS)]
             axes.bar(places, heights, 0.22, yerr=errors, color=colour, label=row.row.label)
-        axes.set_xticks(np.arange(len(columns)) + 0.25, [c.header.removeprefix("mAP ") for c in columns])
+        groups = [column.header.removeprefix("mAP").strip() or "all" for column in columns]
+        axes.set_xticks(np.arange(len(columns)) + 0.25, groups)
         _label(axes, title, "length of moments", "mAP")
 
 
@@ -126,7 +137,12 @@ def _draw_offsets(results: Results, figure: Figure) -> None:
     panels = figure.subplots(1, len(results.rows), sharey=True, squeeze=False)[0]
     for axes, row in zip(panels, results.rows, strict=True):
         run = next((run for run in row.runs if run.status == "finished"), None)
-        offsets = None if run is None else mean_offsets(run)
+        told = "not run" if run is None else f"seed {run.seed}"
+        try:
+            offsets = None if run is None else mean_offsets(run)
+        except UserError as error:  # a run without its checkpoint still has its place in the tables
+            logger.warning("%s of %s is not drawn: %s", row.row.label, results.experiment.name, error)
+            offsets, told = None, "not drawn"
         if offsets is not None:
             mean, std = offsets
             levels = np.arange(1, len(mean) + 1)
@@ -137,16 +153,13 @@ def _draw_offsets(results: Results, figure: Figure) -> None:
             axes.set_xticks(levels)
         for boundary in (-1, 1):
             axes.axhline(boundary, color="0.5", lw=0.8, ls=":")
-        seed = "not run" if run is None else f"seed {run.seed}"
-        _label(axes, f"{row.row.label}, {seed}", "refinement level", "offset [half widths]")
+        _label(axes, f"{row.row.label}, {told}", "refinement level", "offset [half widths]")
 
 
 def _label(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_title(title, fontsize=9)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7)
 
 
 _DRAWN: dict[str, Callable[[Results, Figure], None]] = {

@@ -33,7 +33,7 @@ _LATEX = {
     "<": "$<$",
     ">": "$>$",
     "|": "$|$",
-    '"': r"\textquotedbl{}",
+    '"': "''",
     "±": r"$\pm$",
     "≥": r"$\geq$",
     "×": r"$\times$",
@@ -96,6 +96,7 @@ def latex(results: Results, marks: Mapping[tuple[str, int], str], frame: Frame) 
         r"\centering",
         rf"\caption{{{escape_latex(' '.join(frame.caption))}}}",
         rf"\label{{tab:{results.experiment.name}}}",
+        r"\smallskip",
     ]
     if columns:
         blocks = _blocks(results)
@@ -107,6 +108,7 @@ def latex(results: Results, marks: Mapping[tuple[str, int], str], frame: Frame) 
         if any(title for title, _ in blocks):
             heads = [rf"\multicolumn{{{n}}}{{c}}{{{escape_latex(title)}}}" for title, n in blocks]
             parts.append(f" & & {' & '.join(heads)} \\\\")
+            parts.append(" ".join(_rules(blocks)))
         parts.append(f" & & {' & '.join(escape_latex(c.header) for c in columns)} \\\\")
         for line in lines(results, marks):
             if line.label:
@@ -116,9 +118,8 @@ def latex(results: Results, marks: Mapping[tuple[str, int], str], frame: Frame) 
             parts.append(f"{' & '.join(cells)} \\\\")
         parts += [r"\bottomrule", r"\end{tabular}}"]
     if frame.notes:
-        parts += [r"\begin{itemize}\footnotesize"]
-        parts += [rf"\item {escape_latex(note)}" for note in frame.notes]
-        parts += [r"\end{itemize}"]
+        parts.append(r"\par\smallskip\raggedright\scriptsize")
+        parts += [rf"{escape_latex(note)}\par" for note in frame.notes]
     return "\n".join([*parts, r"\end{table*}"]) + "\n"
 
 
@@ -143,8 +144,8 @@ def comma_separated(results: Results, marks: Mapping[tuple[str, int], str]) -> s
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it is."""
-    return "".join(_LATEX.get(character, character) for character in text)
+    """Text that LaTeX prints as it is, but for a question mark in place of what its fonts may lack."""
+    return "".join(_LATEX.get(character, character if character.isascii() else "?") for character in text)
 
 
 def _ours(cell: Cell, mark: str) -> str:
@@ -173,6 +174,16 @@ def _blocks(results: Results) -> list[tuple[str, int]]:
         else:
             blocks.append((column.title, 1))
     return blocks
+
+
+def _rules(blocks: list[tuple[str, int]]) -> list[str]:
+    """A rule below the header of each block that has one."""
+    rules, first = [], 3  # the columns of numbers begin after label and whose
+    for title, columns in blocks:
+        if title:
+            rules.append(rf"\cmidrule(lr){{{first}-{first + columns - 1}}}")
+        first += columns
+    return rules
 
 
 def _markdown_line(cells: list[str]) -> str:

@@ -1,0 +1,87 @@
+"""``sdst bench extract``: decoding of videos and the backbone on their clips, each alone."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch
+
+from sdst.bench.costs import count_flops
+from sdst.bench.machine import GEMM_GFLOP, gemm
+from sdst.bench.rounds import interleave, spread
+from sdst.errors import UserError
+from sdst.features.backbones import load_backbone, usable_device
+from sdst.features.encode import encode_clips
+from sdst.features.video import ClipSpec, VideoReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from sdst.bench.report import Row
+
+LAYERS = 4
+"""The last so many blocks are pooled, as ``sdst extract`` does unless told otherwise."""
+
+
+def bench_extract(
+    videos: Sequence[Path], config: str, checkpoint: Path | None, batch_size: int, rounds: int
+) -> list[Row]:
+    """Clips per second of one decoding process, and of the backbone in float32.
+
+    Args:
+        videos: Files to decode; the backbone gets their first clips.
+        config: Preset or file of the backbone.
+        checkpoint: Its weights; None for those that come with the package.
+        batch_size: Clips at once.
+        rounds: How often each is timed.
+
+    Raises:
+        UserError: A file cannot be used, or the videos have fewer clips than a batch.
+    """
+    device = usable_device(None)
+    backbone = load_backbone(checkpoint, config, device=device)
+    vision = backbone.vision_config
+    spec = ClipSpec(num_frames=vision.num_frames, size=vision.img_size)
+    layers = range(vision.depth - LAYERS + 1, vision.depth + 1)
+
+    def decode() -> Iterator[Tensor]:
+        for path in videos:
+            yield from VideoReader(path, spec)
+
+    clips = list(islice(decode(), batch_size))
+    if len(clips) < batch_size:
+        raise UserError(f"--batch {batch_size}: the videos have {len(clips)} clips; give longer or more ones")
+    batch = torch.stack(clips)
+
+    def encode() -> None:
+        encode_clips(backbone, batch, layers, ["adaptive"])
+
+    num_clips = sum(1 for _ in decode())
+    gflop = count_flops(encode) / 1e9
+    jobs = {
+        "decoding": lambda: [None for _ in decode()],
+        "backbone": encode,
+        "gemm": gemm(device, torch.float32),
+    }
+    seconds = {name: spread(times) for name, times in interleave(jobs, rounds).items()}
+    per_clip = seconds["backbone"].median / batch_size
+    return [
+        {
+            "part": "decoding",
+            "clips": num_clips,
+            "seconds": seconds["decoding"],
+            "clips_per_second": num_clips / seconds["decoding"].median,
+        },
+        {
+            "part": "backbone",
+            "clips": batch_size,
+            "seconds": seconds["backbone"],
+            "clips_per_second": 1 / per_clip,
+            "gflop_per_clip": gflop / batch_size,
+            "share_of_gemm": gflop / seconds["backbone"].median / (GEMM_GFLOP / seconds["gemm"].median),
+        },
+    ]

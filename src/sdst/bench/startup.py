@@ -1,0 +1,49 @@
+"""``sdst bench startup``: from the command to its first useful moment."""
+
+from __future__ import annotations
+
+import tempfile
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdst.bench.process import CONSOLE_SCRIPT, command
+from sdst.bench.rounds import interleave, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sdst.bench.report import Row
+
+UNTIL_FIRST_STEP = f"""
+import os
+from sdst.callbacks import StepTimer
+StepTimer.on_train_batch_end = lambda *_: os._exit(0)
+{CONSOLE_SCRIPT}
+"""
+"""``sdst`` that ends when a training has done its first step."""
+
+
+def bench_startup(overrides: Sequence[str], rounds: int, threads: int | None) -> list[Row]:
+    """Seconds until help is printed, and until a training has done its first step.
+
+    Args:
+        overrides: What to train, such as ``data=world``.
+        rounds: How often each is started.
+        threads: Of PyTorch.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        numbers = count()
+
+        def train() -> None:
+            run_dir = Path(folder) / str(next(numbers))
+            command("train", *overrides, f"run_dir={run_dir}", program=UNTIL_FIRST_STEP, threads=threads)()
+
+        jobs: dict[str, Callable[[], object]] = {
+            "sdst --help": command("--help"),
+            "sdst evaluate --help": command("evaluate", "--help"),
+            "sdst train --help": command("train", "--help"),
+            " ".join(["sdst train", *overrides, "to its first step"]): train,
+        }
+        seconds = interleave(jobs, rounds)
+    return [{"command": name, "seconds": spread(times)} for name, times in seconds.items()]

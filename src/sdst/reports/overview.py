@@ -1,0 +1,90 @@
+"""All tables and figures at a glance: what of them was run, what it cost, and which jobs they have in common."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sdst.reports.results import collect
+from sdst.sweep import manifest, read_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from sdst.experiments import Experiment
+    from sdst.reports.results import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One experiment at one scale.
+
+    Attributes:
+        experiment: The table or figure.
+        scale: Of its sweep.
+        runs: Of its sweep, finished or not.
+        shared: How many of its jobs are other experiments' too.
+    """
+
+    experiment: Experiment
+    scale: str
+    runs: tuple[Run, ...]
+    shared: int
+
+    @property
+    def state(self) -> str:
+        """What was run, such as "6 finished, 1 failed"."""
+        if not self.experiment.jobs(self.scale):
+            return "published numbers only"
+        counts = Counter(run.status for run in self.runs)
+        told = [f"{counts[name]} {name}" for name in ("finished", "failed", "missing") if counts[name]]
+        return ", ".join(told) or "not run"
+
+    @property
+    def cost(self) -> str:
+        """The training time of all its jobs, and how many of them are shared; "" where nothing was run."""
+        return f"{duration(training_seconds(self.runs))}, {self.shared} jobs shared" if self.runs else ""
+
+
+def overview(experiments: Sequence[Experiment], scale: str, runs: Path) -> list[Entry]:
+    """What was run of each experiment.
+
+    Args:
+        experiments: Those that may share jobs.
+        scale: Of their sweeps.
+        runs: The folder that has ``jobs`` and ``sweeps``.
+
+    Raises:
+        UserError: A run's file is damaged.
+    """
+    found = []
+    for experiment in experiments:
+        planned = read_manifest(manifest(runs, experiment.name, scale))
+        found.append(tuple(collect(experiment, scale, planned, runs).runs))
+    uses = Counter(name for theirs in found for name in _identities(theirs))
+    return [
+        Entry(experiment, scale, theirs, sum(uses[name] > 1 for name in _identities(theirs)))
+        for experiment, theirs in zip(experiments, found, strict=True)
+    ]
+
+
+def training_seconds(runs: Iterable[Run]) -> float:
+    """What training took, the validation after each epoch included, each job counted once.
+
+    Of a job that was interrupted, it is the time since it was taken up again.
+    """
+    by_identity = {run.identity: run.metrics.get("fit_seconds", 0.0) for run in runs}
+    return float(sum(by_identity.values()))
+
+
+def duration(seconds: float) -> str:
+    """A time for people: "12 s", "35 min", "2.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _identities(runs: Iterable[Run]) -> set[str]:
+    return {run.identity for run in runs if run.identity is not None}

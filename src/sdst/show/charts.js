@@ -1,0 +1,99 @@
+"use strict";
+
+const CHART = { width: 560, height: 230, left: 60, right: 12, top: 10, bottom: 28 };
+
+/** Learning curves: three of interest, and one of what the reader chooses. */
+function showCharts(container, runs) {
+  const quantities = [...new Set(runs.flatMap((run) => Object.keys(run.curves)))].sort();
+  if (!quantities.length) {
+    container.append(el("p", { class: "note" }, "There is no CSV log in the run folder (it was logged elsewhere)."));
+    return;
+  }
+  const metric = runs[0].metric;
+  const usual = ["train/loss", `${metric.split("/")[0]}/loss`, metric].filter((name) => quantities.includes(name));
+  container.append(...usual.map((name) => el("figure", {}, el("figcaption", {}, name), chart(name, runs))));
+
+  const chosen = el("div", {});
+  const [select, label] = choice("show", quantities.map((name) => [name, name]), () => draw());
+  const draw = () => chosen.replaceChildren(chart(select.value, runs));
+  select.value = quantities.includes("lr") ? "lr" : quantities[0];
+  draw();
+  container.append(el("figure", {}, el("figcaption", {}, label), chosen));
+}
+
+/** One quantity of every run over the training steps, and under it the values at the pointer. */
+function chart(quantity, runs) {
+  const curves = runs.map((run) => run.curves[quantity] ?? [[], []]);
+  const steps = curves.flatMap((curve) => curve[0]);
+  const values = curves.flatMap((curve) => curve[1]);
+  const lastStep = steps.reduce((most, step) => Math.max(most, step), 1);
+  const ticks = niceTicks(Math.min(...values), Math.max(...values));
+  const [low, high] = [ticks[0], ticks[ticks.length - 1]];
+  const innerWidth = CHART.width - CHART.left - CHART.right;
+  const innerHeight = CHART.height - CHART.top - CHART.bottom;
+  const x = (step) => CHART.left + (innerWidth * step) / lastStep;
+  const y = (value) => CHART.top + innerHeight * (1 - (value - low) / (high - low));
+
+  const summaries = runs.map((run, index) => summarize(run.name, curves[index][1]));
+  const drawing = svg("svg", {
+    viewBox: `0 0 ${CHART.width} ${CHART.height}`,
+    role: "img",
+    "aria-label": `${quantity} over ${lastStep} training steps. ${summaries.join("; ")}`,
+  });
+  for (const tick of ticks) {
+    drawing.append(
+      svg("line", { class: "grid", x1: CHART.left, x2: CHART.width - CHART.right, y1: y(tick), y2: y(tick) }),
+      svg("text", { x: CHART.left - 6, y: y(tick) + 4, "text-anchor": "end" }, String(tick)),
+    );
+  }
+  for (const tick of niceTicks(0, lastStep).filter((step) => step <= lastStep)) {
+    const attributes = { x: x(tick), y: CHART.height - 8, "text-anchor": "middle" };
+    drawing.append(svg("text", attributes, tick.toLocaleString("en")));
+  }
+  runs.forEach((run, index) => {
+    const [xs, ys] = curves[index];
+    const points = xs.map((step, i) => `${x(step).toFixed(1)},${y(ys[i]).toFixed(1)}`);
+    drawing.append(svg("polyline", { class: `curve run-${index}`, points: points.join(" ") }));
+    const best = xs.indexOf(run.selected_step);
+    if (best >= 0) drawing.append(svg("circle", { class: `run-${index}`, cx: x(xs[best]), cy: y(ys[best]), r: 5 }));
+  });
+
+  const readout = el("p", { class: "readout" });
+  const tell = (texts) => readout.replaceChildren(...texts.map((text, index) => el("span", { class: `run-${index}` }, text)));
+  tell(summaries);
+  drawing.addEventListener("pointermove", (event) => {
+    const box = drawing.getBoundingClientRect();
+    const step = ((((event.clientX - box.left) / box.width) * CHART.width - CHART.left) / innerWidth) * lastStep;
+    const texts = runs.map((run, index) => {
+      const [xs, ys] = curves[index];
+      const near = nearest(xs, step);
+      return near < 0 ? summaries[index] : `${run.name}: ${ys[near]} at step ${xs[near].toLocaleString("en")}`;
+    });
+    tell(texts);
+  });
+  drawing.addEventListener("pointerleave", () => tell(summaries));
+  return el("div", {}, drawing, readout);
+}
+
+function summarize(name, values) {
+  if (!values.length) return `${name}: not logged`;
+  return `${name}: ${values[0]} → ${values[values.length - 1]}`;
+}
+
+/** Index of the number nearest to a value; -1 where there is none. */
+function nearest(numbers, value) {
+  let best = -1;
+  numbers.forEach((number, index) => {
+    if (best < 0 || Math.abs(number - value) < Math.abs(numbers[best] - value)) best = index;
+  });
+  return best;
+}
+
+/** Three to seven round numbers that enclose low and high. */
+function niceTicks(low, high) {
+  const range = high - low || Math.abs(high) || 1;
+  const power = 10 ** Math.floor(Math.log10(range / 4));
+  const unit = [1, 2, 5, 10].map((factor) => factor * power).find((size) => range / size <= 5);
+  const [first, last] = [Math.floor(low / unit), Math.max(Math.ceil(high / unit), Math.floor(low / unit) + 1)];
+  return Array.from({ length: last - first + 1 }, (_, i) => Number(((first + i) * unit).toPrecision(12)));
+}

@@ -1,0 +1,123 @@
+"use strict";
+
+const PAGE = 40; // queries that are listed at once
+
+/** The predictions: a form that filters and sorts queries, and a list of them that opens into details. */
+function showExplorer(container, data) {
+  const [first, second] = data.runs;
+  const search = el("input", { type: "search", oninput: apply, placeholder: "words of the query" });
+  const [kind, kindLabel] = choice("kind of error", kindChoices(data), apply);
+  const [group, groupLabel] = choice("moment length", [["", "any"], ...Object.entries(data.groups)], apply);
+  const [order, orderLabel] = choice("order", orderChoices(data.runs), apply);
+  const [outcome, outcomeLabel] = choice("first prediction", second ? outcomeChoices(first, second) : [["", "any"]], apply);
+  const count = el("p", { role: "status" });
+  const list = el("ol", { class: "samples" });
+  const more = el("button", { type: "button", class: "more", onclick: extend }, `Show ${PAGE} more`);
+  let found = [];
+
+  function apply() {
+    const words = search.value.toLowerCase();
+    const wanted = (sample) =>
+      sample.query.toLowerCase().includes(words) &&
+      isOfKind(sample, kind.value) &&
+      (!group.value || sample.groups.includes(group.value)) &&
+      (!outcome.value || outcome.value === sample.answers.map(isRight).join());
+    found = data.samples.filter(wanted);
+    const key = ORDERS[order.value];
+    if (key) found.sort((a, b) => key(a) - key(b));
+    count.textContent = `${found.length.toLocaleString("en")} of ${data.samples.length.toLocaleString("en")} queries`;
+    list.replaceChildren();
+    extend();
+  }
+
+  function extend() {
+    const next = found.slice(list.children.length, list.children.length + PAGE);
+    list.append(...next.map((sample) => listItem(sample, data)));
+    more.hidden = list.children.length === found.length;
+  }
+
+  const labels = [el("label", {}, el("span", {}, "query"), search), kindLabel, groupLabel, ...(second ? [outcomeLabel] : []), orderLabel];
+  container.replaceChildren(el("form", { onsubmit: (event) => event.preventDefault() }, ...labels), count, list, more);
+  apply();
+}
+
+const firstIou = (answer) => answer.ious[0] ?? 0;
+const isRight = (answer) => answer.kinds.includes("right");
+
+/** Name -> what queries are sorted by; none for the order of the annotations. */
+const ORDERS = {
+  worst0: (sample) => firstIou(sample.answers[0]),
+  worst1: (sample) => firstIou(sample.answers[1]),
+  ahead0: (sample) => firstIou(sample.answers[1]) - firstIou(sample.answers[0]),
+  ahead1: (sample) => firstIou(sample.answers[0]) - firstIou(sample.answers[1]),
+};
+
+function orderChoices(runs) {
+  const worst = runs.map((run, index) => [`worst${index}`, `${run.name}: lowest IoU first`]);
+  const ahead = runs.length === 2 ? runs.map((run, index) => [`ahead${index}`, `${run.name} most ahead first`]) : [];
+  return [["", "as annotated"], ...worst, ...ahead];
+}
+
+function outcomeChoices(first, second) {
+  return [
+    ["", "any"],
+    ["true,true", "both right"],
+    ["true,false", `only ${first.name} right`],
+    ["false,true", `only ${second.name} right`],
+    ["false,false", "none right"],
+  ];
+}
+
+/** A kind's choice is "0:too short", the run's index before the kind. */
+function kindChoices(data) {
+  const groups = data.runs.map((run, index) => [
+    run.name,
+    data.kinds.map((kind) => {
+      const value = `${index}:${kind}`;
+      return [value, `${kind} (${data.samples.filter((sample) => isOfKind(sample, value)).length})`];
+    }),
+  ]);
+  return [["", "any"], ...(groups.length === 1 ? groups[0][1] : groups)];
+}
+
+function isOfKind(sample, value) {
+  const [index, kind] = value.split(":");
+  return !value || sample.answers[index].kinds.includes(kind);
+}
+
+function listItem(sample, data) {
+  const item = el("li", {});
+  const button = el(
+    "button",
+    { type: "button", class: "sample", "aria-expanded": "false", onclick: toggle },
+    el("span", { class: "query" }, sample.query),
+    overview(sample),
+    el("span", { class: "verdicts" }, ...sample.answers.map((answer, index) => verdict(answer, data.runs[index], index))),
+  );
+  function toggle() {
+    const isOpen = button.getAttribute("aria-expanded") === "true";
+    button.setAttribute("aria-expanded", String(!isOpen));
+    if (isOpen) item.lastChild.remove();
+    else item.append(showSample(sample, data));
+  }
+  item.append(button);
+  return item;
+}
+
+/** True moments over the first prediction of each run, for a glance. */
+function overview(sample) {
+  const line = (windows, className) =>
+    el("span", { class: "line" }, ...windows.map(([start, end]) => place(el("span", { class: className }), start, end, sample.duration)));
+  const lines = sample.answers.map((answer, index) => line(answer.windows.slice(0, 1), `run-${index}`));
+  return el("span", { class: "overview", "aria-hidden": "true" }, line(sample.moments ?? [], "true"), ...lines);
+}
+
+function verdict(answer, run, index) {
+  const iou = answer.ious.length ? ` ${answer.ious[0].toFixed(2)}` : "";
+  const text = (answer.kinds.join(", ") || "no labels") + iou;
+  return el("span", { class: `verdict run-${index}`, title: `${run.name}: kinds, IoU of the first prediction` }, text);
+}
+
+const data = JSON.parse(document.getElementById("data").textContent);
+showCharts(document.getElementById("charts"), data.runs);
+showExplorer(document.getElementById("explorer"), data);

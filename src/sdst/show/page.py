@@ -1,0 +1,173 @@
+"""From a run's data to one HTML page: tables made here, everything else drawn by the page's own scripts.
+
+Whatever comes from a run is text from strangers. In tables it is escaped, the scripts' data cannot end its element, and
+the browser is told to run no script but the one whose hash the page states, and to fetch nothing but video files.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from html import escape
+from importlib import resources
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from sdst import __version__
+from sdst.config import compose
+from sdst.jobs import ELSEWHERE
+from sdst.metrics.error_kinds import KINDS
+from sdst.options import settle
+from sdst.show.runs import flatten
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from omegaconf import DictConfig
+
+    from sdst.show.runs import Run
+
+SCRIPTS = ("elements.js", "charts.js", "timeline.js", "video.js", "explorer.js")
+"""In the order in which they need each other."""
+NONE = "–"
+
+
+def render(runs: Sequence[Run], data: dict[str, Any]) -> str:
+    """The page.
+
+    Args:
+        runs: One or two.
+        data: What the scripts know, plain values without NaN; see :func:`sdst.show.commands.show`.
+    """
+    style, script = _file("page.css"), "\n".join(_file(name) for name in SCRIPTS)
+    return Template(_file("page.html")).substitute(
+        title=escape(" beside ".join(run.name for run in runs)),
+        style=style,
+        style_hash=_hash(style),
+        script=script,
+        script_hash=_hash(script),
+        lead="".join(f"<p>{escape(_lead(run))}</p>" for run in runs),
+        notes="".join(f'<p class="note">{escape(note)}</p>' for note in data["notes"]),
+        metrics=_table(*metric_table(runs)),
+        kinds=_table(*kind_table(runs, data["samples"])),
+        facts=_table(["", *(run.name for run in runs)], _by_label([_facts(run) for run in runs])),
+        parameters=_table(["", *(run.name for run in runs)], _by_label([_parameters(run) for run in runs])),
+        config=_table(*config_table(runs), mark_differing=True),
+        default=escape(f"sdst train data={runs[0].config.data.name}"),
+        split=escape(data["split"]),
+        version=__version__,
+        data=embed(data),
+    )
+
+
+def embed(data: dict[str, Any]) -> str:
+    """JSON for a script element; no text in it can end the element or begin a comment there."""
+    return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def metric_table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: all metrics of the best checkpoint on every split, and what the second run has more."""
+    splits = list(runs[0].metrics["best"])
+    header, rows = ["%"], {key: [key] for split in splits for key in runs[0].metrics["best"][split]}
+    for split in splits:
+        briefs = [run.metrics["best"].get(split, {}) for run in runs]
+        header += [split] if len(runs) == 1 else [*(f"{split}: {run.name}" for run in runs), "difference"]
+        for key, row in rows.items():
+            values = [brief.get(key) for brief in briefs]
+            row += [NONE if value is None else f"{value:.2f}" for value in values]
+            if len(runs) == 2:
+                row.append(NONE if None in values else f"{values[1] - values[0]:+.2f}")
+    return header, list(rows.values())
+
+
+def kind_table(runs: Sequence[Run], samples: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: how many queries are of each kind, in each run, and what the kind means."""
+    rows = []
+    for kind, meaning in KINDS.items():
+        counts = [
+            sum(kind in sample["answers"][index]["kinds"] for sample in samples) for index in range(len(runs))
+        ]
+        rows.append([kind, *(f"{count:,}" for count in counts), meaning])
+    return ["", *(run.name for run in runs), "meaning"], rows
+
+
+def config_table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: every option, its default on the first run's dataset, and its value in each run."""
+    configs = [_essence(run.config) for run in runs]
+    default = compose([f"data={runs[0].config.data.name}"])
+    settle(default)
+    columns = [_essence(default), *configs]
+    rows = [[key, *(column.get(key, NONE) for column in columns)] for key in _keys(columns)]
+    return ["option", "default", *(run.name for run in runs)], rows
+
+
+def _essence(config: DictConfig) -> dict[str, str]:
+    """The options that decide a run's result."""
+    elsewhere = tuple(f"{key}." for key in ELSEWHERE)
+    return {key: value for key, value in flatten(config).items() if not f"{key}.".startswith(elsewhere)}
+
+
+def _lead(run: Run) -> str:
+    """What the numbers of a run are, in a sentence or two."""
+    selected, dataset = run.metrics["selected"], run.config.data.name
+    simulated = " SIMULATED features: the numbers mean nothing." * bool(run.metrics["simulated"])
+    return (
+        f"{run.name}: {dataset}, best of {run.metrics['epochs']} epochs by {selected['split']}/{selected['metric']} "
+        f"(epoch {selected['epoch'] + 1}).{simulated}"
+    )
+
+
+def _facts(run: Run) -> dict[str, str]:
+    """How the run came about and what it took."""
+    metrics, facts = run.metrics, run.facts
+    git, features, machine = facts["git"], facts["features"], facts["machine"]
+    minutes, seconds = divmod(round(metrics["fit_seconds"]), 60)
+    commit = NONE if git is None else git["commit"] + " with changes" * git["dirty"]
+    return {
+        "trainable parameters": f"{facts['parameters']['total']:,}",
+        "training, validation included": f"{minutes} min {seconds} s",
+        "training steps per second": f"{metrics['steps_per_second']}",
+        "peak memory": f"{metrics['peak_memory_gb']} GB",
+        "features": f"{features['backbone']}, {features['pooling']} pooling"
+        + ", SIMULATED" * features["simulated"],
+        "layers of video, text": f"{features['video_layers']}, {features['text_layers']}",
+        "machine": f"{machine['cpus']} CPUs, {machine['gpu'] or 'no GPU'}, {machine['platform']}",
+        "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
+        "commit": commit,
+        "command": " ".join(facts["command"]),
+        "folder": str(run.folder),
+    }
+
+
+def _parameters(run: Run) -> dict[str, str]:
+    return {part: f"{count:,}" for part, count in run.facts["parameters"].items()}
+
+
+def _by_label(columns: Sequence[dict[str, str]]) -> list[list[str]]:
+    return [[label, *(column.get(label, NONE) for column in columns)] for label in _keys(columns)]
+
+
+def _keys(columns: Iterable[dict[str, str]]) -> list[str]:
+    """Of all columns, in their order."""
+    return list(dict.fromkeys(key for column in columns for key in column))
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, mark_differing: bool = False) -> str:
+    """An HTML table whose first column names its rows; those whose values are not all equal can be marked."""
+    cells = "".join(f'<th scope="col">{escape(text)}</th>' for text in header)
+    lines = [f"<thead><tr>{cells}</tr></thead><tbody>"]
+    for name, *values in rows:
+        mark = ' class="differs"' if mark_differing and len(set(values)) > 1 else ""
+        cells = "".join(f"<td>{escape(value)}</td>" for value in values)
+        lines.append(f'<tr{mark}><th scope="row">{escape(name)}</th>{cells}</tr>')
+    return f'<div class="scroll" tabindex="0"><table>{"".join(lines)}</tbody></table></div>'
+
+
+def _hash(source: str) -> str:
+    """What a content security policy calls an inline style or script."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
+
+
+def _file(name: str) -> str:
+    return resources.files("sdst.show").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,135 @@
+"""What a finished run folder says about the run: metrics, facts, configuration, learning curves, predictions."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from sdst.config import stored_config
+from sdst.errors import UserError
+from sdst.predictions import read_predictions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sdst.types import Prediction, Qid
+
+CURVE_DIGITS = 5
+"""Significant digits of a learning curve's values."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: The run folder.
+        name: What the page calls it.
+        metrics: Content of metrics.json.
+        facts: Content of run.json.
+        config: Content of config.yaml.
+    """
+
+    folder: Path
+    name: str
+    metrics: dict[str, Any]
+    facts: dict[str, Any]
+    config: DictConfig
+
+    def predictions(self, split: str) -> dict[Qid, Prediction]:
+        """The submission of a split by qid.
+
+        Raises:
+            UserError: The run has none.
+        """
+        path = self.folder / f"{split}_submission.jsonl"
+        if not path.is_file():
+            splits = ", ".join(self.metrics["best"])
+            raise UserError(f"{path}: no predictions of this split; choose a --split from {splits}")
+        return {prediction.qid: prediction for prediction in read_predictions(path)}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A logged quantity: its value after so many training steps."""
+
+    steps: list[int]
+    values: list[float]
+
+
+def read_run(folder: Path, name: str) -> Run:
+    """Read a run folder.
+
+    Raises:
+        UserError: It holds no finished run, or a file of it is damaged.
+    """
+    if not (folder / "metrics.json").is_file():
+        raise UserError(f"{folder}: no finished run (it has no metrics.json); give the folder of one")
+    return Run(
+        folder,
+        name,
+        metrics=_read_json(folder / "metrics.json"),
+        facts=_read_json(folder / "run.json"),
+        config=stored_config(folder / "config.yaml"),
+    )
+
+
+def read_curves(run: Run) -> dict[str, Curve]:
+    """Every quantity of the run's CSV log; empty where it was logged elsewhere.
+
+    A resumed run has a file for each time it was started, of which a later one knows better about a step.
+    """
+    points: dict[str, dict[int, float]] = {}
+    paths = (run.folder / "csv").glob("version_*/metrics.csv")
+    for path in sorted(paths, key=lambda path: int(path.parent.name.removeprefix("version_"))):
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                # The rows behind the last epoch are the best checkpoint's, evaluated when training was over.
+                if int(row["epoch"]) >= run.metrics["epochs"]:
+                    continue
+                for quantity in row.keys() - {"epoch", "step"}:
+                    if row[quantity] and math.isfinite(value := float(row[quantity])):
+                        points.setdefault(quantity, {})[int(row["step"]) + 1] = value
+    return {
+        quantity: Curve(sorted(values), [_shorten(values[step]) for step in sorted(values)])
+        for quantity, values in sorted(points.items())
+    }
+
+
+def selected_step(run: Run, curves: dict[str, Curve]) -> int | None:
+    """The training step whose weights are the best checkpoint; None where no curve tells."""
+    selected = run.metrics["selected"]
+    curve = curves.get(f"{selected['split']}/{selected['metric']}")
+    return None if curve is None else curve.steps[curve.values.index(max(curve.values))]
+
+
+def flatten(config: DictConfig) -> dict[str, str]:
+    """Every option of a configuration with its value as YAML has it, in order; lists are values."""
+    options: dict[str, str] = {}
+
+    def add(node: Any, prefix: str) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                add(value, f"{prefix}{key}.")
+            else:
+                options[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
+
+    add(OmegaConf.to_container(config), "")
+    return options
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); train the run again") from error
+    return content
+
+
+def _shorten(value: float) -> float:
+    return float(f"{value:.{CURVE_DIGITS}g}")

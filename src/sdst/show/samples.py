@@ -1,0 +1,92 @@
+"""What the page's explorer knows: every query of a split with its true and predicted moments, as plain values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sdst.errors import UserError
+from sdst.metrics.error_kinds import CONSIDERED, error_kinds
+from sdst.metrics.evaluation import PROTOCOLS
+from sdst.spans import pairwise_iou
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sdst.show.runs import Run
+    from sdst.show.traces import Trace
+    from sdst.types import Prediction, Qid, Record
+
+
+def pair(run: Run, split: str, records: Sequence[Record]) -> dict[Qid, Prediction]:
+    """The run's predictions of a split by qid.
+
+    Raises:
+        UserError: They are for other queries than the annotations.
+    """
+    predictions = run.predictions(split)
+    annotated = {(record.qid, record.vid, record.query) for record in records}
+    predicted = {(answer.qid, answer.vid, answer.query) for answer in predictions.values()}
+    if different := annotated ^ predicted:
+        qids = ", ".join(sorted({repr(qid) for qid, _, _ in different})[:3])
+        raise UserError(
+            f"{run.folder}: its {split} predictions and the annotations differ in queries (qid {qids}); "
+            "runs can be compared on the same annotations only, and --annotations names their file"
+        )
+    return predictions
+
+
+def describe_samples(
+    records: Sequence[Record],
+    predictions: Sequence[Mapping[Qid, Prediction]],
+    traces: Sequence[Mapping[Qid, list[Trace | None]] | None],
+    dataset: str,
+) -> list[dict[str, Any]]:
+    """One entry per query, in the order of the annotations.
+
+    Args:
+        records: The annotations.
+        predictions: Of each run.
+        traces: Of each run, where there are any.
+        dataset: Whose groups of moment lengths to use.
+    """
+    groups = PROTOCOLS[dataset].length_groups
+    return [
+        _describe_record(record, groups)
+        | {
+            "answers": [
+                _describe_answer(answers[record.qid], record, None if found is None else found[record.qid])
+                for answers, found in zip(predictions, traces, strict=True)
+            ]
+        }
+        for record in records
+    ]
+
+
+def _describe_record(record: Record, groups: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    lengths = [] if record.windows is None else (record.windows[:, 1] - record.windows[:, 0]).tolist()
+    return {
+        "qid": record.qid,
+        "vid": record.vid,
+        "query": record.query,
+        "duration": record.duration,
+        "moments": None if record.windows is None else record.windows.tolist(),
+        "groups": [name for name, (low, high) in groups.items() if any(low < s <= high for s in lengths)],
+        "annotators": None if record.clip_scores is None else record.clip_scores.tolist(),
+    }
+
+
+def _describe_answer(answer: Prediction, record: Record, found: list[Trace | None] | None) -> dict[str, Any]:
+    windows, moments = answer.windows[:CONSIDERED], record.windows
+    described: dict[str, Any] = {
+        "windows": windows.round(4).tolist(),
+        "ious": [],
+        "kinds": [],
+        "saliency": None if answer.saliency is None else answer.saliency.round(3).tolist(),
+        "traces": None
+        if found is None
+        else [None if trace is None else [trace.references, trace.points] for trace in found],
+    }
+    if moments is not None:
+        described["ious"] = pairwise_iou(windows[:, :2], moments).max(axis=1).round(3).tolist()
+        described["kinds"] = error_kinds(windows, moments)
+    return described

@@ -1,0 +1,164 @@
+"use strict";
+
+const ANNOTATED_SECONDS = 2; // length of the clips that annotators scored
+const HIGHEST_SCORE = 4; // of an annotator
+
+/** Everything about a query on one axis of time. */
+function showSample(sample, data) {
+  const url = data.videos[sample.vid];
+  const player = url ? makePlayer(url, sample.vid) : null;
+  const told = el("p", { class: "told", "aria-live": "polite" });
+  const refinement = el("div", {});
+  const timeline = el("div", { class: "timeline" });
+
+  const choose = (button, text, window) => {
+    for (const other of timeline.querySelectorAll("[aria-pressed=true]")) other.setAttribute("aria-pressed", "false");
+    button.setAttribute("aria-pressed", "true");
+    told.textContent = text;
+    player?.play(...window);
+  };
+  const showTrace = (index, rank) =>
+    refinement.replaceChildren(...refinementRows(sample, data.runs[index].name, sample.answers[index].traces, index, rank));
+
+  const thumbnails = track([], "thumbnails");
+  thumbnails.setAttribute("role", "img");
+  thumbnails.setAttribute("aria-label", "Pictures of the video along its time");
+  if (url) timeline.append(row("video", thumbnails));
+  timeline.append(axis(sample.duration));
+  if (sample.moments) timeline.append(row("true", track(sample.moments.map((window) => trueMoment(window, sample, choose)))));
+  sample.answers.forEach((answer, index) => {
+    answer.windows.forEach((window, rank) => {
+      const text = describeAnswer(data.runs[index].name, answer, rank);
+      const button = moment(window, sample.duration, `run-${index}`, text, () => {
+        choose(button, text, window);
+        showTrace(index, rank);
+      });
+      timeline.append(row(`${rank + 1} · ${window[2].toFixed(2)}`, track([button]), `run-${index}`));
+    });
+  });
+  timeline.append(...saliencyRow(sample, data), refinement);
+  if (sample.answers[0].windows.length) showTrace(0, 0);
+
+  if (player) {
+    timeline.append(el("div", { class: "playhead" }));
+    player.video.addEventListener("timeupdate", () =>
+      timeline.style.setProperty("--now", Math.min(1, player.video.currentTime / sample.duration)),
+    );
+  }
+  const facts = `qid ${sample.qid}, video ${sample.vid}, ${sample.duration} s`;
+  const hint = player ? "Choose a moment to play it, a predicted one also to see below how it came about." : "";
+  const notes = el("div", {}, el("p", { class: "facts" }, `${facts}. ${hint}`), legend(sample, data), told);
+  const detail = el("div", { class: "detail" }, notes, ...(player ? [player.video] : []), timeline);
+  if (url) requestAnimationFrame(() => drawThumbnails(thumbnails, url, sample.duration)); // when the track has a width
+  return detail;
+}
+
+function row(label, content, className = "") {
+  return el("div", { class: `row ${className}` }, el("span", { class: "label" }, label), content);
+}
+
+function track(children, className = "") {
+  return el("div", { class: `track ${className}` }, ...children);
+}
+
+function moment([start, end], duration, className, text, onclick) {
+  const attributes = { type: "button", class: `moment ${className}`, title: text, "aria-label": text, "aria-pressed": "false", onclick };
+  return place(el("button", attributes), start, end, duration);
+}
+
+function trueMoment(window, sample, choose) {
+  const text = `True moment ${span(window)}`;
+  const button = moment(window, sample.duration, "true", text, () => choose(button, text, window));
+  return button;
+}
+
+function describeAnswer(name, answer, rank) {
+  const window = answer.windows[rank];
+  const iou = answer.ious.length ? `, IoU ${answer.ious[rank].toFixed(2)}` : "";
+  return `Prediction ${rank + 1} of ${name}: ${span(window)}, score ${window[2].toFixed(2)}${iou}`;
+}
+
+function axis(duration) {
+  const ticks = niceTicks(0, duration).filter((second) => second <= duration);
+  const marks = ticks.map((second) => {
+    const mark = el("span", {}, `${second} s`);
+    mark.style.left = `${(100 * second) / duration}%`;
+    return mark;
+  });
+  return row("", track(marks, "axis"));
+}
+
+function legend(sample, data) {
+  const runs = data.runs.map((run, index) => el("li", { class: `run-${index}` }, `${run.name}: rank and score`));
+  const items = sample.moments ? [el("li", { class: "true" }, "true moments"), ...runs] : runs;
+  return el("ul", { class: "legend" }, ...items);
+}
+
+/** Predicted saliency, each run's scaled to its own range, over the annotators' mean and range; none without any. */
+function saliencyRow(sample, data) {
+  const drawing = svg("svg", { viewBox: `0 0 ${sample.duration} 1`, preserveAspectRatio: "none", role: "img" });
+  const texts = [];
+  if (sample.annotators) {
+    const share = (pick) => sample.annotators.map((scores) => pick(scores) / HIGHEST_SCORE);
+    const mean = share((scores) => scores.reduce((sum, score) => sum + score, 0) / scores.length);
+    const [most, least] = [share((scores) => Math.max(...scores)), share((scores) => Math.min(...scores))];
+    drawing.append(
+      svg("path", { class: "range", d: `${stairs(most, ANNOTATED_SECONDS)} ${stairs(least, ANNOTATED_SECONDS, true)} Z` }),
+      svg("path", { class: "curve true", d: stairs(mean, ANNOTATED_SECONDS) }),
+    );
+    texts.push(`the annotators' mean is highest at ${peak(mean, ANNOTATED_SECONDS)}`);
+  }
+  sample.answers.forEach((answer, index) => {
+    if (!answer.saliency) return;
+    const [low, high] = [Math.min(...answer.saliency), Math.max(...answer.saliency)];
+    const scaled = answer.saliency.map((value) => (high > low ? (value - low) / (high - low) : 0));
+    drawing.append(svg("path", { class: `curve run-${index}`, d: stairs(scaled, data.clip_seconds) }));
+    texts.push(`${data.runs[index].name} is highest at ${peak(scaled, data.clip_seconds)}`);
+  });
+  if (!texts.length) return [];
+  const text = `Saliency over time: ${texts.join(", ")}`;
+  drawing.setAttribute("aria-label", text);
+  return [row("saliency", track([drawing], "saliency")), el("p", { class: "note" }, `${text}. Predictions are scaled to their own range; the band spans the annotators.`)];
+}
+
+/** SVG path of values that each last so many seconds; the other way round as the rest of a path. */
+function stairs(values, seconds, backwards = false) {
+  const corners = values.flatMap((value, i) => [
+    [i * seconds, 1 - value],
+    [(i + 1) * seconds, 1 - value],
+  ]);
+  if (backwards) corners.reverse();
+  return (backwards ? "L" : "M") + corners.map(([x, y]) => `${x},${y.toFixed(3)}`).join("L");
+}
+
+function peak(values, seconds) {
+  const best = values.indexOf(Math.max(...values));
+  return span([best * seconds, (best + 1) * seconds]);
+}
+
+/** The references of a moment from the first to the last level, each with the points that the next level reads. */
+function refinementRows(sample, name, traces, index, rank) {
+  if (!traces) return [];
+  const title = `How ${name} came to its prediction ${rank + 1}`;
+  if (!traces[rank]) return [el("h4", {}, title), el("p", { class: "note" }, "Not found when the model was run again.")];
+  const [references, points] = traces[rank];
+  const rows = references.map((reference, level) => {
+    const bar = place(el("div", { class: `reference run-${index}` }), ...reference, sample.duration);
+    const heads = points[level] ?? [];
+    const marks = heads.map((second, head) => {
+      const mark = el("span", { class: "point", title: `head ${head + 1} looks at ${Number(second.toFixed(1))} s` });
+      mark.style.left = `${(100 * second) / sample.duration}%`;
+      mark.style.top = `${(100 * (head + 0.5)) / heads.length}%`;
+      return mark;
+    });
+    const label = level ? `level ${level}` : "start";
+    const shown = track([bar, ...marks], "references");
+    shown.setAttribute("role", "img");
+    shown.setAttribute("aria-label", `${label}: ${span(reference)}`);
+    return row(label, shown);
+  });
+  const legend = points.length
+    ? "Bars are references. Dots are where the heads of the next level look, the mean of their points: one line per head."
+    : "Bars are references. This attention has no sampling points.";
+  return [el("h4", {}, title), ...rows, el("p", { class: "note" }, legend)];
+}

@@ -1,0 +1,126 @@
+"""How predicted moments came about: their references and sampling points, level by level (Sec. 3.3.3, Fig. 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from sdst import checkpoint
+from sdst.callbacks import BEST
+from sdst.errors import UserError
+from sdst.models.sdst import SDST
+from sdst.postprocess import Decoding, fit_windows, raw_moments
+from sdst.predict import open_matching_store, run_model
+from sdst.progress import progress_bars
+from sdst.spans import cw_to_se
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from sdst.show.runs import Run
+    from sdst.types import Output, Prediction, Qid, Record
+
+SAME_SECONDS = 0.05
+"""A moment computed again may differ by so much: training may have run in half precision."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The way of one moment query.
+
+    Attributes:
+        references: Start and end in seconds of R^0..R^K. They may lie outside the video.
+        points: For each level and head the mean of the sampling points in seconds, weighted by their attention; empty
+            where the attention has no points.
+    """
+
+    references: list[list[float]]
+    points: list[list[float]]
+
+
+def trace_moments(
+    run: Run, records: Sequence[Record], predictions: Mapping[Qid, Prediction], count: int
+) -> dict[Qid, list[Trace | None]]:
+    """Compute the best checkpoint's output again, and find in it the first predicted moments of every query.
+
+    Args:
+        run: Of an SDST model.
+        records: The annotated queries of a split.
+        predictions: The run's, for the same queries.
+        count: How many moments of each query.
+
+    Returns:
+        qid -> a trace for each of its first moments; None where no query of the model ends there.
+
+    Raises:
+        UserError: The model is no SDST, or its checkpoint or the features are not there or do not fit.
+    """
+    model, config, recipe = checkpoint.load(run.folder / BEST)
+    if not isinstance(model, SDST):
+        raise UserError(f"{type(model).__name__} refines no references")
+    store = open_matching_store(str(run.config.data.features), recipe)
+    store.require([record.vid for record in records], [record.qid for record in records])
+    decoding = Decoding(**config["decode"])
+    traces = {}
+    with progress_bars() as progress:
+        task = progress.add_task(f"{run.name}: refinement", total=len(records))
+        outputs = run_model(model, records, store, recipe["clip_seconds"], with_offsets=True)
+        for batch, output in outputs:
+            durations = torch.tensor([record.duration for record in batch.records], dtype=torch.float64)
+            references, points = _in_seconds(output, durations)
+            windows_se, scores = raw_moments(output, durations, decoding)
+            windows_se = fit_windows(windows_se, durations, decoding)
+            for index, record in enumerate(batch.records):
+                wanted = torch.from_numpy(predictions[record.qid].windows[:count, :2])
+                traces[record.qid] = [
+                    None
+                    if query is None
+                    else Trace(
+                        references[index, :, query].round(decimals=2).tolist(),
+                        [] if points is None else points[index, :, query].round(decimals=2).tolist(),
+                    )
+                    for query in find_queries(windows_se[index], scores[index], wanted)
+                ]
+            progress.advance(task, len(batch))
+    return traces
+
+
+def find_queries(windows_se: Tensor, scores: Tensor, wanted: Tensor) -> list[int | None]:
+    """Which moment query each predicted moment comes from: NMS changes scores and order, but no bounds.
+
+    Of queries that ended at the same bounds the one with the higher score comes first, as NMS has it.
+
+    Args:
+        windows_se: (M, 2) what the queries predict, in seconds.
+        scores: (M,) before NMS.
+        wanted: (N, 2) predicted moments, best first.
+
+    Returns:
+        N indices of queries, all different; None where there is none (left).
+    """
+    found: list[int | None] = []
+    left = scores.clone()
+    for window in wanted:
+        same = ((windows_se - window).abs() <= SAME_SECONDS).all(dim=-1) & (left > -torch.inf)
+        query = int(left.masked_fill(~same, -torch.inf).argmax()) if same.any() else None
+        if query is not None:
+            left[query] = -torch.inf
+        found.append(query)
+    return found
+
+
+def _in_seconds(output: Output, durations: Tensor) -> tuple[Tensor, Tensor | None]:
+    """References (B, K + 1, M, 2), start and end, and mean sampling points (B, K, M, H) or None, both float64."""
+    assert output.initial_references is not None
+    references_cw = torch.cat([output.initial_references.unsqueeze(1), output.references], dim=1).double()
+    seconds = durations[:, None, None, None]
+    references_se = cw_to_se(references_cw) * seconds
+    if output.offsets is None:
+        return references_se, None
+    # A level's offsets count from the reference that it was given, in half widths.
+    centre, half_width = references_cw[:, :-1, :, :1], references_cw[:, :-1, :, 1:] / 2
+    return references_se, (centre + output.offsets.double() * half_width) * seconds
