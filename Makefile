@@ -14,7 +14,8 @@ READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 TABLES := $(notdir $(basename $(wildcard experiments/*.yaml)))
-RESULTS := experiments/results/$(SCALE)
+# Where reports go. Those of this repository's own runs are in experiments/results.
+RESULTS ?= runs/reports/$(SCALE)
 .PHONY: help install demo world tables $(TABLES) test lint unit fuzz clean
 
 help:  ## list the targets

@@ -229,7 +229,8 @@ def test_the_list_says_what_each_table_cost_and_how_many_jobs_it_shares(
             others = {name for table, names in by_table.items() if table != line[0] for name in names}
             # A minute each, and every row has jobs of its own.
             minutes = f"{len(jobs)} min" if len(jobs) > 1 else "60 s"
-            assert line[-1] == f"laptop: {len(jobs)} finished, {minutes}, {len(jobs & others)} jobs shared"
+            shared = "1 job" if len(jobs & others) == 1 else f"{len(jobs & others)} jobs"
+            assert line[-1] == f"laptop: {len(jobs)} finished, {minutes}, {shared} shared"
 
 
 @pytest.mark.parametrize(
@@ -379,6 +380,7 @@ def test_files_are_written_and_all_of_them_indexed(swept: Path, tables: Path, tm
     assert main(["report", "--all", *where]) == 0
     assert {path.name for path in out.iterdir()} == {
         "index.md",
+        "runs.jsonl",
         *(f"tableX.{e}" for e in ("md", "csv", "tex")),
     }
     index = (out / "index.md").read_text()
@@ -386,6 +388,17 @@ def test_files_are_written_and_all_of_them_indexed(swept: Path, tables: Path, tm
     assert "| 6 finished | " in index
     seconds = [json.loads(path.read_text())["fit_seconds"] for path in swept.glob("jobs/*/metrics.json")]
     assert f"Training all 6 finished jobs took {sum(seconds):.0f} s." in index
+    records = {record["job"]: record for record in map(json.loads, (out / "runs.jsonl").read_text().splitlines())}
+    assert records.keys() == {path.parent.name for path in swept.glob("jobs/*/metrics.json")}
+    for name, record in records.items():
+        assert record["metrics"] == json.loads((swept / "jobs" / name / "metrics.json").read_text())
+        assert record["git"] == json.loads((swept / "jobs" / name / "run.json").read_text())["git"]
+    planned = json.loads((swept / "sweeps/tableX-laptop.json").read_text())["jobs"]
+    assert {(job["row"], job["seed"], job["identity"]) for job in planned if job["identity"]} == {
+        (label, record["seed"], name)
+        for name, record in records.items()
+        for label, _ in record["rows"]["tableX"]
+    }
 
 
 def test_all_reports_of_all_experiments_are_written_though_a_checkpoint_is_gone(

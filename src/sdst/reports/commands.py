@@ -20,7 +20,7 @@ from sdst.jsonfiles import write_atomically
 from sdst.published import describe as describe_published
 from sdst.reports import caption, render
 from sdst.reports.noise import marks
-from sdst.reports.overview import duration, overview, training_seconds
+from sdst.reports.overview import duration, overview, records, training_seconds
 from sdst.reports.plots import plot
 from sdst.reports.results import Results, collect
 from sdst.sweep import manifest, read_manifest
@@ -113,6 +113,8 @@ def _write_all(args: Namespace, folder: Path) -> None:
             "in each of the tables that share it.",
             "",
         ]
+    write_atomically(args.out / "runs.jsonl", records(entries))
+    parts += ["The numbers and the origin of every job are in [runs.jsonl](runs.jsonl).", ""] if runs else []
     write_atomically(args.out / "index.md", "\n".join([*parts, *pictures]))
     sys.stdout.write(f"{args.out / 'index.md'}\n")
 
