@@ -388,7 +388,9 @@ def test_files_are_written_and_all_of_them_indexed(swept: Path, tables: Path, tm
     assert "| 6 finished | " in index
     seconds = [json.loads(path.read_text())["fit_seconds"] for path in swept.glob("jobs/*/metrics.json")]
     assert f"Training all 6 finished jobs took {sum(seconds):.0f} s." in index
-    records = {record["job"]: record for record in map(json.loads, (out / "runs.jsonl").read_text().splitlines())}
+    records = {
+        record["job"]: record for record in map(json.loads, (out / "runs.jsonl").read_text().splitlines())
+    }
     assert records.keys() == {path.parent.name for path in swept.glob("jobs/*/metrics.json")}
     for name, record in records.items():
         assert record["metrics"] == json.loads((swept / "jobs" / name / "metrics.json").read_text())
@@ -421,6 +423,34 @@ def test_published_numbers_are_recomputed(tmp_path: Path, capsys: pytest.Capture
     pytest.importorskip("scikit_posthocs")
     assert main(["report", "tableP", "--runs", str(tmp_path)]) == 0
     assert "Friedman" in capsys.readouterr().out
+
+
+def test_table_d_has_the_steps_that_were_measured_here(
+    tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiments = tmp_path / "experiments"
+    shutil.copytree("experiments", experiments, ignore=shutil.ignore_patterns("results"))
+    bench = ["--batch", "2", "--clips", "4", "--tokens", "3", "--queries", "2", "--levels", "1"]
+    bench += ["--video-dim", "6", "--text-dim", "5", "--rounds", "1", "--against", "model=r2_tuning"]
+    report = ["report", "tableD", "--runs", str(tmp_path), "--experiments", str(experiments)]
+    assert main(report) == 0
+    assert "A training step here" not in capsys.readouterr().out
+    assert main(["bench", "step", *bench, "--out", str(experiments / "results/bench")]) == 0
+    measured = json.loads((experiments / "results/bench/step.json").read_text())["rows"]
+    capsys.readouterr()
+    assert main(report) == 0
+    lines = capsys.readouterr().out.partition("## A training step here")[2].splitlines()
+    found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")][1:]
+    assert [row[0] for row in found] == ["default", "model=r2_tuning"]  # and no ratio of the two
+    for row, (name, parameters, _, _, speed, spread) in zip(measured, found, strict=False):
+        assert name == row["configuration"]
+        assert float(parameters) == pytest.approx(row["parameters"] / 1e6, abs=0.005)
+        assert float(speed) == pytest.approx(1 / row["seconds"]["median"], abs=0.005)
+        slowest, fastest = map(float, spread.split(" to "))
+        assert slowest <= float(speed) <= fastest
+    (experiments / "results/bench/step.json").write_text("[]")
+    assert main(report) == 2
+    assert "step.json: not written by sdst bench step" in capsys.readouterr().err
 
 
 # --- plots ---
