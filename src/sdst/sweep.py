@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdst.config import compose, conf_dir, explain
+from sdst.config import compose, conf_dir, explain, quoted
 from sdst.distributed import num_processes
 from sdst.errors import Parser, UserError, at_least
 from sdst.experiments import SCALES, Experiment, find_experiment
@@ -62,8 +62,8 @@ def main(argv: Sequence[str]) -> int:
     jobs, sweep = runs / "jobs", manifest(runs, experiment.name, args.scale)
     launcher = [
         *(arg for arg in overrides if arg.startswith(LAUNCHER)),
-        f"jobs={_quoted(jobs)}",
-        f"sweep={_quoted(sweep)}",
+        f"jobs={quoted(jobs)}",
+        f"sweep={quoted(sweep)}",
     ]
     _check_launcher(launcher)
     planned, configs = plan(experiment, args.scale, args.seeds, ours, read_manifest(sweep))
@@ -191,7 +191,7 @@ def _launch(names: Sequence[str], launcher: Sequence[str]) -> None:
         logging.getLogger(package).setLevel(logging.WARNING)
     arguments = sys.argv
     # In quotes, or an identity of digits alone would be a number.
-    sys.argv = ["sdst sweep", "-m", *launcher, f"job={','.join(map(_quoted, names))}"]
+    sys.argv = ["sdst sweep", "-m", *launcher, f"job={','.join(map(quoted, names))}"]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="sweep")(
             train_job
@@ -248,12 +248,6 @@ def _set_group(config: DictConfig, name: str) -> None:
 def _model(job: Job) -> str:
     chosen = [override.partition("=")[2] for override in job.overrides if override.startswith("model=")]
     return chosen[-1] if chosen else "sdst"
-
-
-def _quoted(value: Any) -> str:
-    """In Hydra's override grammar, whatever characters it has."""
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
 
 
 def _parser() -> Parser:

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,7 +187,6 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
         write_atomically(run_dir / "run.json", json.dumps(facts, indent=2) + "\n")
         logger.info("%d trainable parameters; run folder %s", facts["parameters"]["total"], run_dir)
 
-    started = time.monotonic()
     reset_peak_memory()  # or a sweep's runs would be told the memory of those before them
     try:
         trainer.fit(
@@ -203,13 +201,14 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
             f"{run_dir}: training diverged in epoch {trainer.current_epoch + 1}: {error}; "
             f"{NONFINITE} there names its queries"
         ) from error
+    fit_seconds = timer.fit_seconds
     if not module.metrics:  # the run was resumed after its last epoch
         trainer.validate(module, data.loader(options.select.split), verbose=False)
     result = {
         "dataset": data.dataset,
         "simulated": data.recipe["simulated"],
         "epochs": trainer.current_epoch,
-        "fit_seconds": round(time.monotonic() - started, 1),
+        "fit_seconds": fit_seconds,
         "steps_per_second": timer.steps_per_second,
         "peak_memory_gb": peak_memory_gb(),
         "last": {options.select.split: module.metrics["brief"]},
