@@ -21,11 +21,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdst.config import compose, conf_dir, explain, quoted
+from sdst.distributed import num_processes
 from sdst.errors import Parser, UserError, at_least
 from sdst.experiments import SCALES, Experiment, find_experiment
 from sdst.jobs import freeze, identity, run_job, status
 from sdst.jsonfiles import write_atomically
 from sdst.options import check_options
+from sdst.terminal import log_to_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -167,7 +169,7 @@ def plan(
 
 def train_job(config: DictConfig) -> None:
     """One job of a multirun, in whatever process the launcher runs it; its result is what it leaves on disk."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     jobs, name = Path(config.jobs), config.job
     result = run_job(jobs, name, wait=config.wait)
     if result == "busy":
@@ -214,6 +216,10 @@ def _compose(overrides: Sequence[str], place: str) -> DictConfig:
         config = compose(overrides)
         OmegaConf.resolve(config)
         check_options(config)
+        if num_processes(config.trainer) > 1:
+            raise UserError(
+                "trainer.devices: a sweep trains each job on one device; run several jobs at once"
+            )
     except UserError as error:
         raise UserError(f"{place}: {error}") from error
     except (HydraException, OmegaConfBaseException) as error:
