@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import fcntl
 import json
 import os
@@ -115,18 +114,10 @@ class Browser:
                 text=text if kind == "keyDown" else "",
             )
 
-    def screenshot(self, path: Path, *, width: int, height: int, dark: bool = False) -> None:
-        """What is seen of the page in a window of that size."""
-        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        self.send("Emulation.setEmulatedMedia", features=scheme)
-        self.send(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=False,
-        )
-        path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot")["data"]))
+    def resize(self, width: int, height: int) -> None:
+        """Give the window another size in pixels."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.send("Emulation.setDeviceMetricsOverride", **size)
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:

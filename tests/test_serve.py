@@ -325,7 +325,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @needs_shared
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian's package: chromium)")
 def test_a_video_is_dropped_asked_and_played_without_the_internet(
-    server: Server, film: Path, browser: Browser, tmp_path: Path
+    server: Server, film: Path, browser: Browser
 ) -> None:
     browser.send("Page.navigate", url=server.url)
     browser.wait("document.querySelector('textarea') && document.querySelector('input[type=file]')")
@@ -357,7 +357,7 @@ def test_a_video_is_dropped_asked_and_played_without_the_internet(
     assert browser.evaluate(f"{PLAYER}.error") is None
     assert browser.evaluate(f"{INSIDE}.querySelectorAll('[aria-pressed=true]').length") == 1
 
-    browser.screenshot(tmp_path / "phone.png", width=390, height=900, dark=True)
+    browser.resize(390, 900)
     browser.wait(f"{INSIDE}.documentElement.scrollHeight <= {INSIDE}.defaultView.innerHeight")
     assert browser.evaluate(f"{INSIDE}.documentElement.scrollWidth <= {INSIDE}.defaultView.innerWidth")
     assert not browser.evaluate("'broken' in window")

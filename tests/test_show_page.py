@@ -147,6 +147,17 @@ def test_a_predicted_moment_shows_how_it_came_about(browser: Browser, page: Path
     start, end, score = first.windows[1]
     told = browser.evaluate("document.querySelector('.told').textContent")
     assert told.startswith(f"Prediction 2 of finished: {start:g}–{end:g} s, score {score:.2f}, IoU ")
+    browser.evaluate("document.querySelector('.sample').click()")
+    assert browser.evaluate("document.querySelectorAll('.detail').length") == 0
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_nothing_is_wider_than_the_window(browser: Browser, page: Path, width: int) -> None:
+    browser.open(page)
+    browser.resize(width, 800)
+    browser.evaluate("document.querySelector('.sample').click()")
+    browser.evaluate("document.querySelectorAll('details').forEach(details => (details.open = true))")
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_hostile_queries_are_shown_and_not_run(

@@ -210,8 +210,12 @@ def test_a_run_interrupted_anywhere_resumes_to_the_same_result(
         train(run_dir, *FINER)
     monkeypatch.undo()
     assert not (run_dir / "metrics.json").exists()
+    stored = load(run_dir / LAST)
+    stored["callbacks"]["StepTimer"]["fit_seconds"] += 1e6  # as if it had been trained for long
+    torch.save(stored, run_dir / LAST)
     assert main(["train", f"resume={run_dir}"]) == 0
     assert_same_result(run_dir, uninterrupted)
+    assert read_json(run_dir / "metrics.json")["fit_seconds"] > 1e6
 
 
 def test_the_best_epoch_before_an_interruption_stays_the_best(

@@ -155,22 +155,44 @@ class LossWatch(Callback):
 
 
 class StepTimer(Callback):
-    """How fast training steps are, their loading included, validation and checkpoints left out.
+    """How fast training steps are, their loading included, and how long all of the training took.
+
+    Checkpoints keep both, so that a resumed run knows the time of its whole way, but for what was done again.
 
     Attributes:
         steps: Batches so far, of this process.
-        seconds: What they took.
+        seconds: What they took, validation and checkpoints left out.
     """
 
     def __init__(self) -> None:
         self.steps = 0
         self.seconds = 0.0
         self._since = 0.0
+        self._before = 0.0  # of fit_seconds, until the checkpoint that the run was resumed from
+        self._begun = 0.0
 
     @property
     def steps_per_second(self) -> float | None:
         """None before the first step."""
         return round(self.steps / self.seconds, 3) if self.steps else None
+
+    @property
+    def fit_seconds(self) -> float:
+        """From the start of training until now, validation and checkpoints included."""
+        return round(self._before + time.monotonic() - self._begun, 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"steps": self.steps, "seconds": self.seconds, "fit_seconds": self.fit_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.steps, self.seconds = state_dict["steps"], state_dict["seconds"]
+        self._before = state_dict["fit_seconds"]
+
+    def on_fit_start(self, *arguments: Any) -> None:
+        """Start the clock of ``fit_seconds``."""
+        self._begun = time.monotonic()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import sys
 from typing import TYPE_CHECKING
 
 from sdst import __version__
 from sdst.errors import UserError
-from sdst.terminal import PrintableFormatter, printable
+from sdst.terminal import log_to_stderr, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,9 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[0] == "--version":
         sys.stdout.write(f"sdst {__version__}\n")
         return 0
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(PrintableFormatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    log_to_stderr()
     try:
         if args[0] not in COMMANDS:
             raise UserError(f"'{args[0]}' is no command; choose from {', '.join(COMMANDS)}")

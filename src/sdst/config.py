@@ -146,6 +146,12 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         return hydra.compose("train", list(overrides))
 
 
+def quoted(value: Any) -> str:
+    """A value in Hydra's override grammar, whatever characters it has."""
+    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
+
+
 def stored_config(path: Path) -> DictConfig:
     """The configuration of a run as its folder has it, with the defaults of options that are newer than it.
 

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,12 +26,11 @@ from sdst.config import (
     SelectConfig,
     TrainConfig,
     build,
-    compose,
     conf_dir,
     explain,
     register_schema,
-    stored_config,
 )
+from sdst.distributed import is_first, is_started, make_strategy, num_processes, run_processes
 from sdst.errors import UserError
 from sdst.jsonfiles import write_atomically
 from sdst.losses.criterion import Criterion
@@ -42,6 +40,7 @@ from sdst.module import GroundingModule
 from sdst.options import check_options, precision, settle
 from sdst.predictions import write_predictions
 from sdst.provenance import describe_run, peak_memory_gb, reset_peak_memory
+from sdst.resume import check_folder, stored_run
 from sdst.tracking import begin, show_predictions, tracked_run
 
 if TYPE_CHECKING:
@@ -53,16 +52,6 @@ logger = logging.getLogger(__name__)
 
 FLAGS = ("-m", "--multirun", "--cfg", "-c", "--package", "-p", "--resolve", "--info", "-i", "--help", "-h")
 """Hydra's options that make sense here."""
-CHANGEABLE = (
-    "trainer.",
-    "recompute",
-    "data.num_workers",
-    "data.features",
-    "data.annotations.",
-    "paths.",
-    "run_dir",
-)
-"""What may differ when a run is resumed: how long and on what machine it runs, and where its files are now."""
 
 SEARCH = "hydra/sweeper=optuna"
 """Hydra's sweeper that searches for good values instead of trying all: Optuna's."""
@@ -134,36 +123,6 @@ def _run_hydra() -> None:
         raise UserError("; ".join(str(error) for error in refused))
 
 
-def stored_run(resume: str, overrides: Sequence[str]) -> tuple[Path, DictConfig]:
-    """Folder and configuration of the run to continue: as stored, but for overrides of :data:`CHANGEABLE` values.
-
-    Raises:
-        UserError: There is no such run, it is finished, or an override would make another run of it.
-    """
-    given = compose(overrides)
-    if resume == "latest":
-        unfinished = [
-            path.parents[1]
-            for path in Path(given.paths.runs).rglob(str(LAST))
-            if not (path.parents[1] / "metrics.json").exists()
-        ]
-        if not unfinished:
-            raise UserError(f"resume=latest: no unfinished run with a checkpoint below {given.paths.runs}")
-        run_dir = max(unfinished, key=lambda folder: (folder / LAST).stat().st_mtime)
-    else:
-        run_dir = Path(resume)
-    if not (run_dir / "config.yaml").is_file():
-        raise UserError(f"resume={resume}: {run_dir} is no run folder (it has no config.yaml)")
-    config = stored_config(run_dir / "config.yaml")
-    for key in (override.lstrip("+~").partition("=")[0] for override in overrides):
-        value = OmegaConf.select(given, key)
-        if key.startswith(CHANGEABLE):
-            OmegaConf.update(config, key, value)
-        elif value != OmegaConf.select(config, key):
-            raise UserError(f"resume={resume}: {run_dir} was made with another {key}; start a new run for it")
-    return run_dir, config
-
-
 def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[str, Any]:
     """Fit, then evaluate the best checkpoint on every split that has annotations.
 
@@ -180,24 +139,36 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     Raises:
         UserError: The folder holds a run already, or any input is bad.
     """
-    _check_free(run_dir, resume)
+    if is_first():  # before it writes anything
+        check_folder(run_dir, resume)
     config.run_dir = str(run_dir)  # a multirun's job, or a run that was moved, is not where it was told to be
     OmegaConf.resolve(config)
     check_options(config)
     settle(config)
+    world = num_processes(config.trainer)
+    if world > 1 and not is_started():
+        run_processes(world, _train_as_one_of_several, config, run_dir, resume)
+        result: dict[str, Any] = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
+        return result
     options = OmegaConf.to_object(config)
     assert isinstance(options, TrainConfig)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for part in ("pytorch", "fabric"):
+        logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
     # Lightning's own, about a name in torch that it will change itself.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     # A resumed run's folder of checkpoints is not empty.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    # Every process computes the metrics of all.
+    warnings.filterwarnings("ignore", message=".*sync_dist=True")
     L.seed_everything(options.seed, verbose=False)
 
     data: GroundingDataModule = build(config.data, levels=options.levels, seed=options.seed)
     splits = [split for split in data.paths if split != "train"]
     for split in ("train", *splits):
-        data.load(split)
+        if len(data.load(split)) < world:
+            raise UserError(
+                f"data.annotations.{split}: has fewer rows than trainer.devices = {world} processes"
+            )
     data.report_shared_videos()
     _check_selection(data, options.select)
     module = make_module(config, options, data.recipe)
@@ -216,7 +187,6 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
         write_atomically(run_dir / "run.json", json.dumps(facts, indent=2) + "\n")
         logger.info("%d trainable parameters; run folder %s", facts["parameters"]["total"], run_dir)
 
-    started = time.monotonic()
     reset_peak_memory()  # or a sweep's runs would be told the memory of those before them
     try:
         trainer.fit(
@@ -231,13 +201,14 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
             f"{run_dir}: training diverged in epoch {trainer.current_epoch + 1}: {error}; "
             f"{NONFINITE} there names its queries"
         ) from error
+    fit_seconds = timer.fit_seconds
     if not module.metrics:  # the run was resumed after its last epoch
         trainer.validate(module, data.loader(options.select.split), verbose=False)
     result = {
         "dataset": data.dataset,
         "simulated": data.recipe["simulated"],
         "epochs": trainer.current_epoch,
-        "fit_seconds": round(time.monotonic() - started, 1),
+        "fit_seconds": fit_seconds,
         "steps_per_second": timer.steps_per_second,
         "peak_memory_gb": peak_memory_gb(),
         "last": {options.select.split: module.metrics["brief"]},
@@ -263,6 +234,15 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
         write_atomically(run_dir / "metrics.json", json.dumps(result, indent=2) + "\n")
         logger.info("%s", _summary(result, run_dir))
     return result
+
+
+def _train_as_one_of_several(config: DictConfig, run_dir: Path, resume: bool) -> None:
+    """What each process of a run with several does."""
+    try:
+        with tracked_run():
+            train(config, run_dir, resume=resume)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error) from error
 
 
 def make_module(config: DictConfig, options: TrainConfig, recipe: dict[str, Any]) -> GroundingModule:
@@ -308,6 +288,7 @@ def _make_trainer(config: DictConfig, select: SelectConfig, run_dir: Path, timer
             LossWatch(run_dir),
             timer,
         ],
+        strategy=make_strategy(config.trainer, unused_parameters=not all(config.loss.weights.values())),
         logger=build(config.logger, save_dir=str(run_dir)),
         default_root_dir=run_dir,
         enable_progress_bar=interactive,
@@ -316,19 +297,6 @@ def _make_trainer(config: DictConfig, select: SelectConfig, run_dir: Path, timer
         use_distributed_sampler=False,
     )
     return trainer
-
-
-def _check_free(run_dir: Path, resume: bool) -> None:
-    if (run_dir / "metrics.json").exists():
-        raise UserError(
-            f"{run_dir}: holds a finished run, which is never overwritten; choose another run_dir"
-        )
-    if resume and not (run_dir / LAST).is_file():
-        raise UserError(f"{run_dir}: has no {LAST} to resume from; start the run anew in another folder")
-    if not resume and (run_dir / "config.yaml").exists():
-        raise UserError(
-            f"{run_dir}: holds an unfinished run; continue it with resume={run_dir} or choose another run_dir"
-        )
 
 
 def _check_selection(data: GroundingDataModule, select: SelectConfig) -> None:

@@ -10,7 +10,8 @@ function showCharts(container, runs) {
     return;
   }
   const metric = runs[0].metric;
-  const usual = ["train/loss", `${metric.split("/")[0]}/loss`, metric].filter((name) => quantities.includes(name));
+  const wanted = ["train/loss", `${metric.split("/")[0]}/loss`, metric];
+  const usual = wanted.filter((name) => quantities.includes(name));
   container.append(...usual.map((name) => el("figure", {}, el("figcaption", {}, name), chart(name, runs))));
 
   const chosen = el("div", {});
@@ -59,7 +60,9 @@ function chart(quantity, runs) {
   });
 
   const readout = el("p", { class: "readout" });
-  const tell = (texts) => readout.replaceChildren(...texts.map((text, index) => el("span", { class: `run-${index}` }, text)));
+  const tell = (texts) => {
+    readout.replaceChildren(...texts.map((text, index) => el("span", { class: `run-${index}` }, text)));
+  };
   tell(summaries);
   drawing.addEventListener("pointermove", (event) => {
     const box = drawing.getBoundingClientRect();

@@ -9,7 +9,7 @@ function showExplorer(container, data) {
   const [kind, kindLabel] = choice("kind of error", kindChoices(data), apply);
   const [group, groupLabel] = choice("moment length", [["", "any"], ...Object.entries(data.groups)], apply);
   const [order, orderLabel] = choice("order", orderChoices(data.runs), apply);
-  const [outcome, outcomeLabel] = choice("first prediction", second ? outcomeChoices(first, second) : [["", "any"]], apply);
+  const [outcome, outcomeLabel] = choice("first prediction", outcomeChoices(first, second), apply);
   const count = el("p", { role: "status" });
   const list = el("ol", { class: "samples" });
   const more = el("button", { type: "button", class: "more", onclick: extend }, `Show ${PAGE} more`);
@@ -36,8 +36,10 @@ function showExplorer(container, data) {
     more.hidden = list.children.length === found.length;
   }
 
-  const labels = [el("label", {}, el("span", {}, "query"), search), kindLabel, groupLabel, ...(second ? [outcomeLabel] : []), orderLabel];
-  container.replaceChildren(el("form", { onsubmit: (event) => event.preventDefault() }, ...labels), count, list, more);
+  const searchLabel = el("label", {}, el("span", {}, "query"), search);
+  const labels = [searchLabel, kindLabel, groupLabel, ...(second ? [outcomeLabel] : []), orderLabel];
+  const form = el("form", { onsubmit: (event) => event.preventDefault() }, ...labels);
+  container.replaceChildren(form, count, list, more);
   apply();
 }
 
@@ -54,11 +56,12 @@ const ORDERS = {
 
 function orderChoices(runs) {
   const worst = runs.map((run, index) => [`worst${index}`, `${run.name}: lowest IoU first`]);
-  const ahead = runs.length === 2 ? runs.map((run, index) => [`ahead${index}`, `${run.name} most ahead first`]) : [];
-  return [["", "as annotated"], ...worst, ...ahead];
+  const ahead = runs.map((run, index) => [`ahead${index}`, `${run.name} most ahead first`]);
+  return [["", "as annotated"], ...worst, ...(runs.length === 2 ? ahead : [])];
 }
 
 function outcomeChoices(first, second) {
+  if (!second) return [["", "any"]];
   return [
     ["", "any"],
     ["true,true", "both right"],
@@ -87,12 +90,13 @@ function isOfKind(sample, value) {
 
 function listItem(sample, data) {
   const item = el("li", {});
+  const verdicts = sample.answers.map((answer, index) => verdict(answer, data.runs[index], index));
   const button = el(
     "button",
     { type: "button", class: "sample", "aria-expanded": "false", onclick: toggle },
     el("span", { class: "query" }, sample.query),
     overview(sample),
-    el("span", { class: "verdicts" }, ...sample.answers.map((answer, index) => verdict(answer, data.runs[index], index))),
+    el("span", { class: "verdicts" }, ...verdicts),
   );
   function toggle() {
     const isOpen = button.getAttribute("aria-expanded") === "true";
@@ -106,8 +110,9 @@ function listItem(sample, data) {
 
 /** True moments over the first prediction of each run, for a glance. */
 function overview(sample) {
+  const bar = ([start, end], className) => place(el("span", { class: className }), start, end, sample.duration);
   const line = (windows, className) =>
-    el("span", { class: "line" }, ...windows.map(([start, end]) => place(el("span", { class: className }), start, end, sample.duration)));
+    el("span", { class: "line" }, ...windows.map((window) => bar(window, className)));
   const lines = sample.answers.map((answer, index) => line(answer.windows.slice(0, 1), `run-${index}`));
   return el("span", { class: "overview", "aria-hidden": "true" }, line(sample.moments ?? [], "true"), ...lines);
 }
@@ -115,7 +120,8 @@ function overview(sample) {
 function verdict(answer, run, index) {
   const iou = answer.ious.length ? ` ${answer.ious[0].toFixed(2)}` : "";
   const text = (answer.kinds.join(", ") || "no labels") + iou;
-  return el("span", { class: `verdict run-${index}`, title: `${run.name}: kinds, IoU of the first prediction` }, text);
+  const title = `${run.name}: kinds, IoU of the first prediction`;
+  return el("span", { class: `verdict run-${index}`, title }, text);
 }
 
 const data = JSON.parse(document.getElementById("data").textContent);

@@ -12,20 +12,24 @@ function showSample(sample, data) {
   const timeline = el("div", { class: "timeline" });
 
   const choose = (button, text, window) => {
-    for (const other of timeline.querySelectorAll("[aria-pressed=true]")) other.setAttribute("aria-pressed", "false");
+    timeline.querySelector("[aria-pressed=true]")?.setAttribute("aria-pressed", "false");
     button.setAttribute("aria-pressed", "true");
     told.textContent = text;
     player?.play(...window);
   };
-  const showTrace = (index, rank) =>
-    refinement.replaceChildren(...refinementRows(sample, data.runs[index].name, sample.answers[index].traces, index, rank));
+  const showTrace = (index, rank) => {
+    refinement.replaceChildren(...refinementRows(sample, data.runs[index].name, index, rank));
+  };
 
   const thumbnails = track([], "thumbnails");
   thumbnails.setAttribute("role", "img");
   thumbnails.setAttribute("aria-label", "Pictures of the video along its time");
   if (url) timeline.append(row("video", thumbnails));
   timeline.append(axis(sample.duration));
-  if (sample.moments) timeline.append(row("true", track(sample.moments.map((window) => trueMoment(window, sample, choose)))));
+  if (sample.moments) {
+    const moments = sample.moments.map((window) => trueMoment(window, sample, choose));
+    timeline.append(row("true", track(moments)));
+  }
   sample.answers.forEach((answer, index) => {
     answer.windows.forEach((window, rank) => {
       const text = describeAnswer(data.runs[index].name, answer, rank);
@@ -46,11 +50,13 @@ function showSample(sample, data) {
     );
   }
   const facts = `qid ${sample.qid}, video ${sample.vid}, ${sample.duration} s`;
-  const traced = sample.answers.some((answer) => answer.traces) ? ", a predicted one also to see below how it came about" : "";
-  const hint = player ? `Choose a moment to play it${traced}.` : "";
+  const isTraced = sample.answers.some((answer) => answer.traces);
+  const more = isTraced ? ", a predicted one also to see below how it came about" : "";
+  const hint = player ? `Choose a moment to play it${more}.` : "";
   const notes = el("div", {}, el("p", { class: "facts" }, `${facts}. ${hint}`), legend(sample, data), told);
   const detail = el("div", { class: "detail" }, notes, ...(player ? [player.video] : []), timeline);
-  if (url) requestAnimationFrame(() => drawThumbnails(thumbnails, url, sample.duration)); // when the track has a width
+  // Only in the document does the track have a width.
+  if (url) requestAnimationFrame(() => drawThumbnails(thumbnails, url, sample.duration));
   return detail;
 }
 
@@ -63,8 +69,9 @@ function track(children, className = "") {
 }
 
 function moment([start, end], duration, className, text, onclick) {
-  const attributes = { type: "button", class: `moment ${className}`, title: text, "aria-label": text, "aria-pressed": "false", onclick };
-  return place(el("button", attributes), start, end, duration);
+  const named = { title: text, "aria-label": text, "aria-pressed": "false" };
+  const button = el("button", { type: "button", class: `moment ${className}`, ...named, onclick });
+  return place(button, start, end, duration);
 }
 
 function trueMoment(window, sample, choose) {
@@ -103,8 +110,9 @@ function saliencyRow(sample, data) {
     const share = (pick) => sample.annotators.map((scores) => pick(scores) / HIGHEST_SCORE);
     const mean = share((scores) => scores.reduce((sum, score) => sum + score, 0) / scores.length);
     const [most, least] = [share((scores) => Math.max(...scores)), share((scores) => Math.min(...scores))];
+    const band = `${stairs(most, ANNOTATED_SECONDS)} ${stairs(least, ANNOTATED_SECONDS, true)} Z`;
     drawing.append(
-      svg("path", { class: "range", d: `${stairs(most, ANNOTATED_SECONDS)} ${stairs(least, ANNOTATED_SECONDS, true)} Z` }),
+      svg("path", { class: "range", d: band }),
       svg("path", { class: "curve true", d: stairs(mean, ANNOTATED_SECONDS) }),
     );
     texts.push(`the annotators' mean is highest at ${peak(mean, ANNOTATED_SECONDS)}`);
@@ -140,10 +148,11 @@ function peak(values, seconds) {
 }
 
 /** The references of a moment from the first to the last level, each with the points that the next level reads. */
-function refinementRows(sample, name, traces, index, rank) {
+function refinementRows(sample, name, index, rank) {
+  const { traces } = sample.answers[index];
   if (!traces) return [];
-  const title = `How ${name} came to its prediction ${rank + 1}`;
-  if (!traces[rank]) return [el("h4", {}, title), el("p", { class: "note" }, "Not found when the model was run again.")];
+  const title = el("h4", {}, `How ${name} came to its prediction ${rank + 1}`);
+  if (!traces[rank]) return [title, el("p", { class: "note" }, "Not found when the model was run again.")];
   const [references, points] = traces[rank];
   const rows = references.map((reference, level) => {
     const bar = place(el("div", { class: `reference run-${index}` }), ...reference, sample.duration);
@@ -161,7 +170,7 @@ function refinementRows(sample, name, traces, index, rank) {
     return row(label, shown);
   });
   const legend = points.length
-    ? "Bars are references. Dots are where the heads of the next level look, the mean of their points: one line per head."
+    ? "Bars are references. Dots are where the next level's heads look, the mean of their points: a line per head."
     : "Bars are references. This attention has no sampling points.";
-  return [el("h4", {}, title), ...rows, el("p", { class: "note" }, legend)];
+  return [title, ...rows, el("p", { class: "note" }, legend)];
 }

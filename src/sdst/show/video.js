@@ -4,7 +4,8 @@ const THUMBNAIL_HEIGHT = 56; // pixels, as in page.css
 
 /** A player of a video file; play(start, end) shows a moment of it. */
 function makePlayer(url, name) {
-  const video = el("video", { src: url, controls: true, preload: "metadata", playsinline: true, "aria-label": `Video ${name}` });
+  const attributes = { src: url, controls: true, preload: "metadata", playsinline: true };
+  const video = el("video", { ...attributes, "aria-label": `Video ${name}` });
   video.muted = true;
   let stopAt = Infinity;
   video.addEventListener("timeupdate", () => {
