@@ -8,6 +8,8 @@ import torch
 
 from sdst.callbacks import BEST, LAST
 
+COSTS = ("fit_seconds", "steps_per_second", "peak_memory_gb")
+
 
 def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
@@ -34,13 +36,16 @@ def assert_equal(a: Any, b: Any) -> None:
 
 def assert_same_result(run: Path, other: Path) -> None:
     """Weights, optimizer, metrics and submissions are equal to the last bit."""
-    for name in (LAST, BEST):
-        assert_equal(load(run / name)["state_dict"], load(other / name)["state_dict"])
-    for key in ("optimizer_states", "lr_schedulers", "global_step", "epoch"):
-        assert_equal(load(run / LAST)[key], load(other / LAST)[key])
-    results = [read_json(folder / "metrics.json") for folder in (run, other)]
-    for result in results:
-        del result["fit_seconds"], result["steps_per_second"], result["peak_memory_gb"]
-    assert results[0] == results[1]
-    for name in ("val_submission.jsonl", "test_submission.jsonl"):
-        assert (run / name).read_bytes() == (other / name).read_bytes()
+    assert_equal(result_of_run(run), result_of_run(other))
+
+
+def result_of_run(run: Path) -> dict[str, Any]:
+    """What a finished run has come to, without what it cost."""
+    last, metrics = load(run / LAST), read_json(run / "metrics.json")
+    kept = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
+    return {
+        "last": {key: last[key] for key in kept},
+        "best": load(run / BEST)["state_dict"],
+        "metrics": {key: value for key, value in metrics.items() if key not in COSTS},
+        "predictions": [(run / f"{split}_submission.jsonl").read_bytes() for split in ("val", "test")],
+    }

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from dataclasses import fields, replace
 from datetime import timedelta
@@ -105,9 +106,9 @@ def run_processes(world: int, function: Callable[..., object], *arguments: objec
         Stopped: SIGTERM has come here or to one of them.
     """
     context = torch.multiprocessing.get_context("spawn")
-    refusals, port = context.SimpleQueue(), find_free_network_port()
+    told, port = context.SimpleQueue(), find_free_network_port()
     processes = [
-        context.Process(target=_run_rank, args=(rank, world, port, refusals, function, arguments))
+        context.Process(target=_run_rank, args=(rank, world, port, told, function, arguments))
         for rank in range(world)
     ]
     left, dead, stopped = dict(enumerate(processes)), list[tuple[int, int]](), False
@@ -140,10 +141,14 @@ def run_processes(world: int, function: Callable[..., object], *arguments: objec
                 process.join()
     if stopped:
         raise Stopped
-    if not refusals.empty():
-        raise UserError(refusals.get())
+    while not told.empty():
+        is_refusal, message = told.get()
+        if is_refusal:
+            raise UserError(message)
+        if all(code > 0 for _, code in dead):  # else it only missed the one that was killed
+            sys.stderr.write(message)
     if dead:
-        rank, code = dead[0]
+        rank, code = min(dead, key=lambda death: death[1])
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         raise UserError(
             f"trainer.devices: process {rank + 1} of {world} ended with {how}, so the others were ended too; "
@@ -152,7 +157,7 @@ def run_processes(world: int, function: Callable[..., object], *arguments: objec
 
 
 def _run_rank(
-    rank: int, world: int, port: int, refusals: Any, function: Callable[..., object], arguments: Sequence[Any]
+    rank: int, world: int, port: int, told: Any, function: Callable[..., object], arguments: Sequence[Any]
 ) -> None:
     """One of the processes."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -165,8 +170,13 @@ def _run_rank(
     try:
         function(*arguments)
     except UserError as error:
-        refusals.put(str(error))
+        told.put((True, str(error)))
         sys.exit(2)
+    except Exception:
+        told.put(
+            (False, traceback.format_exc())
+        )  # not printed here: it may follow from what another was refused
+        sys.exit(1)
 
 
 def _end_with_parent() -> None:
