@@ -21,10 +21,14 @@ FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, *, alone: bool = False) -> Iterator[Path]:
     """A temporary name beside a file, to be written to; what is written there then takes the file's place at once.
 
     Readers see the old file or the new one, and so does who looks after a kill or a power cut.
+
+    Args:
+        path: The file.
+        alone: No other process writes it now. What a killed one left is then overwritten, instead of lying there.
 
     Raises:
         UserError: The place cannot be written.
@@ -32,7 +36,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     target = Path(path).resolve()  # a link stays a link: what it points to is replaced
     if target.exists() and not target.is_file():
         raise UserError(f"{path}: not a regular file; give the name of a file to write")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.tmp" if alone else f".{target.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         with temporary.open("rb+") as written:

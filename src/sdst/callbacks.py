@@ -82,7 +82,7 @@ class CheckpointFiles(TorchCheckpointIO):
         )  # of which a full disk takes bytes or not: PyTorch's own writing would hide its error
         torch.save(checkpoint, content)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
+        with replacing(path, alone=True) as temporary:
             temporary.write_bytes(content.getbuffer())
 
 

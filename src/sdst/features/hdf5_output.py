@@ -38,6 +38,16 @@ class Output(io.FileIO):
             self.failure = error
         return size
 
+    def truncate(self, size: int | None = None, /) -> int:
+        """Cut or lengthen the file, or keep the failure."""
+        size = self.tell() if size is None else size
+        try:
+            if self.failure is None:
+                super().truncate(size)
+        except OSError as error:
+            self.failure = error
+        return size
+
     def check(self) -> None:
         """Raise the failure, if there is one."""
         if self.failure is not None:

@@ -273,7 +273,7 @@ class FeatureWriter:
             raise UserError(
                 f"{self._path}: no video or no query was written; give annotations that have both"
             )
-        with replacing(self._path) as temporary, new_hdf5(temporary) as (file, output):
+        with replacing(self._path, alone=True) as temporary, new_hdf5(temporary) as (file, output):
             file.attrs.update(self._attrs)
             keys = sorted(self._journal.keys)
             console, hidden = Console(stderr=True), not sys.stderr.isatty()
