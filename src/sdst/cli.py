@@ -24,6 +24,10 @@ COMMANDS = {
         "a run, or two side by side, as a page: metrics, curves, every prediction",
     ),
     "evaluate": ("sdst.evaluate", "score any model's prediction file against annotations"),
+    "analyze": (
+        "sdst.analysis.commands",
+        "what predictions get right and wrong, by what is asked, and what could be reached",
+    ),
     "predict": ("sdst.predict", "moments and saliency for queries about videos or stored features"),
     "extract": ("sdst.features.extract", "videos and their annotated queries to a feature file"),
     "features": ("sdst.features.commands", "feature files: inspect, validate, merge, import, simulate"),
