@@ -10,6 +10,7 @@ SCALE ?= laptop
 SEEDS ?= $(if $(filter laptop,$(SCALE)),0 1,0 1 2)
 ARGS ?=
 FUZZ_SECONDS ?= 300
+KILLS ?= 20
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -17,10 +18,10 @@ READY := $(VENV)/.ready
 TABLES := $(notdir $(basename $(wildcard experiments/*.yaml)))
 # Where reports go. Those of this repository's own runs are in experiments/results.
 RESULTS ?= runs/reports/$(SCALE)
-.PHONY: help install demo world tables $(TABLES) test lint unit fuzz clean
+.PHONY: help install demo world tables $(TABLES) test lint unit fuzz test-faults clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo 'table5      train and report a table or figure; SCALE=laptop|paper SEEDS="0 1". There are:'
 	@echo '            $(TABLES)' | fold -s -w 108 | sed '2,$$s/^/            /'
 
@@ -64,6 +65,9 @@ unit: $(READY)  ## all tests, one process per core
 
 fuzz: $(READY)  ## break files of every kind for FUZZ_SECONDS: none may end in a traceback, a crash or a wait
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --seconds $(FUZZ_SECONDS)
+
+test-faults: $(READY)  ## end training, extraction, merging, sweeps and reports KILLS times each: nothing may be lost
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults.py --kills $(KILLS)
 
 clean:  ## remove caches; never touches runs or data
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -13,11 +13,11 @@ import torch
 
 from conftest import Corpus
 from ranks import end_in_different_ways, gradients, save_gradients, share
+from same_result import assert_same_result
 from sdst.callbacks import BEST, LAST
 from sdst.cli import main
 from sdst.distributed import run_processes
 from sdst.errors import UserError
-from test_train import assert_same_result
 
 SMALL_STEPS = ["data.batch_size=2", "loss.weights.act=0"]  # of one head no parameter has a gradient
 SHARES = [(0, 1), (2, 3, 0)]
@@ -121,6 +121,22 @@ def test_a_killed_process_ends_the_run_in_one_line(corpus: Corpus, tmp_path: Pat
     assert told[-1].startswith("sdst: error: trainer.devices: process 2 of 2 ended with SIGKILL")
     assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
     torch.load(run_dir / LAST, weights_only=True)  # is whole
+
+
+def test_sigterm_to_the_command_saves_the_run_of_all(corpus: Corpus, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    process = start(corpus, run_dir, "trainer.max_epochs=100000")
+    assert process.stderr is not None
+    while "epoch 1/" not in (line := process.stderr.readline()):
+        assert line, process.wait()
+    process.terminate()
+    told = process.communicate(timeout=60)[1].splitlines()
+    assert process.returncode == 143
+    assert [line for line in told if "epoch" not in line] == [
+        f"stopped by SIGTERM; continue with: sdst train resume={run_dir}"
+    ]
+    steps = torch.load(run_dir / LAST, weights_only=True)["global_step"]
+    assert steps >= 2  # of the first epoch: 10 queries, 2 x 4 a step
 
 
 @pytest.mark.parametrize("devices", ["0", "-1", "[]", "[0,0]", "[-1]", "auto", "1.5", "true"])

@@ -10,12 +10,13 @@ import pytest
 import sdst
 
 PACKAGE = Path(sdst.__file__).parent
-FOUNDATIONS = {"archives", "errors", "jsonfiles", "progress", "spans", "terminal", "types"}
+FOUNDATIONS = {"archives", "atomic", "errors", "jsonfiles", "progress", "spans", "terminal", "types"}
 ALLOWED = {
     "archives": set(),
+    "atomic": {"errors"},
     "errors": set(),
     "experiments": {"errors", "yamlfiles"},
-    "jsonfiles": {"errors", "types"},
+    "jsonfiles": {"atomic", "errors", "types"},
     "progress": set(),
     "published": {"errors", "experiments", "statistics"},
     "spans": set(),

@@ -199,9 +199,10 @@ def test_a_writer_killed_again_and_again_ends_with_the_file_of_an_undisturbed_on
         assert process.returncode == -signal.SIGKILL
         with pytest.raises(UserError, match=r"killed\.h5\.partial"):
             read_info(path)
-    path.with_name("killed.h5.tmp").write_bytes(b"what a writer killed while finishing leaves")
+    path.with_name(".killed.h5.tmp").write_bytes(b"what a writer killed while finishing leaves")
     subprocess.run([*command, str(path)], check=True, stdout=subprocess.DEVNULL)
     assert contents(path) == contents(tmp_path / "whole.h5")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["killed.h5", "whole.h5"]
 
 
 def test_a_journal_cut_at_any_byte_is_continued_to_the_same_file(tmp_path: Path) -> None:

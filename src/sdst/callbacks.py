@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import statistics
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from sdst.atomic import replacing
 from sdst.jsonfiles import write_atomically
 
 if TYPE_CHECKING:
@@ -63,6 +66,24 @@ def checkpoints(run_dir: Path, monitor: str) -> list[ModelCheckpoint]:
         run_dir / LAST.parent, LAST.stem, save_on_train_epoch_end=True, enable_version_counter=False
     )
     return [best, last]  # in this order: the last checkpoint remembers which epoch was the best
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes checkpoints as all other files; Lightning's move from another file system and could be torn by a kill."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Put the checkpoint in place of the one before.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        content = (
+            io.BytesIO()
+        )  # of which a full disk takes bytes or not: PyTorch's own writing would hide its error
+        torch.save(checkpoint, content)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, alone=True) as temporary:
+            temporary.write_bytes(content.getbuffer())
 
 
 class EpochLog(Callback):
@@ -197,6 +218,8 @@ class StepTimer(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
         self._since = time.monotonic()
+
+    on_train_start = on_train_epoch_start  # of an epoch that a resumed run is in the midst of
 
     def on_train_batch_end(self, *arguments: Any) -> None:
         """Count the time since the step before; what follows an epoch's last step is never counted."""

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from sdst import __version__
+from sdst.atomic import FULL
 from sdst.errors import UserError
 from sdst.terminal import log_to_stderr, printable
 
@@ -67,9 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.filename is None:
+        if error.errno in FULL:
+            advice = "free some space and repeat the command"
+        elif error.filename is not None:
+            advice = "check the path"
+        else:
             raise
-        sys.stderr.write(f"sdst: error: {printable(str(error.filename))}: {error.strerror}; check the path\n")
+        place = f"{error.filename}: " if error.filename is not None else ""
+        sys.stderr.write(f"sdst: error: {printable(place)}{error.strerror}; {advice}\n")
         return 2
 
 

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from dataclasses import fields, replace
 from datetime import timedelta
@@ -20,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment, find_free_network_port
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import OmegaConf
 from torch.nn import functional as F
 
-from sdst.errors import UserError
+from sdst.errors import STOPPED, Stopped, UserError
 from sdst.terminal import log_to_stderr
 from sdst.types import Anchors, Batch, Output
 
@@ -78,17 +80,21 @@ def make_strategy(trainer: DictConfig, *, unused_parameters: bool) -> DDPStrateg
     """
     if num_processes(trainer) == 1:
         return "auto"
-    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-    return DDPStrategy(
-        # Else Lightning would take the processes for tasks of Slurm within one of its jobs.
-        cluster_environment=None if by_torchrun else LightningEnvironment(),
-        timeout=TIMEOUT,
-        find_unused_parameters=unused_parameters,
-    )
+    return DDPStrategy(timeout=TIMEOUT, find_unused_parameters=unused_parameters)
+
+
+def make_environment() -> LightningEnvironment | TorchElasticEnvironment:
+    """What tells Lightning which of the processes this one is: we do, or torchrun does.
+
+    Within a job of Slurm it would otherwise ask Slurm, and take over its signals.
+    """
+    return TorchElasticEnvironment() if TorchElasticEnvironment.detect() else LightningEnvironment()
 
 
 def run_processes(world: int, function: Callable[..., object], *arguments: object) -> None:
     """Call a function in several new processes and wait until all are done, or one is dead: then all are ended.
+
+    SIGTERM is passed on to them.
 
     Args:
         world: How many.
@@ -97,14 +103,24 @@ def run_processes(world: int, function: Callable[..., object], *arguments: objec
 
     Raises:
         UserError: What one of them raised; or one ended without a word, as if killed.
+        Stopped: SIGTERM has come here or to one of them.
     """
     context = torch.multiprocessing.get_context("spawn")
-    refusals, port = context.SimpleQueue(), find_free_network_port()
+    told, port = context.SimpleQueue(), find_free_network_port()
     processes = [
-        context.Process(target=_run_rank, args=(rank, world, port, refusals, function, arguments))
+        context.Process(target=_run_rank, args=(rank, world, port, told, function, arguments))
         for rank in range(world)
     ]
-    left, dead = dict(enumerate(processes)), list[tuple[int, int]]()
+    left, dead, stopped = dict(enumerate(processes)), list[tuple[int, int]](), False
+
+    def stop(*_: object) -> None:
+        nonlocal stopped
+        stopped = True
+        for process in processes:
+            if process.is_alive():
+                process.terminate()
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         for process in processes:
             process.start()
@@ -113,17 +129,26 @@ def run_processes(world: int, function: Callable[..., object], *arguments: objec
             for rank in [rank for rank, process in left.items() if process.sentinel in ended]:
                 process = left.pop(rank)
                 process.join()
-                if process.exitcode:
-                    dead.append((rank, process.exitcode))
+                if process.exitcode == STOPPED and not stopped:
+                    stop()  # one alone was told
+                elif process.exitcode not in (0, STOPPED):
+                    dead.append((rank, process.exitcode or 0))
     finally:
+        signal.signal(signal.SIGTERM, before)
         for process in left.values():
             if process.is_alive():
                 process.kill()  # it may be waiting for the dead one; whatever it writes is whole or absent
                 process.join()
-    if not refusals.empty():
-        raise UserError(refusals.get())
+    if stopped:
+        raise Stopped
+    while not told.empty():
+        is_refusal, message = told.get()
+        if is_refusal:
+            raise UserError(message)
+        if all(code > 0 for _, code in dead):  # else it only missed the one that was killed
+            sys.stderr.write(message)
     if dead:
-        rank, code = dead[0]
+        rank, code = min(dead, key=lambda death: death[1])
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         raise UserError(
             f"trainer.devices: process {rank + 1} of {world} ended with {how}, so the others were ended too; "
@@ -132,7 +157,7 @@ def run_processes(world: int, function: Callable[..., object], *arguments: objec
 
 
 def _run_rank(
-    rank: int, world: int, port: int, refusals: Any, function: Callable[..., object], arguments: Sequence[Any]
+    rank: int, world: int, port: int, told: Any, function: Callable[..., object], arguments: Sequence[Any]
 ) -> None:
     """One of the processes."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -145,8 +170,13 @@ def _run_rank(
     try:
         function(*arguments)
     except UserError as error:
-        refusals.put(str(error))
+        told.put((True, str(error)))
         sys.exit(2)
+    except Exception:
+        told.put(
+            (False, traceback.format_exc())
+        )  # not printed here: it may follow from what another was refused
+        sys.exit(1)
 
 
 def _end_with_parent() -> None:
@@ -163,6 +193,15 @@ def _end_with_parent() -> None:
 def world_size() -> int:
     """How many processes take this step together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def agree(wanted: bool, device: torch.device) -> bool:
+    """Whether any of the processes wants something; all of them get the same answer."""
+    if world_size() == 1:
+        return wanted
+    votes = torch.tensor(int(wanted), device=device)
+    dist.all_reduce(votes, dist.ReduceOp.MAX)
+    return bool(votes)
 
 
 def pad_alike(batch: Batch) -> Batch:

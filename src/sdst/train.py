@@ -20,8 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdst import checkpoint
+from sdst.atomic import writing_below
 from sdst.baselines.trivial import whole_video
-from sdst.callbacks import BEST, LAST, NONFINITE, EpochLog, LossWatch, StepTimer, checkpoints
+from sdst.callbacks import BEST, LAST, NONFINITE, CheckpointFiles, EpochLog, LossWatch, StepTimer, checkpoints
 from sdst.config import (
     SelectConfig,
     TrainConfig,
@@ -30,7 +31,14 @@ from sdst.config import (
     explain,
     register_schema,
 )
-from sdst.distributed import is_first, is_started, make_strategy, num_processes, run_processes
+from sdst.distributed import (
+    is_first,
+    is_started,
+    make_environment,
+    make_strategy,
+    num_processes,
+    run_processes,
+)
 from sdst.errors import UserError
 from sdst.jsonfiles import write_atomically
 from sdst.losses.criterion import Criterion
@@ -39,8 +47,9 @@ from sdst.models.sdst import SDST
 from sdst.module import GroundingModule
 from sdst.options import check_options, precision, settle
 from sdst.predictions import write_predictions
+from sdst.preemption import StopOnSigterm
 from sdst.provenance import describe_run, peak_memory_gb, reset_peak_memory
-from sdst.resume import check_folder, stored_run
+from sdst.resume import batches_done, begun_run, check_folder, stored_run
 from sdst.tracking import begin, show_predictions, tracked_run
 
 if TYPE_CHECKING:
@@ -60,13 +69,19 @@ SEARCH_OPTIONS = ("hydra.sweeper.direction=maximize", "hydra.sweeper.max_failure
 
 
 def main(argv: Sequence[str]) -> int:
-    """Hydra application over conf/train.yaml; ``resume=latest`` or ``resume=FOLDER`` continues a run."""
+    """Hydra application over conf/train.yaml, or with ``resume=`` the rest of a run (:class:`TrainConfig`)."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own report
     resumed = [arg.partition("=")[2] for arg in argv if arg.startswith("resume=")]
+    resume = resumed[-1] if resumed else ""
+    argv = [arg for arg in argv if not arg.startswith("resume=")]
     try:
-        if resumed and resumed[-1] not in ("", "null"):
-            overrides = [arg for arg in argv if not arg.startswith("resume=")]
-            run_dir, config = stored_run(resumed[-1], overrides)
+        if resume == "auto":
+            resume = begun_run(argv)
+            if resume and (Path(resume) / "metrics.json").exists():
+                logger.info("%s: holds a finished run; nothing is left to do", resume)
+                return 0
+        if resume not in ("", "null"):
+            run_dir, config = stored_run(resume, argv)
             with tracked_run():
                 train(config, run_dir, resume=True)
         else:
@@ -126,18 +141,20 @@ def _run_hydra() -> None:
 def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[str, Any]:
     """Fit, then evaluate the best checkpoint on every split that has annotations.
 
-    All input is read and checked before anything is written or computed.
+    All input is read and checked before anything is written or computed. Wherever it is ended, ``resume`` continues
+    it to the same result.
 
     Args:
         config: A composed configuration (see :func:`sdst.config.compose`).
         run_dir: Receives config.yaml, run.json, checkpoints, logs, submission files and at last metrics.json.
-        resume: Continue the run of that folder from its last checkpoint.
+        resume: Continue the run of that folder from its last checkpoint, or from its beginning if it has none.
 
     Returns:
         The content of metrics.json.
 
     Raises:
-        UserError: The folder holds a run already, or any input is bad.
+        UserError: The folder holds a run already or cannot be written, or any input is bad.
+        Stopped: SIGTERM has come.
     """
     if is_first():  # before it writes anything
         check_folder(run_dir, resume)
@@ -150,6 +167,12 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
         run_processes(world, _train_as_one_of_several, config, run_dir, resume)
         result: dict[str, Any] = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
         return result
+    with writing_below(run_dir):
+        return _train_here(config, run_dir, resume, world)
+
+
+def _train_here(config: DictConfig, run_dir: Path, resume: bool, world: int) -> dict[str, Any]:
+    """Train in this process, the only one or one of ``world``."""
     options = OmegaConf.to_object(config)
     assert isinstance(options, TrainConfig)
     for part in ("pytorch", "fabric"):
@@ -158,6 +181,8 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     # A resumed run's folder of checkpoints is not empty.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    # Ours is: EpochSampler leaves out what was done.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
     # Every process computes the metrics of all.
     warnings.filterwarnings("ignore", message=".*sync_dist=True")
     L.seed_everything(options.seed, verbose=False)
@@ -174,16 +199,21 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     module = make_module(config, options, data.recipe)
     timer = StepTimer()
     trainer = _make_trainer(config, options.select, run_dir, timer)
-    if resume:
-        begun = checkpoint.read(run_dir / LAST)
-        checkpoint.require_unchanged(config.data.features, data.recipe, begun)
-        checkpoint.fill(module, begun["state_dict"], run_dir / LAST)
+    steps = data.train_dataloader()
+    begun = run_dir / LAST if resume and (run_dir / LAST).exists() else None
+    if begun:
+        stored = checkpoint.read(begun)
+        checkpoint.require_unchanged(config.data.features, data.recipe, stored)
+        checkpoint.fill(module, stored["state_dict"], begun)
+        epoch, batches = batches_done(stored, begun)
+        sampler: Any = steps.sampler
+        sampler.resume(epoch, batches * data.batch_size)
     if trainer.is_global_zero:
         run_dir.mkdir(parents=True, exist_ok=True)
         facts = describe_run(module.model) | {"features": data.recipe}
         begin(trainer.logger, run_dir, module.contents["config"], facts)
         write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(config))
-    if trainer.is_global_zero and not resume:
+    if trainer.is_global_zero and not (run_dir / "run.json").exists():
         write_atomically(run_dir / "run.json", json.dumps(facts, indent=2) + "\n")
         logger.info("%d trainable parameters; run folder %s", facts["parameters"]["total"], run_dir)
 
@@ -191,9 +221,9 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     try:
         trainer.fit(
             module,
-            data.train_dataloader(),
+            steps,
             data.loader(options.select.split),
-            ckpt_path=run_dir / LAST if resume else None,
+            ckpt_path=begun,
             weights_only=True,
         )
     except FloatingPointError as error:
@@ -286,8 +316,10 @@ def _make_trainer(config: DictConfig, select: SelectConfig, run_dir: Path, timer
             *checkpoints(run_dir, monitor=f"{select.split}/{select.metric}"),
             RichProgressBar(leave=True) if interactive else EpochLog(),
             LossWatch(run_dir),
+            StopOnSigterm(run_dir),
             timer,
         ],
+        plugins=[CheckpointFiles(), make_environment()],
         strategy=make_strategy(config.trainer, unused_parameters=not all(config.loss.weights.values())),
         logger=build(config.logger, save_dir=str(run_dir)),
         default_root_dir=run_dir,

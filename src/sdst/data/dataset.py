@@ -163,10 +163,16 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.lengths = lengths
         self.seed = seed
         self.epoch = 0
+        self._done = (0, 0)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch, resumed ones included."""
         self.epoch = epoch
+
+    def resume(self, epoch: int, keys: int) -> None:
+        """Go on in an epoch behind so many keys of each rank."""
+        self.epoch = epoch  # loader processes read ahead before the trainer sets it
+        self._done = (epoch, keys)
 
     def __len__(self) -> int:
         rank, world = _rank_and_world()
@@ -181,7 +187,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         else:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.lengths))
             order = np.resize(order, len(self) * world)
-        for index in order[rank::world]:
+        epoch, keys = self._done
+        for index in order[rank::world][keys * (epoch == self.epoch) :]:
             yield self.epoch, int(index)
 
 

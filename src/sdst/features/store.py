@@ -25,8 +25,10 @@ from rich.console import Console
 from rich.progress import track
 
 from sdst import __version__
+from sdst.atomic import cannot_write, replacing
 from sdst.errors import UserError
 from sdst.features import hdf5
+from sdst.features.hdf5_output import new_hdf5
 from sdst.features.info import FORMAT, VERSION, open_store, partial_path, read_info
 from sdst.features.journal import Journal
 
@@ -234,7 +236,7 @@ class FeatureWriter:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._journal = Journal(partial_path(self._path), self._attrs)
         except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+            raise cannot_write(path, error) from None
         self._widths = {_group(key): self._journal.shape(key)[2] for key in self._journal.keys}  # Dv or Dt
 
     def has_video(self, vid: str, pooling: str) -> bool:
@@ -271,17 +273,14 @@ class FeatureWriter:
             raise UserError(
                 f"{self._path}: no video or no query was written; give annotations that have both"
             )
-        temporary = self._path.with_name(self._path.name + ".tmp")
-        with h5py.File(temporary, "w") as file:
+        with replacing(self._path, alone=True) as temporary, new_hdf5(temporary) as (file, output):
             file.attrs.update(self._attrs)
             keys = sorted(self._journal.keys)
             console, hidden = Console(stderr=True), not sys.stderr.isatty()
             for key in track(keys, f"writing {self._path.name}", console=console, disable=hidden):
                 file[key] = self._journal.read(key)
+                output.check()
             file.attrs["complete"] = True
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, self._path)
         self._journal.delete()
 
     def __enter__(self) -> Self:
