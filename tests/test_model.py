@@ -288,6 +288,29 @@ def test_the_order_of_the_batch_changes_neither_a_sample_nor_the_loss(order):
     )
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_one_video_for_all_queries_is_aligned_once_but_in_training(training):
+    """As many rows of the same video give the same, and gradients too; dropout is each query's own."""
+    batch = make_batch([0, 1, 0])
+    assert batch.text.shape[0] == 3
+    given, aligned = {"video": batch.video[:1], "video_mask": batch.video_mask[[0, 0, 0]]}, []
+    results = []
+    for video in (given["video"], given["video"].expand(3, -1, -1, -1)):
+        model = build().train(training)
+        model.align_video.register_forward_hook(lambda _, inputs, output: aligned.append(output))
+        torch.manual_seed(1)
+        output = model(video, given["video_mask"], batch.text, batch.text_mask, torch.full((3,), 7.0))
+        (output.class_logits.sum() + output.references.sum() + output.saliency.sum()).backward()
+        results.append((output, {name: p.grad for name, p in model.named_parameters()}))
+    (shared, gradients), (repeated, expected) = results
+    assert [len(rows) for rows in aligned] == ([3, 3] if training else [1, 3])
+    assert training == (not torch.equal(aligned[1][0], aligned[1][1]))
+    for sample in range(3):
+        assert_same_sample(shared, sample, repeated, sample, 7)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
 def test_a_sample_given_twice_gets_the_same_output_twice():
     output = run(build(), make_batch([1, 0, 1]), with_offsets=True)
     assert_same_sample(output, 0, output, 2, SAMPLES[1][0])

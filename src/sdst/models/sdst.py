@@ -135,7 +135,8 @@ class SDST(nn.Module):
         """Ground a batch of queries in their videos.
 
         Args:
-            video: (B, K, T, Dv) any float type.
+            video: (B, K, T, Dv) any float type; (1, K, T, Dv) where all queries are about one video, the part of
+                which that depends on no query is then computed once.
             video_mask: (B, T), a prefix of ones per sample.
             text: (B, K, L, Dt), CLS first.
             text_mask: (B, L).
@@ -144,7 +145,10 @@ class SDST(nn.Module):
         """
         check_levels(self.levels, video=video, text=text)
         axis = ClipAxis(video_mask, video_mask.sum(dim=1).float(), num_clips.float())
-        aligned_video = self._run(self.align_video, video.to(self.queries.dtype))  # (B, K, T, d)
+        if self.training:
+            video = video.expand(len(text), -1, -1, -1)  # each query with a dropout of its own
+        aligned_video = self._run(self.align_video, video.to(self.queries.dtype))
+        aligned_video = aligned_video.expand(len(text), -1, -1, -1)  # (B, K, T, d)
         aligned_text = self._run(self.align_text, text.to(self.queries.dtype))  # (B, K, L, d)
         pooled_text = self.pool_text(aligned_text, text_mask.unsqueeze(1).expand(aligned_text.shape[:3]))
 
