@@ -88,8 +88,8 @@ class TrainConfig:
         run_dir: Where the run writes. One that holds a finished run is refused.
         resume: ``latest`` unfinished run below ``paths.runs``, or the folder of a run, or null.
         compile: Backend of ``torch.compile`` (``inductor``), or null for eager execution.
-        recompute: Let training compute part of the activations twice instead of keeping them: half the memory for
-            a fifth more time, and the same result.
+        recompute: Let training compute most activations twice instead of keeping them: a fifth of their memory for a
+            quarter more time, and the same result.
         levels: Which backbone layers are used.
         loss: Loss weights and constants.
         optim: Optimizer and schedule.
