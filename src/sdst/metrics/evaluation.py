@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from sdst.errors import UserError
 from sdst.metrics.highlight import highlight_metrics
 from sdst.metrics.moment import MAP_THRESHOLDS, moment_metrics
@@ -130,13 +132,16 @@ def _evaluate_groups(
         moments.append(record.windows)
     windows = [prediction.windows for prediction in predictions]
     groups = {"full": moment_metrics(windows, moments, protocol.recall_thresholds)}
-    lengths = [spans[:, 1] - spans[:, 0] for spans in moments]
+    # All moments beside the number of their query, at least none.
+    spans = np.concatenate([np.zeros((0, 2)), *moments])
+    owners = np.repeat(np.arange(len(moments)), np.array([len(own) for own in moments], dtype=np.int64))
+    lengths = spans[:, 1] - spans[:, 0]
     for name, (shorter, longest) in protocol.length_groups.items():
-        members = [(length > shorter) & (length <= longest) for length in lengths]
-        chosen = [query for query, member in enumerate(members) if member.any()]
+        member = (lengths > shorter) & (lengths <= longest)
+        chosen, first = np.unique(owners[member], return_index=True)
         groups[name] = moment_metrics(
             [windows[query] for query in chosen],
-            [moments[query][members[query]] for query in chosen],
+            np.split(spans[member], first[1:]) if len(chosen) else [],
             protocol.recall_thresholds,
         )
     if not protocol.mean_iou:
