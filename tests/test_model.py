@@ -652,10 +652,11 @@ def test_under_autocast_positions_and_losses_stay_float32_and_outputs_close(atte
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_recomputed_activations_give_the_same_gradients_and_are_not_kept():
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_recomputed_activations_give_the_same_gradients_and_are_not_kept(attention):
     batch, gradients, kept = make_batch(), [], []
     for recompute in (False, True):
-        model = build(dropout=0.5, drop_path=0.25).train()
+        model = build(attention=attention, dropout=0.5, drop_path=0.25).train()
         model.recompute = recompute
         torch.manual_seed(1)  # of dropout
         sizes: dict[int, int] = {}
@@ -670,7 +671,7 @@ def test_recomputed_activations_give_the_same_gradients_and_are_not_kept():
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
         kept.append(sum(sizes.values()))
     torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=0)
-    assert kept[1] < 0.7 * kept[0]
+    assert kept[1] < 0.5 * kept[0]
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
