@@ -156,8 +156,10 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
         UserError: The folder holds a run already or cannot be written, or any input is bad.
         Stopped: SIGTERM has come.
     """
-    if is_first():  # before it writes anything
-        check_folder(run_dir, resume)
+    if is_first():
+        check_folder(run_dir, resume)  # before it writes anything
+    else:
+        logging.getLogger("sdst").setLevel(logging.ERROR)  # the first tells for all
     config.run_dir = str(run_dir)  # a multirun's job, or a run that was moved, is not where it was told to be
     OmegaConf.resolve(config)
     check_options(config)
