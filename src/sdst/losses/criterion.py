@@ -116,17 +116,12 @@ class Criterion(nn.Module):
                 batch.video_index,
                 temperature=self.temperature,
             ),
-            "video": lambda: torch.stack(
-                [
-                    video_alignment(
-                        output.video[:, k],
-                        output.text[:, k],
-                        batch.positive_clip,
-                        batch.video_index,
-                        temperature=self.temperature,
-                    )
-                    for k in _levels(output.text)
-                ]
+            "video": lambda: video_alignment(
+                output.video,
+                output.text,
+                batch.positive_clip,
+                batch.video_index,
+                temperature=self.temperature,
             ),
             "layer": lambda: level_alignment(
                 output.video, output.text, batch.positive_clip, temperature=self.temperature

@@ -65,7 +65,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d) to (..., d)."""
-        result: Tensor = self.contract(F.relu(self.expand(x), inplace=True))
+        # Not in place, here and below: the result of a linear layer is a view, whose gradient would then be copied
+        # three times.
+        result: Tensor = self.contract(F.relu(self.expand(x)))
         return result
 
 
@@ -123,7 +125,7 @@ def alignment(width: int, dim: int, dropout: float) -> nn.Sequential:
         nn.LayerNorm(width),
         Dropout(dropout),
         nn.Linear(width, dim),
-        nn.ReLU(inplace=True),
+        nn.ReLU(),
         nn.LayerNorm(dim),
         Dropout(dropout),
         nn.Linear(dim, dim),
@@ -135,7 +137,7 @@ def mlp(width_in: int, hidden: int, width_out: int, depth: int) -> nn.Sequential
     widths = [width_in, *[hidden] * (depth - 1), width_out]
     layers: list[nn.Module] = []
     for narrow, wide in pairwise(widths):
-        layers += [nn.Linear(narrow, wide), nn.ReLU(inplace=True)]
+        layers += [nn.Linear(narrow, wide), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
