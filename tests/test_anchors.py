@@ -69,6 +69,20 @@ def test_a_sample_alone_equals_the_same_sample_in_any_batch(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
+def test_one_video_for_all_queries_is_the_same_as_many_of_it(name: str) -> None:
+    model, batch = build(name), make_batch(LEVELS[name])
+    clips, rows = SAMPLES[0][0], len(batch)
+    mask, extents = batch.video_mask[:1].expand(rows, -1), batch.num_clips[:1].expand(rows)
+    many = batch.video[:1].expand(rows, -1, -1, -1)
+    shared, repeated = (
+        model(video, mask, batch.text, batch.text_mask, extents) for video in (batch.video[:1], many)
+    )
+    for i in range(rows):
+        assert_same(shared, i, repeated, i, clips)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
 def test_the_order_of_the_batch_changes_neither_a_sample_nor_the_loss(name: str) -> None:
     model, order = build(name), (2, 0, 3, 1)
     straight, shuffled = make_batch(LEVELS[name]), make_batch(LEVELS[name], order)

@@ -29,6 +29,7 @@ COMMANDS = {
         "what predictions get right and wrong, by what is asked, and what could be reached",
     ),
     "predict": ("sdst.predict", "moments and saliency for queries about videos or stored features"),
+    "serve": ("sdst.serve.commands", "a page on this machine: drop a video, ask it, play the moments"),
     "extract": ("sdst.features.extract", "videos and their annotated queries to a feature file"),
     "features": ("sdst.features.commands", "feature files: inspect, validate, merge, import, simulate"),
     "world": (

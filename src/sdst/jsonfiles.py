@@ -66,14 +66,14 @@ class Row:
 
     def numbers(self, key: str, *item_shape: int) -> NDArray[np.float64]:
         """A list of finite numbers, or of lists of the given shape, as a float64 (N, *item_shape) array."""
-        return self._array(key, item_shape).astype(np.float64)
+        return self._array(key, item_shape).astype(np.float64, copy=False)
 
     def integers(self, key: str, *item_shape: int) -> NDArray[np.int64]:
         """Like ``numbers``, but every number must be whole."""
         array = self._array(key, item_shape)
         if array.dtype.kind == "f" and (array % 1 != 0).any():
             raise self.error(f"'{key}' holds a fraction; every number must be whole")
-        return array.astype(np.int64)
+        return array.astype(np.int64, copy=False)
 
     def _array(self, key: str, item_shape: tuple[int, ...]) -> NDArray[Any]:
         """Finite numbers as they stand there, whole ones in an array of whole numbers."""

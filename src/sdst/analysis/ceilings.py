@@ -101,8 +101,9 @@ def _measure(
     scores = measure(windows, moments)
     assert scores is not None  # an annotation file has rows
     mean_ap = {}
+    starts, ends = np.concatenate(moments).T
     for group, (low, high) in lengths.items():
-        seconds = [spans[:, 1] - spans[:, 0] for spans in moments]
-        found = measure(*restrict(windows, moments, [(s > low) & (s <= high) for s in seconds]))
+        member = (ends - starts > low) & (ends - starts <= high)
+        found = measure(*restrict(windows, moments, member))
         mean_ap[group] = None if found is None else found.mean_ap
     return Ceiling(oracle, scores, mean_ap)

@@ -87,12 +87,9 @@ def measure_groups(
         "moments of the query": (np.repeat(counts, counts), COUNTS),
         "words of the query": (np.repeat(words, counts), WORDS),
     }
-    first_of_query = np.cumsum(counts)[:-1]
     return {
         grouping: {
-            group: measure(
-                *restrict(windows, moments, np.split((value > low) & (value <= high), first_of_query))
-            )
+            group: measure(*restrict(windows, moments, (value > low) & (value <= high)))
             for group, (low, high) in bins.items()
         }
         for grouping, (value, bins) in values.items()

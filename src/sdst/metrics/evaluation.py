@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from sdst.errors import UserError
 from sdst.metrics.highlight import highlight_metrics
 from sdst.metrics.moment import MAP_THRESHOLDS, moment_metrics
@@ -150,19 +152,20 @@ def true_moments(records: Sequence[Record]) -> list[NDArray[np.float64]]:
 
 
 def restrict(
-    windows: Sequence[NDArray[np.float64]],
-    moments: Sequence[NDArray[np.float64]],
-    members: Sequence[NDArray[np.bool_]],
+    windows: Sequence[NDArray[np.float64]], moments: Sequence[NDArray[np.float64]], member: NDArray[np.bool_]
 ) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
     """A group of moments as the official evaluation sees it: the queries that have such a moment, with those alone.
 
     Args:
         windows: Per query (N, 3) predictions, which all stay.
         moments: Per query (G, 2).
-        members: Per query (G,) which of its moments are in the group.
+        member: Of all queries' moments, one after the other, which are in the group.
     """
-    chosen = [query for query, member in enumerate(members) if member.any()]
-    return [windows[query] for query in chosen], [moments[query][members[query]] for query in chosen]
+    owners = np.repeat(np.arange(len(moments)), np.array([len(own) for own in moments], dtype=np.int64))
+    chosen, first = np.unique(owners[member], return_index=True)
+    if not len(chosen):
+        return [], []
+    return [windows[query] for query in chosen], np.split(np.concatenate(moments)[member], first[1:])
 
 
 def _evaluate_groups(
@@ -172,10 +175,11 @@ def _evaluate_groups(
     moments = true_moments(records)
     windows = [prediction.windows for prediction in predictions]
     groups = {"full": moment_metrics(windows, moments, protocol.recall_thresholds)}
-    lengths = [spans[:, 1] - spans[:, 0] for spans in moments]
+    spans = np.concatenate([np.zeros((0, 2)), *moments])
+    lengths = spans[:, 1] - spans[:, 0]
     for name, (shorter, longest) in protocol.length_groups.items():
-        members = [(length > shorter) & (length <= longest) for length in lengths]
-        groups[name] = moment_metrics(*restrict(windows, moments, members), protocol.recall_thresholds)
+        member = (lengths > shorter) & (lengths <= longest)
+        groups[name] = moment_metrics(*restrict(windows, moments, member), protocol.recall_thresholds)
     if not protocol.mean_iou:
         for metrics in groups.values():
             del metrics["MR-mIoU"]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import nn
 
 if TYPE_CHECKING:
@@ -89,8 +88,9 @@ class MultiHeadAttention(nn.Module):
 
         ``key_mask`` (B, S) is true where a key is valid; each sample needs one valid key. Returns (B, N, d).
         """
+        # Not by einops: at a single query its bookkeeping is 2 % of the model's time.
         q, k, v = (
-            rearrange(x, "B N (H c) -> B H N c", H=self.heads)
+            x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, N, c)
             for x in (self.query(query), self.key(key), self.value(value))
         )
         mask = None if key_mask is None else key_mask[:, None, None, :]
@@ -100,7 +100,7 @@ class MultiHeadAttention(nn.Module):
                 attended = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
         else:
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        result: Tensor = self.out(rearrange(attended, "B H N c -> B N (H c)"))
+        result: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return result
 
 
