@@ -56,7 +56,7 @@ class SDST(nn.Module):
 
     Attributes:
         recompute: Whether training computes its activations again in the backward pass instead of keeping them, all
-            but those of what RDSA prepares per level: a fifth of the memory, a quarter more time, the same gradients.
+            but those of what RDSA prepares per level: a fifth of the memory, a third more time, the same gradients.
     """
 
     def __init__(
