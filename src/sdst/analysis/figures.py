@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sdst.atomic import replacing
 from sdst.errors import UserError
 from sdst.reports.plots import OURS_COLOURS
 
@@ -42,10 +43,8 @@ def draw(analysis: Analysis, title: str, folder: Path) -> dict[str, str]:
         draw_section(analysis, figure)
         figure.suptitle(title.replace("$", r"\$"), fontsize=10)  # two would begin a formula
         path = folder / f"{section}.png"
-        try:
-            figure.savefig(path, dpi=120)
-        except OSError as error:
-            raise UserError(f"{path}: cannot write the plot: {error}") from error
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=120, format="png")
         files[section] = path.name
     return files
 
