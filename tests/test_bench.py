@@ -12,6 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import TINY, Corpus
 from sdst.baselines.trivial import whole_video
@@ -194,7 +196,8 @@ def test_growth_is_told_per_clip_and_drawn(tmp_path: Path) -> None:
         *(("clips", 6), ("clips", 12), ("batch", 1), ("batch", 2))
     ]
     short, long, *_ = rows
-    assert short["time_per_clip"] == short["bytes_per_clip"] == 1
+    assert short["time_per_clip"] == short["bytes_per_clip"] == short["operations_per_clip"] == 1
+    assert long["operations_per_clip"] == pytest.approx(long["gflop"] / short["gflop"] / 2)
     assert long["bytes_per_clip"] == pytest.approx(long["saved_mb"] / short["saved_mb"] / 2)
     assert (tmp_path / "out/scale.png").stat().st_size > 1000
 
@@ -269,3 +272,22 @@ def test_inference_is_reported_for_one_query_and_a_batch(tmp_path: Path) -> None
         *((1, "model"), (1, "decoding")),
         *((3, "model"), (3, "decoding"), (3, "model, one video")),
     ]
+
+
+def test_operations_of_attention_are_those_of_the_products_it_is_made_of() -> None:
+    def forward_and_backward() -> None:
+        q, k, v = (torch.randn(2, 4, length, 8, requires_grad=True) for length in (5, 6, 6))
+        F.scaled_dot_product_attention(q, k, v).sum().backward()
+
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        forward_and_backward()
+    assert costs.count_flops(forward_and_backward) == counter.get_total_flops()
+
+
+def test_a_profile_puts_all_of_a_step_into_parts(tmp_path: Path) -> None:
+    *parts, everything = run(tmp_path, "profile", *SMALL, *SIZES, rounds=3)
+    assert everything["gflop"] == pytest.approx(sum(row["gflop"] for row in parts))
+    assert everything["gflop"] == pytest.approx(costs.measure([*SMALL], SHAPE).gflop)
+    assert all(row["seconds"]["lowest"] > 0 for row in parts)
+    arithmetic = {row["part"] for row in parts if row["gflop"] > 0}
+    assert arithmetic == {row["part"] for row in parts if row["bound_by"] == "arithmetic"}

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdst import checkpoint
+from sdst.allocator import keep_freed_memory
 from sdst.atomic import writing_below
 from sdst.baselines.trivial import whole_video
 from sdst.callbacks import BEST, LAST, NONFINITE, CheckpointFiles, EpochLog, LossWatch, StepTimer, checkpoints
@@ -175,6 +176,7 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
 
 def _train_here(config: DictConfig, run_dir: Path, resume: bool, world: int) -> dict[str, Any]:
     """Train in this process, the only one or one of ``world``."""
+    keep_freed_memory()
     options = OmegaConf.to_object(config)
     assert isinstance(options, TrainConfig)
     for part in ("pytorch", "fabric"):

@@ -61,6 +61,12 @@ def _step(args: Namespace) -> list[Row]:
     return bench_step(_configurations(args), _shape(args), args.rounds)
 
 
+def _profile(args: Namespace) -> list[Row]:
+    from sdst.bench.profile import bench_profile
+
+    return bench_profile(args.overrides, _shape(args), args.rounds)
+
+
 def _infer(args: Namespace) -> list[Row]:
     from sdst.bench.infer import bench_infer
 
@@ -135,6 +141,8 @@ def _parser() -> Parser:
             metavar="OVERRIDE",
             help="another configuration, measured in the same rounds; repeatable: --against model=r2_tuning",
         )
+    profile = benchmarks.add_parser("profile", help="where the time of a training step goes")
+    profile.set_defaults(run=_profile)
     scale = benchmarks.add_parser("scale", help="a clip's share of a step as videos, queries, batches grow")
     scale.set_defaults(run=_scale)
     scale.add_argument(
@@ -145,7 +153,7 @@ def _parser() -> Parser:
         metavar="AXIS=N,N,...",
         help=f"what grows, and its sizes; repeatable (default: {_format(AXES)})",
     )
-    for benchmark in (step, infer, scale):
+    for benchmark in (step, profile, infer, scale):
         _add_sizes(benchmark)
     scale.set_defaults(batch=4)
 
@@ -176,7 +184,7 @@ def _parser() -> Parser:
     )
     extract.add_argument("--batch", type=at_least(1), default=16, metavar="N", help="clips (%(default)s)")
 
-    for benchmark in (step, infer, scale, load, startup):
+    for benchmark in (step, profile, infer, scale, load, startup):
         benchmark.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="those of sdst train")
     for name, benchmark in benchmarks.choices.items():
         benchmark.set_defaults(name=name)

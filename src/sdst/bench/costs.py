@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdst.bench.workload import Workload
@@ -67,10 +67,32 @@ def _measure(overrides: Sequence[str], shape: Shape) -> Costs:
 
 def count_flops(function: Callable[[], object]) -> int:
     """Operations of the matrix products, convolutions and attention in a call, two per multiplication and addition."""
-    # PyTorch has no formula for the CPU's attention kernel, but for the products that the plain one is made of.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    return sum(flops_by_operator(function).values())
+
+
+def flops_by_operator(function: Callable[[], object]) -> dict[str, int]:
+    """The same by the name of PyTorch's operator, such as ``addmm``."""
+    with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
         function()
-    return int(counter.get_total_flops())
+    counts = counter.get_flop_counts().get("Global", {})
+    return {operator.__name__: int(count) for operator, count in counts.items()}
+
+
+def _attention(query: Sequence[int], key: Sequence[int], *_: Any, **__: Any) -> int:
+    """Of the products of (B, H, N, c) queries with (B, H, S, c) keys, and of their weights with as wide values."""
+    return 4 * math.prod(query) * key[2]
+
+
+def _attention_backward(_gradient: Any, query: Sequence[int], key: Sequence[int], *_: Any, **__: Any) -> int:
+    """Without what a kernel computes again to save memory, for that is its way and no work that has to be done."""
+    return 2 * _attention(query, key)
+
+
+_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention} | {
+    getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}_backward"): _attention_backward
+    for kernel in ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
+}
+"""Operations of attention from the shapes of its arguments: PyTorch knows none of the CPU's kernel."""
 
 
 def saved_for_backward(workload: Workload) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sdst.bench.costs import saved_for_backward
+from sdst.bench.costs import count_flops, saved_for_backward
 from sdst.bench.rounds import interleave, spread
 from sdst.bench.workload import Workload
 from sdst.errors import UserError
@@ -17,11 +17,16 @@ if TYPE_CHECKING:
     from sdst.bench.report import Row
     from sdst.bench.workload import Shape
 
+STYLES = {"time_per_clip": "o-", "bytes_per_clip": "s--", "operations_per_clip": "^:"}
+"""What is drawn per clip, and how."""
+
 
 def bench_scale(
     overrides: Sequence[str], shape: Shape, axes: Mapping[str, Sequence[int]], rounds: int
 ) -> list[Row]:
-    """One row per size: a step's time and bytes kept for backward, and both per clip as multiples of the first size's.
+    """One row per size: a step's cost, and its time, bytes kept for backward and operations per clip.
+
+    Those per clip are multiples of the first size's.
 
     Args:
         overrides: The configuration.
@@ -37,6 +42,7 @@ def bench_scale(
         jobs = {name: workload.step for name, workload in zip(names, workloads, strict=True)}
         seconds = [spread(times) for times in interleave(jobs, rounds).values()]
         saved = [saved_for_backward(workload) for workload in workloads]
+        flops = [count_flops(workload.step) for workload in workloads]
         clips = [each.batch * each.clips for each in shapes]
         rows += [
             {
@@ -44,8 +50,10 @@ def bench_scale(
                 "size": sizes[i],
                 "seconds": seconds[i],
                 "saved_mb": saved[i] / 1e6,
+                "gflop": flops[i] / 1e9,
                 "time_per_clip": seconds[i].median / clips[i] / (seconds[0].median / clips[0]),
                 "bytes_per_clip": saved[i] / clips[i] / (saved[0] / clips[0]),
+                "operations_per_clip": flops[i] / clips[i] / (flops[0] / clips[0]),
             }
             for i in range(len(sizes))
         ]
@@ -53,7 +61,7 @@ def bench_scale(
 
 
 def plot_scale(rows: Sequence[Row], path: Path) -> None:
-    """Draw how time and bytes per clip grow, one panel per axis.
+    """Draw how time, bytes and operations per clip grow, one panel per axis.
 
     Raises:
         UserError: matplotlib is not installed, or the file cannot be written.
@@ -69,7 +77,7 @@ def plot_scale(rows: Sequence[Row], path: Path) -> None:
     for panel, axis in zip(figure.subplots(1, len(axes), squeeze=False)[0], axes, strict=True):
         chosen = [row for row in rows if row["grows"] == axis]
         sizes = [row["size"] for row in chosen]
-        for column, style in (("time_per_clip", "o-"), ("bytes_per_clip", "s--")):
+        for column, style in STYLES.items():
             panel.plot(sizes, [row[column] for row in chosen], style, label=column.replace("_", " "))
         panel.set_xscale("log")
         panel.set_xticks(sizes, map(str, sizes), minor=False)

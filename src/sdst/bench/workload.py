@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
+from sdst.allocator import keep_freed_memory
 from sdst.config import TrainConfig, compose
 from sdst.options import check_options, precision, settle
 from sdst.postprocess import decode
@@ -67,6 +68,7 @@ class Workload:
     """
 
     def __init__(self, overrides: Sequence[str], shape: Shape) -> None:
+        keep_freed_memory()  # as training does
         config = compose([*overrides, f"levels.count={shape.levels}"])
         if "num_queries" in config.model:
             config.model.num_queries = shape.queries

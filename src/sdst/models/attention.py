@@ -73,12 +73,26 @@ class ClipAttention(nn.Module):
         return update, None
 
 
+class ClipConv(nn.Conv1d):
+    """A convolution over a clip and its neighbours, where the features of a clip lie side by side."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, dim, kernel_size=3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, d) to (N, T, d)."""
+        # An image one pixel high may have its channels last; a sequence would be copied in each direction.
+        image = x.transpose(1, 2).unsqueeze(2)  # (N, d, 1, T)
+        result = F.conv2d(image, self.weight.unsqueeze(2), self.bias, padding=(0, 1))
+        return result.squeeze(2).transpose(1, 2)
+
+
 class ContextCNN(nn.Module):
     """E = CNN(D) of eq. 10: ``depth`` times Conv1d (kernel 3), LayerNorm, ReLU; padded clips stay zero."""
 
     def __init__(self, dim: int, depth: int) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(nn.Conv1d(dim, dim, kernel_size=3, padding=1) for _ in range(depth))
+        self.convs = nn.ModuleList(ClipConv(dim) for _ in range(depth))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(depth))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -87,7 +101,7 @@ class ContextCNN(nn.Module):
         valid = mask.unsqueeze(-1)
         x = x * valid
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.relu(norm(conv(x.transpose(1, 2)).transpose(1, 2))) * valid
+            x = F.relu(norm(conv(x))) * valid
         return x
 
 

@@ -92,10 +92,12 @@ def interpolate_sum(
     first = torch.arange(samples, device=index.device).view(-1, 1, 1, 1, 1) * clips
     rows = (first + index) * heads + torch.arange(heads, device=index.device).view(-1, 1, 1)
     num_bags = positions.shape[:3].numel()
+    # Not in half precision, in which the backward pass takes several times as long on a CPU.
+    dtype = torch.promote_types(values.dtype, torch.float32)
     read = F.embedding_bag(
         rows.view(num_bags, -1),
-        values.reshape(-1, width),
+        values.reshape(-1, width).to(dtype),
         mode="sum",
-        per_sample_weights=share.view(num_bags, -1).to(values.dtype),
+        per_sample_weights=share.view(num_bags, -1).to(dtype),
     )
-    return read.view(*positions.shape[:3], width)
+    return read.view(*positions.shape[:3], width).to(values.dtype)

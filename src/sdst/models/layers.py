@@ -27,8 +27,10 @@ class Residual(nn.Module):
         if self.training and self.drop_path > 0:
             keep = 1 - self.drop_path
             kept = torch.rand(len(x), 1, 1, device=x.device) < keep
-            update = update * (kept / keep).to(update.dtype)
-        result: Tensor = self.norm(x + update)
+            x = torch.addcmul(x, update.to(x.dtype), (kept / keep).to(x.dtype))
+        else:
+            x = x + update
+        result: Tensor = self.norm(x)
         return result
 
 
