@@ -11,7 +11,7 @@ import torch
 
 from anchor_models import MODELS, configured
 from conftest import Corpus
-from sdst.callbacks import BEST, LAST
+from sdst.checkpoint import BEST, LAST
 from sdst.cli import main
 from sdst.module import GroundingModule
 

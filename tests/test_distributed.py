@@ -14,7 +14,7 @@ import torch
 from conftest import Corpus
 from ranks import end_in_different_ways, gradients, save_gradients, share
 from same_result import assert_same_result
-from sdst.callbacks import BEST, LAST
+from sdst.checkpoint import BEST, LAST
 from sdst.cli import main
 from sdst.distributed import run_processes
 from sdst.errors import UserError

@@ -11,7 +11,7 @@ from torch import nn
 
 from anchor_models import build, configured, run
 from conftest import TINY, write_rows
-from sdst.callbacks import BEST
+from sdst.checkpoint import BEST
 from sdst.cli import main
 from sdst.data.annotations import read_annotations
 from sdst.data.collate import collate

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from conftest import Corpus, make_rows, write_rows
-from sdst.callbacks import BEST
+from sdst.checkpoint import BEST
 from sdst.cli import main
 from sdst.errors import UserError
 from sdst.features.extract import find_videos

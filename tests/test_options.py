@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from conftest import Corpus
-from sdst.callbacks import BEST
+from sdst.checkpoint import BEST
 from sdst.cli import main
 from sdst.config import compose
 from sdst.errors import UserError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from conftest import Corpus, make_corpus, make_rows, write_rows
-from sdst.callbacks import BEST
+from sdst.checkpoint import BEST
 from sdst.cli import main
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import Corpus
 from same_result import assert_same_result, load
-from sdst.callbacks import LAST
+from sdst.checkpoint import LAST
 from sdst.cli import main
 from sdst.module import GroundingModule
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from conftest import Corpus, make_rows, write_rows
 from sdst import checkpoint
-from sdst.callbacks import BEST
+from sdst.checkpoint import BEST
 from sdst.cli import main
 from sdst.data.annotations import read_annotations
 from sdst.features.store import FeatureStore

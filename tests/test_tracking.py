@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from sdst import tracking
-from sdst.callbacks import LAST
+from sdst.checkpoint import LAST
 from sdst.cli import main
 from sdst.config import compose
 from sdst.metrics.moment import top1_iou

@@ -16,7 +16,7 @@ import yaml
 
 from conftest import Corpus, make_corpus, make_rows
 from same_result import assert_equal, assert_same_result, load, read_json
-from sdst.callbacks import BEST, LAST
+from sdst.checkpoint import BEST, LAST
 from sdst.cli import main
 from sdst.metrics.evaluation import evaluate
 from sdst.module import GroundingModule

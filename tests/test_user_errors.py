@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from conftest import Corpus, make_corpus, make_rows
-from sdst.callbacks import BEST
+from sdst.checkpoint import BEST
 from sdst.cli import main
 
 

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from sdst.atomic import replacing
+from sdst.checkpoint import BEST, LAST
 from sdst.jsonfiles import write_atomically
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LAST = Path("checkpoints/last.ckpt")
-BEST = Path("checkpoints/best.ckpt")
 NONFINITE = "nonfinite.json"
 """The file of a run folder with the queries of the step that stopped it."""
 SPIKE, SPIKE_STEPS = 3.0, 50

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+LAST = Path("checkpoints/last.ckpt")
+BEST = Path("checkpoints/best.ckpt")
+"""Where they lie in the folder of a run."""
 KEY = "sdst"
 """Under this key a Lightning checkpoint holds ``version``, ``config`` and ``recipe``."""
 VERSION = 1

@@ -12,7 +12,7 @@ from rich.table import Table
 from sdst import checkpoint
 from sdst import predict as predicting
 from sdst.baselines.trivial import mean_moment, whole_video
-from sdst.callbacks import BEST
+from sdst.checkpoint import BEST
 from sdst.clips import thumbnails
 from sdst.config import compose, quoted
 from sdst.data.annotations import read_annotations

@@ -23,10 +23,10 @@ import torch.distributed as dist
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment, find_free_network_port
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
-from omegaconf import OmegaConf
 from torch.nn import functional as F
 
 from sdst.errors import STOPPED, Stopped, UserError
+from sdst.options import num_processes
 from sdst.terminal import log_to_stderr
 from sdst.types import Anchors, Batch, Output
 
@@ -43,22 +43,6 @@ TIMEOUT = timedelta(minutes=10)
 
 
 # --- start and end ---
-
-
-def num_processes(trainer: DictConfig) -> int:
-    """One for each device of ``trainer.devices``.
-
-    Raises:
-        UserError: That is neither a number of devices nor a list of theirs.
-    """
-    devices = trainer.devices
-    listed = OmegaConf.is_list(devices)
-    numbers = list(devices) if listed else [devices]
-    if any(type(number) is not int or number < (not listed) for number in numbers):
-        numbers = []
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise UserError(f"trainer.devices: {devices} must be how many, 1 or more, or a list of their numbers")
-    return len(devices) if listed else int(devices)
 
 
 def is_started() -> bool:

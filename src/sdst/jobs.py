@@ -23,14 +23,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import OmegaConf
 
-from sdst.callbacks import LAST
 from sdst.config import stored_config
 from sdst.errors import UserError
 from sdst.features.fingerprint import fingerprint
 from sdst.gpus import own_gpu
 from sdst.jsonfiles import write_atomically
-from sdst.tracking import tracked_run
-from sdst.train import train
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,6 +110,8 @@ def run_job(jobs: Path, name: str, *, wait: bool) -> Status | Literal["busy"]:
         name: The job's identity.
         wait: While another process trains the job, wait for its result instead of returning ``busy``.
     """
+    from sdst.tracking import tracked_run
+
     run_dir = jobs / name
     with _locked(jobs / f"{name}.lock", wait) as free:
         if not free:
@@ -140,6 +139,10 @@ def train_once(run_dir: Path, config: DictConfig) -> dict[str, Any]:
 
     A run is continued as it was begun, but for :data:`ELSEWHERE`.
     """
+    # Here, for whoever only reads jobs would wait seconds for what training imports.
+    from sdst.checkpoint import LAST
+    from sdst.train import train
+
     finished = run_dir / "metrics.json"
     if finished.is_file():
         logger.info("%s: trained already; remove the folder to train again", run_dir)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from omegaconf import OmegaConf
 
-from sdst.distributed import num_processes
 from sdst.errors import UserError
 
 if TYPE_CHECKING:
@@ -67,6 +67,22 @@ def check_options(config: DictConfig) -> None:
     if config.compile is not None and config.compile not in torch.compiler.list_backends(exclude_tags=()):
         known = ", ".join(torch.compiler.list_backends())
         raise UserError(f"compile: no backend {config.compile!r}; choose from {known}, or null")
+
+
+def num_processes(trainer: DictConfig) -> int:
+    """One for each device of ``trainer.devices``.
+
+    Raises:
+        UserError: That is neither a number of devices nor a list of theirs.
+    """
+    devices = trainer.devices
+    listed = OmegaConf.is_list(devices)
+    numbers = list(devices) if listed else [devices]
+    if any(type(number) is not int or number < (not listed) for number in numbers):
+        numbers = []
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise UserError(f"trainer.devices: {devices} must be how many, 1 or more, or a list of their numbers")
+    return len(devices) if listed else int(devices)
 
 
 def _check_variants(config: DictConfig) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
-from sdst.callbacks import LAST
+from sdst.checkpoint import LAST
 from sdst.distributed import agree
 from sdst.errors import Stopped
 

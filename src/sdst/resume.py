@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from sdst.callbacks import LAST
+from sdst.checkpoint import LAST
 from sdst.config import compose, stored_config
-from sdst.distributed import num_processes
 from sdst.errors import UserError
-from sdst.options import settle
+from sdst.options import num_processes, settle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

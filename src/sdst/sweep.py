@@ -21,12 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdst.config import compose, conf_dir, explain, quoted
-from sdst.distributed import num_processes
 from sdst.errors import Parser, UserError, at_least
 from sdst.experiments import SCALES, Experiment, find_experiment
 from sdst.jobs import freeze, identity, run_job, status
 from sdst.jsonfiles import write_atomically
-from sdst.options import check_options
+from sdst.options import check_options, num_processes
 from sdst.terminal import log_to_stderr
 
 if TYPE_CHECKING:

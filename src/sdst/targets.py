@@ -8,19 +8,13 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import lightning as L
 from hydra.utils import get_object
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.profilers import Profiler
-from lightning.pytorch.strategies import Strategy
 from torch import nn
 
 from sdst.errors import UserError
 
 PACKAGES = ("sdst", "torch", "torchmetrics", "lightning", "wandb")
 """Whose classes they may be: named as theirs, and defined in them."""
-KINDS: tuple[type, ...] = (nn.Module, L.Trainer, L.LightningDataModule, Callback, Logger, Profiler, Strategy)
 FUNCTIONS = ("sdst.tracking.wandb_logger",)
 
 
@@ -64,4 +58,15 @@ def _check_below(value: Any, place: str) -> None:
 
 
 def _is_buildable(found: Any) -> bool:
-    return inspect.isclass(found) and issubclass(found, KINDS) and found.__module__.split(".")[0] in PACKAGES
+    if not inspect.isclass(found) or found.__module__.split(".")[0] not in PACKAGES:
+        return False
+    if issubclass(found, nn.Module):
+        return True
+    # Here, for Lightning takes seconds to import and a model needs none of it.
+    import lightning as L
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.loggers import Logger
+    from lightning.pytorch.profilers import Profiler
+    from lightning.pytorch.strategies import Strategy
+
+    return issubclass(found, L.Trainer | L.LightningDataModule | Callback | Logger | Profiler | Strategy)

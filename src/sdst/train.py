@@ -23,7 +23,8 @@ from sdst import checkpoint
 from sdst.allocator import keep_freed_memory
 from sdst.atomic import writing_below
 from sdst.baselines.trivial import whole_video
-from sdst.callbacks import BEST, LAST, NONFINITE, CheckpointFiles, EpochLog, LossWatch, StepTimer, checkpoints
+from sdst.callbacks import NONFINITE, CheckpointFiles, EpochLog, LossWatch, StepTimer, checkpoints
+from sdst.checkpoint import BEST, LAST
 from sdst.config import (
     SelectConfig,
     TrainConfig,
@@ -37,7 +38,6 @@ from sdst.distributed import (
     is_started,
     make_environment,
     make_strategy,
-    num_processes,
     run_processes,
 )
 from sdst.errors import UserError
@@ -46,7 +46,7 @@ from sdst.losses.criterion import Criterion
 from sdst.metrics.evaluation import evaluate
 from sdst.models.sdst import SDST
 from sdst.module import GroundingModule
-from sdst.options import check_options, precision, settle
+from sdst.options import check_options, num_processes, precision, settle
 from sdst.predictions import write_predictions
 from sdst.preemption import StopOnSigterm
 from sdst.provenance import describe_run, peak_memory_gb, reset_peak_memory

@@ -71,7 +71,7 @@ def mean_offsets(run: Run) -> tuple[NDArray[np.float64], NDArray[np.float64]] | 
     import torch
 
     from sdst import checkpoint
-    from sdst.callbacks import BEST
+    from sdst.checkpoint import BEST
     from sdst.config import build, stored_config
     from sdst.data.levels import Levels
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sdst import checkpoint
-from sdst.callbacks import BEST
+from sdst.checkpoint import BEST
 from sdst.errors import UserError
 from sdst.models.sdst import SDST
 from sdst.postprocess import Decoding, fit_windows, raw_moments
