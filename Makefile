@@ -8,13 +8,14 @@ TORCH ?= torch==2.13.0
 SCALE ?= laptop
 SEEDS ?= 0 1 2
 ARGS ?=
+FUZZ_SECONDS ?= 300
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 TABLES := $(notdir $(basename $(wildcard experiments/*.yaml)))
 RESULTS := experiments/results/$(SCALE)
-.PHONY: help install demo world tables $(TABLES) test lint unit clean
+.PHONY: help install demo world tables $(TABLES) test lint unit fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +59,9 @@ lint: $(READY)  ## style and types
 
 unit: $(READY)  ## all tests, one process per core
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
+
+fuzz: $(READY)  ## break files of every kind for FUZZ_SECONDS: none may end in a traceback, a crash or a wait
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --seconds $(FUZZ_SECONDS)
 
 clean:  ## remove caches; never touches runs or data
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

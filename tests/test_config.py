@@ -192,6 +192,6 @@ def test_a_missing_configuration_folder_says_how_to_install(
 
 
 def test_building_refuses_an_unknown_argument_as_a_user_error() -> None:
-    node = DictConfig({"_target_": "sdst.optim.Optimization", "rate": 1})
-    with pytest.raises(UserError, match=r"sdst\.optim\.Optimization.*rate"):
+    node = DictConfig({"_target_": "lightning.Trainer", "rate": 1})
+    with pytest.raises(UserError, match=r"lightning\.Trainer.*rate"):
         build(node)

@@ -9,6 +9,7 @@ from sdst.data.annotations import read_annotations
 from sdst.data.datamodule import GroundingDataModule
 from sdst.data.levels import Levels
 from sdst.errors import UserError
+from sdst.features.fingerprint import fingerprint
 
 
 def make_module(corpus: Corpus, **changes: object) -> GroundingDataModule:
@@ -40,7 +41,8 @@ def test_training_is_shuffled_by_seed_and_epoch_and_evaluation_goes_from_short_t
 
 
 def test_recipe_says_how_the_features_were_made(corpus: Corpus) -> None:
-    assert make_module(corpus, levels=Levels(3, "last")).recipe == {
+    data = make_module(corpus, levels=Levels(3, "last"))
+    assert data.recipe == {
         "backbone": "simulated",
         "pooling": "adaptive",
         "video_layers": [40, 40, 40],
@@ -51,6 +53,7 @@ def test_recipe_says_how_the_features_were_made(corpus: Corpus) -> None:
         "simulated": True,
         "simulation": "seed 0, widths 16 and 16",
         "max_clips": max(record.duration for record in read_annotations(corpus.paths["train"]).records) / 2,
+        "fingerprint": fingerprint(corpus.features, "adaptive"),
     }
 
 

@@ -10,16 +10,19 @@ import pytest
 import sdst
 
 PACKAGE = Path(sdst.__file__).parent
-FOUNDATIONS = {"errors", "jsonfiles", "progress", "spans", "types"}
+FOUNDATIONS = {"archives", "errors", "jsonfiles", "progress", "spans", "terminal", "types"}
 ALLOWED = {
+    "archives": set(),
     "errors": set(),
-    "experiments": {"errors"},
+    "experiments": {"errors", "yamlfiles"},
     "jsonfiles": {"errors", "types"},
     "progress": set(),
     "published": {"errors", "experiments", "statistics"},
     "spans": set(),
     "statistics": {"errors"},
+    "terminal": set(),
     "types": set(),
+    "yamlfiles": {"errors"},
     "models": FOUNDATIONS,
     "losses": FOUNDATIONS,
     "metrics": FOUNDATIONS,

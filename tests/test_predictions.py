@@ -123,7 +123,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     target = tmp_path / "predictions.jsonl"
     write_predictions(target, [make_prediction(1, [])])
     before = target.read_bytes()
-    with pytest.raises(ValueError, match="JSON compliant"):
+    with pytest.raises(UserError, match="qid 2: predicted NaN or Inf"):
         write_predictions(target, [make_prediction(1, []), make_prediction(2, [[0, 1, np.nan]])])
     monkeypatch.setattr(Path, "replace", Mock(side_effect=OSError(errno.ENOSPC, "No space left")))
     with pytest.raises(UserError, match=r"predictions\.jsonl: cannot be written \(No space left\)"):

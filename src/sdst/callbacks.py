@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import statistics
 import time
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from sdst.jsonfiles import write_atomically
 
 if TYPE_CHECKING:
     import lightning as L
+    from torch import Tensor
+
+    from sdst.module import GroundingModule
+    from sdst.types import Qid
 
 logger = logging.getLogger(__name__)
 
 LAST = Path("checkpoints/last.ckpt")
 BEST = Path("checkpoints/best.ckpt")
+NONFINITE = "nonfinite.json"
+"""The file of a run folder with the queries of the step that stopped it."""
+SPIKE, SPIKE_STEPS = 3.0, 50
+"""A loss of more than so many times the median of so many steps before it is a spike."""
+MOST_OVERFLOWS = 20
+"""In a row: a gradient scaler comes from its first scale, 2^16, to 1 in fewer."""
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -58,6 +74,84 @@ class EpochLog(Callback):
         text = "  ".join(f"{key} {value:.2f}" for key, value in shown.items())
         if trainer.is_global_zero:
             logger.info("epoch %d/%s  %s", trainer.current_epoch + 1, trainer.max_epochs, text)
+
+
+class LossWatch(Callback):
+    """Stops the run at a loss or gradient that is not finite and names its queries; tells of spikes of the loss.
+
+    In half precision gradients overflow now and then; the scaler then skips the step and halves its scale. Only
+    ``MOST_OVERFLOWS`` in a row stop such a run.
+
+    Args:
+        run_dir: Receives :data:`NONFINITE`.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self._batches: deque[list[Qid]] = deque()  # of the optimizer's step
+        self._losses: deque[float] = deque(maxlen=SPIKE_STEPS)
+        self._overflows = 0
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """A step begins with its first batch."""
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._batches.clear()
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: Any, loss: Tensor) -> None:
+        """Refuse a loss that is not finite.
+
+        Raises:
+            FloatingPointError: It is not.
+        """
+        module: GroundingModule = pl_module
+        self._batches.append(module.qids)
+        if not loss.isfinite():
+            raise FloatingPointError(f"the loss is {loss.item()}")
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
+    ) -> None:
+        """Refuse gradients that are not finite.
+
+        Raises:
+            FloatingPointError: They are not, and no scaler will skip the step, or it has skipped too many.
+        """
+        gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
+        if torch.nn.utils.get_total_norm(gradients.values()).isfinite():
+            self._overflows = 0
+            return
+        self._overflows += 1
+        if getattr(trainer.precision_plugin, "scaler", None) is None or self._overflows > MOST_OVERFLOWS:
+            bad = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
+            raise FloatingPointError(f"the gradient of {bad[0] if bad else 'all together'} is not finite")
+
+    def on_train_batch_end(self, trainer: L.Trainer, *arguments: Any) -> None:
+        """Tell of a spike."""
+        loss = float(trainer.callback_metrics["train/loss"])
+        full = len(self._losses) == SPIKE_STEPS
+        usual = statistics.median(self._losses) if full else float("inf")
+        if loss > SPIKE * usual and trainer.is_global_zero:
+            logger.warning(
+                "epoch %d, step %d: the loss %.3g is %.1f times the median of the %d steps before it",
+                trainer.current_epoch + 1,
+                trainer.global_step,
+                loss,
+                loss / usual,
+                SPIKE_STEPS,
+            )
+        self._losses.append(loss)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """What follows is no training step."""
+        self._batches.clear()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Write down where numbers were not finite, here or in the losses."""
+        if isinstance(exception, FloatingPointError) and trainer.is_global_zero:
+            qids = dict.fromkeys(qid for batch in (*self._batches, pl_module.qids) for qid in batch)
+            where = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
+            found = where | {"reason": str(exception), "qids": list(qids)}
+            write_atomically(self.run_dir / NONFINITE, json.dumps(found, indent=2) + "\n")
 
 
 class StepTimer(Callback):

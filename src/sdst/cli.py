@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sdst import __version__
 from sdst.errors import UserError
+from sdst.terminal import PrintableFormatter, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[0] == "--version":
         sys.stdout.write(f"sdst {__version__}\n")
         return 0
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PrintableFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
         if args[0] not in COMMANDS:
             raise UserError(f"'{args[0]}' is no command; choose from {', '.join(COMMANDS)}")
@@ -53,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = module.main(args[1:])
         return status
     except UserError as error:
-        sys.stderr.write(f"sdst: error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"sdst: error: {printable(' '.join(str(error).split()))}\n")
         return 2
     except KeyboardInterrupt:
         return 130
@@ -64,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.filename is None:
             raise
-        sys.stderr.write(f"sdst: error: {error.filename}: {error.strerror}; check the path\n")
+        sys.stderr.write(f"sdst: error: {printable(str(error.filename))}: {error.strerror}; check the path\n")
         return 2
 
 

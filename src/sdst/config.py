@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import os
 import re
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from sdst.data.levels import Levels
 from sdst.errors import UserError
 from sdst.optim import Optimization
 from sdst.postprocess import Decoding
+from sdst.targets import find_target
+from sdst.yamlfiles import read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -144,9 +147,36 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def stored_config(path: Path) -> DictConfig:
-    """The configuration of a run as its folder has it, with the defaults of options that are newer than it."""
-    config = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(path))
+    """The configuration of a run as its folder has it, with the defaults of options that are newer than it.
+
+    Raises:
+        UserError: The file is damaged or none of ours.
+    """
+    return as_config(read_yaml(path), path)
+
+
+def as_config(values: dict[str, Any], source: str | Path) -> DictConfig:
+    """A stored configuration, which may come from a stranger, in the schema.
+
+    Raises:
+        UserError: It does not fit the schema, or holds interpolations: ours are stored resolved, and others could
+            read environment variables.
+    """
+    if "${" in json.dumps(values, default=str):
+        raise UserError(f"{source}: holds an interpolation ${{...}}; no run stores one, do not trust it")
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(TrainConfig), values)
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        key = f"{error.full_key}: " if isinstance(error, OmegaConfBaseException) and error.full_key else ""
+        raise UserError(
+            f"{source}: {key}{explain_plainly(error)}; give the configuration of a run"
+        ) from error
     assert isinstance(config, DictConfig)
+    for key in ("model", "data", "trainer", "logger"):
+        if not OmegaConf.is_dict(config._get_node(key)):
+            raise UserError(f"{source}: {key} is no mapping; give the configuration of a run")
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise UserError(f"{source}: {missing[0]} is missing; give the configuration of a run")
     return config
 
 
@@ -154,8 +184,8 @@ def build(node: DictConfig, /, **arguments: Any) -> Any:
     """Instantiate a node's ``_target_`` with further arguments.
 
     Raises:
-        UserError: A value is of another type than the constructor's annotation, or the constructor refused it; as it
-            said, or with the name of the target.
+        UserError: The target is none that a configuration may build, a value is of another type than the
+            constructor's annotation, or the constructor refused it; as it said, or with the name of the target.
     """
     _check_types(node)
     try:
@@ -170,7 +200,11 @@ def build(node: DictConfig, /, **arguments: Any) -> Any:
 
 def _check_types(node: DictConfig) -> None:
     """Refuse a value of the wrong plain type: text like ``off`` would count as true, 2.5 fail deep inside."""
-    for name, parameter in inspect.signature(hydra.utils.get_object(node["_target_"])).parameters.items():
+    if not OmegaConf.is_dict(node):
+        raise UserError(f"{node!r} is no mapping with a _target_; name what is to be built")
+    values: Any = OmegaConf.to_container(node, resolve=True)
+    target = find_target(values, node._get_full_key("_target_"))
+    for name, parameter in inspect.signature(target).parameters.items():
         # Our modules postpone annotations, which makes them strings; those of other packages stay unchecked.
         annotation = str(parameter.annotation)
         if name not in node:
@@ -192,15 +226,20 @@ def _is(annotation: str, value: object) -> bool:
 
 def explain(error: HydraException | OmegaConfBaseException) -> UserError:
     """One line for an error in the overrides or files, with the nearest option where one is unknown."""
-    message = " ".join(str(error).split())
+    message = explain_plainly(error)
     unknown = re.match(r"Could not override '([^']+)'", message)
     if unknown is None:
-        return UserError(message.split(" full_key:")[0])
+        return UserError(message)
     key = unknown[1]
     known = list(_keys(OmegaConf.to_container(compose()), ""))
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else "sdst train --cfg job shows all options"
     return UserError(f"unknown override '{key}'; {hint}")
+
+
+def explain_plainly(error: Exception) -> str:
+    """What an error of OmegaConf says, in one line without its listing of types."""
+    return " ".join(str(error).split()).split(" full_key:")[0]
 
 
 def _keys(node: Any, prefix: str) -> Iterator[str]:

@@ -31,12 +31,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 import sdst
 from sdst.errors import UserError
+from sdst.yamlfiles import read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -154,7 +151,7 @@ def read_experiment(path: str | Path) -> Experiment:
     Raises:
         UserError: The file cannot be read or breaks the format above.
     """
-    fields = _mapping(_load(path), str(path), "title source selection scales columns rows", "notes")
+    fields = _mapping(read_yaml(path), str(path), "title source selection scales columns rows", "notes")
     scales = {
         scale: {
             dataset: _overrides(given, f"{path}: scales.{scale}.{dataset}")
@@ -186,17 +183,6 @@ def read_experiment(path: str | Path) -> Experiment:
         columns=columns,
         rows=rows,
     )
-
-
-def _load(path: str | Path) -> Any:
-    try:
-        # Unlike the YAML library itself, OmegaConf refuses a repeated key.
-        return OmegaConf.to_container(OmegaConf.create(Path(path).read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not the YAML of an experiment ({reason}); correct it") from error
 
 
 def _columns(block: Any, place: str) -> Iterable[Column]:

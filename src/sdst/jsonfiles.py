@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sdst.types import Qid
+
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,8 @@ class Row:
         value = self._get(key)
         if not isinstance(value, str):
             raise self.error(f"'{key}' is {_shorten(value)}; it must be a string")
+        if not is_unicode(value):
+            raise self.error(f"'{key}' has half of a character, \\ud800 to \\udfff alone; correct it")
         return value
 
     def positive_number(self, key: str) -> float:
@@ -110,7 +116,7 @@ def read_rows(path: str | Path) -> Iterator[Row]:
         if not isinstance(fields, dict):
             raise UserError(f"{place}: not a JSON object; every line must hold one, complete: {{...}}")
         qid = fields.get("qid")
-        if isinstance(qid, bool) or not isinstance(qid, int | str):
+        if isinstance(qid, bool) or not isinstance(qid, int | str) or not is_unicode(str(qid)):
             raise UserError(f"{place}: 'qid' is {_shorten(qid)}; every row needs an integer or a string")
         if qid in lines:
             raise UserError(f"{place}: qid {qid!r} is also on line {lines[qid]}; keep one of the two rows")
@@ -150,6 +156,13 @@ def _read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text; give a JSON Lines file") from error
+    except ValueError as error:  # a path with a NUL
+        raise UserError(f"{path}: no path ({error}); check it") from error
+
+
+def is_unicode(text: str) -> bool:
+    """False where JSON escaped half of a character: such text can be neither written nor looked up."""
+    return _HALF.search(text) is None
 
 
 def _shorten(value: object) -> str:

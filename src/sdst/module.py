@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sdst.losses.criterion import Criterion
     from sdst.optim import Optimization
-    from sdst.types import Batch, Output, Prediction
+    from sdst.types import Batch, Output, Prediction, Qid
 
 
 SHOWN_METRICS = ("MR-full-R1@0.5", "MR-full-mAP", "HL-min-VeryGood-mAP")
@@ -65,6 +65,7 @@ class GroundingModule(L.LightningModule):
         self.contents = contents(config, recipe)
         self.metrics: dict[str, Any] = {}
         self.predictions: list[Prediction] = []
+        self.qids: list[Qid] = []  # of the batch at hand
 
     def forward(self, batch: Batch) -> Output:
         """The model's output for a batch."""
@@ -80,6 +81,7 @@ class GroundingModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step. The loss is logged, and at steps that the logger takes every unweighted term, also by level."""
+        self.qids = [record.qid for record in batch.records]
         output = self(batch)
         by_level = self.criterion.by_level(output, batch)
         total, terms = self.criterion.combine(by_level)
@@ -99,6 +101,7 @@ class GroundingModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Predict a batch; its loss is logged where it has labels."""
+        self.qids = [record.qid for record in batch.records]
         output = self(batch)
         self.collector.update(decode(output, batch, self.decoding), batch.records)
         if all(record.windows is not None for record in batch.records):

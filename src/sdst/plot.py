@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdst.errors import UserError
+from sdst.terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +77,9 @@ def plot_predictions(
 
 
 def _draw(axes: Axes, prediction: Prediction, record: Record, clip_seconds: float) -> None:
-    axes.set_title(f"{prediction.vid}: “{prediction.query}”", fontsize=10, loc="left", wrap=True)
+    title = printable(f"{prediction.vid}: “{prediction.query}”")
+    title = title.replace("$", r"\$")  # two would begin a formula
+    axes.set_title(title, fontsize=10, loc="left", wrap=True)
     axes.set_xlim(0, record.duration)
     axes.set_ylim(-0.72, 1.05)
     axes.set_yticks([0, 0.5, 1], ["0", "", "1"])

@@ -23,6 +23,7 @@ from sdst.plot import SHOWN_MOMENTS, plot_predictions
 from sdst.postprocess import Decoding, decode
 from sdst.predictions import format_prediction, write_predictions
 from sdst.progress import progress_bars
+from sdst.terminal import printable
 from sdst.types import Record
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ MAX_PLOTTED = 12
 PICTURES = (".png", ".jpg", ".pdf", ".svg")
 VIDEO_OPTIONS = ("query", "backbone_checkpoint", "vocab", "clips")
 STORED_OPTIONS = ("features", "annotations", "qid", "vid")
-NOT_COMPARED = ("pooling", "video_layers", "text_layers", "simulated", "max_clips")
+NOT_COMPARED = ("pooling", "video_layers", "text_layers", "simulated", "max_clips", "fingerprint")
 """Keys of a recipe by which a store is opened, or that do not tell how features are made."""
 
 
@@ -134,8 +135,10 @@ def _table(predictions: Sequence[Prediction]) -> Table:
     for prediction in predictions:
         for rank, (start, end, score) in enumerate(prediction.windows[:SHOWN_MOMENTS].tolist()):
             # Text, for a query in brackets is no markup.
-            names = [Text(prediction.vid), Text(prediction.query)] if rank == 0 else [Text(), Text()]
-            table.add_row(*names, _clock(start), _clock(end), f"{score:.2f}")
+            texts = (prediction.vid, prediction.query) if rank == 0 else ("", "")
+            table.add_row(
+                *(Text(printable(text)) for text in texts), _clock(start), _clock(end), f"{score:.2f}"
+            )
     return table
 
 

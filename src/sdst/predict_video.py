@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sdst.clips import cut_moments, thumbnails
 from sdst.errors import UserError
 from sdst.features.video import ClipSpec, VideoError, VideoReader
+from sdst.jsonfiles import is_unicode
 from sdst.plot import THUMBNAIL_ROW
 from sdst.progress import progress_bars
 from sdst.spans import count_clips
@@ -36,6 +37,8 @@ def check_arguments(args: Namespace) -> None:
         raise UserError("sdst predict: --backbone-checkpoint and --vocab belong together; give both or none")
     if not all(query.strip() for query in args.query):
         raise UserError("sdst predict: --query is empty; give a sentence")
+    if not all(map(is_unicode, args.query)):
+        raise UserError("sdst predict: --query is not text in the terminal's encoding; give UTF-8")
     for path in args.video:
         VideoReader(path, ClipSpec()).check()
     if args.clips is not None:

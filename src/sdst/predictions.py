@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdst.errors import UserError
 from sdst.jsonfiles import read_rows, write_atomically
 from sdst.types import Prediction
 
@@ -57,7 +58,16 @@ def _to_prediction(row: Row) -> Prediction:
 
 
 def format_prediction(prediction: Prediction) -> dict[str, Any]:
-    """The row of a submission file, its windows by falling score."""
+    """The row of a submission file, its windows by falling score.
+
+    Raises:
+        UserError: A number is not finite, as from a damaged model.
+    """
+    for values in (prediction.windows, prediction.saliency):
+        if values is not None and not np.isfinite(values).all():
+            raise UserError(
+                f"qid {prediction.qid!r}: predicted NaN or Inf; the checkpoint or the features are damaged"
+            )
     by_score = np.argsort(-prediction.windows[:, 2], kind="stable")
     fields = {
         "qid": prediction.qid,

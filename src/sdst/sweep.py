@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,9 +104,19 @@ def read_manifest(path: Path) -> list[Planned]:
     if not path.is_file():
         return []
     try:
-        return [Planned(**job) for job in json.loads(path.read_text(encoding="utf-8"))["jobs"]]
-    except (ValueError, TypeError, KeyError) as error:
+        return [_planned(job) for job in json.loads(path.read_text(encoding="utf-8"))["jobs"]]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path}: not written by sdst sweep ({error}); remove it") from error
+
+
+def _planned(job: dict[str, Any]) -> Planned:
+    """A job as a manifest has it; its identity becomes part of paths."""
+    planned = Planned(**job)
+    named = isinstance(planned.row, str) and isinstance(planned.dataset, str)
+    identity_fits = planned.identity is None or re.fullmatch(r"[0-9a-f]{12}", planned.identity)
+    if not named or type(planned.seed) is not int or not identity_fits:
+        raise ValueError(f"no job: {job}")
+    return planned
 
 
 def plan(

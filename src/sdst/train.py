@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sdst import checkpoint
 from sdst.baselines.trivial import whole_video
-from sdst.callbacks import BEST, LAST, EpochLog, StepTimer, checkpoints
+from sdst.callbacks import BEST, LAST, NONFINITE, EpochLog, LossWatch, StepTimer, checkpoints
 from sdst.config import (
     SelectConfig,
     TrainConfig,
@@ -198,12 +198,15 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     splits = [split for split in data.paths if split != "train"]
     for split in ("train", *splits):
         data.load(split)
+    data.report_shared_videos()
     _check_selection(data, options.select)
     module = make_module(config, options, data.recipe)
     timer = StepTimer()
     trainer = _make_trainer(config, options.select, run_dir, timer)
     if resume:
-        checkpoint.fill(module, checkpoint.read(run_dir / LAST)["state_dict"], run_dir / LAST)
+        begun = checkpoint.read(run_dir / LAST)
+        checkpoint.require_unchanged(config.data.features, data.recipe, begun)
+        checkpoint.fill(module, begun["state_dict"], run_dir / LAST)
     if trainer.is_global_zero:
         run_dir.mkdir(parents=True, exist_ok=True)
         facts = describe_run(module.model) | {"features": data.recipe}
@@ -225,7 +228,8 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
         )
     except FloatingPointError as error:
         raise UserError(
-            f"{run_dir}: training diverged in epoch {trainer.current_epoch + 1}: {error}"
+            f"{run_dir}: training diverged in epoch {trainer.current_epoch + 1}: {error}; "
+            f"{NONFINITE} there names its queries"
         ) from error
     if not module.metrics:  # the run was resumed after its last epoch
         trainer.validate(module, data.loader(options.select.split), verbose=False)
@@ -301,6 +305,7 @@ def _make_trainer(config: DictConfig, select: SelectConfig, run_dir: Path, timer
         callbacks=[
             *checkpoints(run_dir, monitor=f"{select.split}/{select.metric}"),
             RichProgressBar(leave=True) if interactive else EpochLog(),
+            LossWatch(run_dir),
             timer,
         ],
         logger=build(config.logger, save_dir=str(run_dir)),

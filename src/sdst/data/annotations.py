@@ -22,6 +22,10 @@ LABELLED_CLIP_SECONDS = 2
 """Length of the clips that carry saliency labels, fixed by the QVHighlights annotation."""
 
 
+LONGEST_SECONDS = 24 * 3600
+"""A larger number is a mistake, or meant to take the memory of as many clips."""
+
+
 @dataclass
 class Repairs:
     """What had to be mended in a file: how often, and where first. False when nothing was."""
@@ -71,6 +75,8 @@ def _to_record(row: Row, repairs: Repairs) -> Record:
     if not vid or not query:
         raise row.error("'vid' or 'query' is empty; both must say something")
     duration = row.positive_number("duration")
+    if duration > LONGEST_SECONDS:
+        raise row.error(f"'duration' is {duration:g} s, longer than a day; give seconds")
     windows = _read_windows(row, duration, repairs) if row.has("relevant_windows") else None
     labels = row.has("relevant_clip_ids"), row.has("saliency_scores")
     if any(labels) and not all(labels):

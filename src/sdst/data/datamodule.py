@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -14,6 +15,7 @@ from sdst.data.collate import collate
 from sdst.data.dataset import EpochSampler, GroundingDataset
 from sdst.data.levels import Levels
 from sdst.errors import UserError
+from sdst.features.fingerprint import fingerprint
 from sdst.features.store import FeatureStore
 
 if TYPE_CHECKING:
@@ -58,6 +60,9 @@ class GroundingDataModule(L.LightningDataModule):
         for option, value, lowest in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
             if value < lowest:
                 raise UserError(f"data.{option}: {value} must be at least {lowest}")
+        for split, path in annotations.items():
+            if not isinstance(split, str) or not isinstance(path, str | None):
+                raise UserError(f"data.annotations.{split}: {path!r} must be the path of a file, or null")
         self.dataset = name
         self.paths = {split: path for split, path in annotations.items() if path is not None}
         self.min_duration = min_duration
@@ -84,7 +89,8 @@ class GroundingDataModule(L.LightningDataModule):
     def recipe(self) -> dict[str, Any]:
         """How the features were made, as plain values; a checkpoint stores it and prediction compares it.
 
-        ``max_clips``, the length of the longest training video, is beside it: longer videos are predicted in parts.
+        Beside it are ``max_clips``, the length of the longest training video, since longer ones are predicted in
+        parts, and ``fingerprint``, by which a resumed run knows its features again.
         """
         info = self.store.info
         return {
@@ -97,8 +103,27 @@ class GroundingDataModule(L.LightningDataModule):
             "clip_seconds": info.clip_seconds,
             "simulated": info.simulated,
             "max_clips": self.load("train").max_clips,
+            "fingerprint": self.fingerprint,
             **info.extra,
         }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the features as they are now."""
+        return fingerprint(self.store.info.path, self.store.pooling)
+
+    def report_shared_videos(self) -> None:
+        """Warn of every split that has videos of the training split."""
+        trained = {record.vid for record in self.load("train").records}
+        for split in self.paths:
+            shared = sorted(trained & {record.vid for record in self.load(split).records})
+            if split != "train" and shared:
+                logger.warning(
+                    "%s shares %d videos with train (%s): its metrics are not those of unseen videos",
+                    split,
+                    len(shared),
+                    ", ".join(shared[:3]) + (", ..." if len(shared) > 3 else ""),
+                )
 
     def load(self, split: str) -> GroundingDataset:
         """Read and check one split: annotations, their repairs, the presence and length of all features."""

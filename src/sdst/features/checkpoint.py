@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import pickle
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sdst.archives import require_backed
 from sdst.errors import UserError
 
 if TYPE_CHECKING:
@@ -157,8 +157,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_pickled(path: Path) -> Any:
     mmap = zipfile.is_zipfile(path)  # files written before PyTorch 1.6 are no archives and cannot be mapped
     try:
+        if mmap:
+            require_backed(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+    except Exception as error:  # whatever PyTorch stumbles over
         raise UserError(
             f"{path}: cut short, or no PyTorch checkpoint of plain tensors (nothing else is safe to read); "
             "download it again or save its state dict as .safetensors"

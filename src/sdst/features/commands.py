@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdst.errors import Parser, UserError
 from sdst.spans import count_clips
+from sdst.terminal import printable
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -95,7 +96,7 @@ def _inspect(args: Namespace) -> int:
     table = Table("key", "value", title=facts.pop("path"))
     extra = facts.pop("extra")
     for key, value in (facts | extra).items():
-        table.add_row(key, str(value))
+        table.add_row(printable(key), printable(str(value)))
     console.print(table)
     if info.simulated:
         console.print("SIMULATED: made up from annotations; no result on it counts.", style="bold red")
@@ -113,7 +114,7 @@ def _validate(args: Namespace) -> int:
         problems += _video_problems(FeatureStore(args.file, pooling=pooling), pooling, records)
     problems += _text_problems(FeatureStore(args.file, pooling=poolings[0]), records)
     for problem in problems[:MOST_PRINTED]:
-        sys.stdout.write(problem + "\n")
+        sys.stdout.write(printable(problem) + "\n")
     if len(problems) > MOST_PRINTED:
         sys.stdout.write(f"... and {len(problems) - MOST_PRINTED} more\n")
     sys.stdout.write(f"{args.file}: {len(problems) or 'no'} problem{'s' * (len(problems) != 1)}\n")

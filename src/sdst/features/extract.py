@@ -25,6 +25,7 @@ from sdst.errors import Parser, UserError, at_least
 from sdst.jsonfiles import write_atomically
 from sdst.progress import progress_bars
 from sdst.spans import count_clips
+from sdst.terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -184,7 +185,7 @@ def _report(out: Path, failures: dict[str, str]) -> int:
     rows = (json.dumps({"vid": vid, "reason": reason}) for vid, reason in failures.items())
     write_atomically(listing, "\n".join(rows) + "\n")
     for vid, reason in failures.items():
-        sys.stderr.write(f"{vid}: {reason}\n")
+        sys.stderr.write(printable(f"{vid}: {reason}") + "\n")
     sys.stderr.write(f"{len(failures)} videos failed; they are listed in {listing}\n")
     return EXIT_SOME_FAILED
 

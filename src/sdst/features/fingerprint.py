@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from sdst.errors import UserError
+from sdst.features import hdf5
 from sdst.features.info import open_store, read_info
 
 if TYPE_CHECKING:
@@ -30,10 +31,10 @@ def fingerprint(path: Path, pooling: str) -> str:
     digest = hashlib.sha256(json.dumps(info.made_by, sort_keys=True).encode())
     with open_store(path) as file:
         for key in (f"video/{pooling}", "text"):
-            names = sorted(file[key])
-            digest.update("\n".join(names).encode())
+            names = sorted(hdf5.names(file, key))
+            digest.update("\n".join(names).encode(errors="surrogateescape"))
             for name in names[:: max(1, len(names) // SAMPLES)][:SAMPLES]:
-                item = file[key][name]
-                digest.update(f"{item.shape}".encode())
-                digest.update(item[...].tobytes())
+                features = hdf5.read(hdf5.array(file, f"{key}/{name}"))
+                digest.update(f"{features.shape}".encode())
+                digest.update(features.tobytes())
     return digest.hexdigest()

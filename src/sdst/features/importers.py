@@ -14,7 +14,7 @@ import: they are counted, listed in ``<out>.missing.jsonl``, and the exit status
 from __future__ import annotations
 
 import json
-import pickle
+import os
 import sys
 import zipfile
 from dataclasses import dataclass
@@ -26,10 +26,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from sdst.archives import require_backed
 from sdst.data.annotations import read_annotations
 from sdst.errors import Parser, UserError
 from sdst.features.extract import layer_numbers, positive_number
-from sdst.features.store import FeatureStore, FeatureWriter
+from sdst.features.store import FeatureStore, FeatureWriter, can_name_features
 from sdst.jsonfiles import write_atomically
 from sdst.spans import count_clips
 
@@ -134,24 +135,28 @@ def measure_coverage(store: FeatureStore, split: str, records: Sequence[Record])
 
 def _read_array(path: Path, npz_key: str) -> NDArray[np.generic]:
     try:
+        if path.suffix != ".npy" and zipfile.is_zipfile(path):
+            require_backed(path)
         if path.suffix == ".pt":
-            import torch
-
-            return np.asarray(torch.load(path, map_location="cpu", weights_only=True).float().numpy())
-        content = np.load(path)
+            return _read_tensor(path)
+        # Mapped, an array that declares more than the file has is refused at once.
+        content = np.load(path, mmap_mode="r")
+        if path.suffix == ".npz" and npz_key not in content:
+            raise UserError(f"{path}: has no array '{npz_key}'; give the right folder")
         return np.asarray(content[npz_key] if path.suffix == ".npz" else content)
-    except KeyError:
-        raise UserError(f"{path}: has no array '{npz_key}'; give the right folder") from None
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        RuntimeError,
-        AttributeError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ):
-        raise UserError(f"{path}: not a whole array file; copy or make it again") from None
+    except UserError:
+        raise
+    except Exception as error:  # whatever NumPy or PyTorch stumble over
+        raise UserError(f"{path}: not a whole array file; copy or make it again") from error
+
+
+def _read_tensor(path: Path) -> NDArray[np.generic]:
+    import torch
+
+    tensor = torch.load(path, map_location="cpu", weights_only=True)
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError("the tensor repeats the values that it has")
+    return np.asarray(tensor.float().numpy())
 
 
 def _find(folder: Path, name: str, field: str, keys: Iterable[Qid]) -> dict[Qid, Path]:
@@ -164,7 +169,8 @@ def _find(folder: Path, name: str, field: str, keys: Iterable[Qid]) -> dict[Qid,
     for key in dict.fromkeys(keys):
         stem = name.replace(f"{{{field}}}", str(key))
         paths = (folder / f"{stem}{suffix}" for suffix in SUFFIXES)
-        if path := next((path for path in paths if path.is_file()), None):
+        # os.path, unlike Path, says no to a name that is too long for a file.
+        if can_name_features(str(key)) and (path := next(filter(os.path.isfile, paths), None)):
             found[key] = path
     if not found:
         looked_for = f"{stem}{{{','.join(SUFFIXES)}}}"

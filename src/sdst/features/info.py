@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 
 from sdst.errors import UserError
+from sdst.features import hdf5
 
 FORMAT = "sdst-features"
 VERSION = 1
@@ -71,39 +72,36 @@ def read_info(path: str | Path) -> StoreInfo:
         UserError: The file is missing, no HDF5 file, of another format or version, incomplete or empty.
     """
     with open_store(Path(path)) as file:
-        attrs = {
-            name: value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-            for name, value in file.attrs.items()
-        }
+        attrs = hdf5.attributes(file)
         if attrs.pop("format", None) != FORMAT:
             raise UserError(f"{path}: attribute 'format' is not '{FORMAT}'; give a feature file of sdst")
         if (version := attrs.pop("version", None)) != VERSION:
             raise UserError(f"{path}: attribute 'version' is {version}, not {VERSION}; write the file again")
         if attrs.get("complete") is not True:
             raise UserError(f"{path}: attribute 'complete' is not true; let the writing command finish")
-        poolings = {name: _filled_group(file, f"video/{name}") for name in _filled_group(file, "video")}
-        queries = _filled_group(file, "text")
+        poolings = {name: hdf5.names(file, f"video/{name}") for name in hdf5.names(file, "video")}
+        queries = hdf5.names(file, "text")
         try:
             return StoreInfo(
                 path=Path(path),
                 backbone=str(attrs.pop("backbone")),
-                video_layers=tuple(map(int, attrs.pop("video_layers"))),
-                text_layers=tuple(map(int, attrs.pop("text_layers"))),
-                clip_seconds=float(attrs.pop("clip_seconds")),
+                video_layers=_layers(attrs, "video_layers"),
+                text_layers=_layers(attrs, "text_layers"),
+                clip_seconds=_seconds(attrs, "clip_seconds"),
                 created_by=str(attrs.pop("created_by")),
                 complete=attrs.pop("complete"),
                 simulated=bool(attrs.pop("simulated", False)),
                 poolings=tuple(poolings),
-                video_dims={name: _width(videos) for name, videos in poolings.items()},
-                text_dim=_width(queries),
+                video_dims={name: _width(file, f"video/{name}/{vids[0]}") for name, vids in poolings.items()},
+                text_dim=_width(file, f"text/{queries[0]}"),
                 num_videos=len(set().union(*poolings.values())),
                 num_queries=len(queries),
                 extra=attrs,
             )
         except KeyError as error:
             raise UserError(f"{path}: attribute {error} is missing; write the file again") from None
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{path}: a root attribute is malformed ({error}); write it again") from None
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; write the file again") from None
 
 
 def open_store(path: Path) -> h5py.File:
@@ -127,15 +125,19 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-def _filled_group(file: h5py.File, key: str) -> h5py.Group:
-    group = file.get(key)
-    if not isinstance(group, h5py.Group) or len(group) == 0:
-        raise UserError(f"{file.filename}: /{key} is not a group with items; write the file again")
-    return group
+def _width(file: h5py.File, key: str) -> int:
+    return int(hdf5.array(file, key).shape[2])
 
 
-def _width(group: h5py.Group) -> int:
-    first = next(iter(group.values()))
-    if not isinstance(first, h5py.Dataset) or first.ndim != 3:
-        raise UserError(f"{group.file.filename}: {first.name} is no array of rank 3; write it again")
-    return int(first.shape[2])
+def _layers(attrs: dict[str, Any], name: str) -> tuple[int, ...]:
+    layers = attrs.pop(name)
+    if not isinstance(layers, list) or not layers or any(type(layer) is not int for layer in layers):
+        raise ValueError(f"attribute '{name}' is {layers!r}, no list of layer numbers")
+    return tuple(layers)
+
+
+def _seconds(attrs: dict[str, Any], name: str) -> float:
+    seconds = attrs.pop(name)
+    if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise ValueError(f"attribute '{name}' is {seconds!r}, no positive number")
+    return float(seconds)

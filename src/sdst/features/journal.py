@@ -112,7 +112,9 @@ class Journal:
         except (ValueError, KeyError, TypeError):
             return False
         start = self._file.tell()
-        if zlib.crc32(self._file.read(_num_bytes(shape))) != checksum:
+        left = os.fstat(self._file.fileno()).st_size - start
+        is_torn = not isinstance(key, str) or not _is_shape(shape) or _num_bytes(shape) > left
+        if is_torn or zlib.crc32(self._file.read(_num_bytes(shape))) != checksum:
             return False
         self._items[key] = (start, shape)
         return True
@@ -120,6 +122,10 @@ class Journal:
 
 def _line(content: dict[str, Any]) -> bytes:
     return json.dumps(content).encode() + b"\n"
+
+
+def _is_shape(shape: tuple[object, ...]) -> bool:
+    return len(shape) == 3 and all(type(size) is int and size > 0 for size in shape)
 
 
 def _num_bytes(shape: tuple[int, ...]) -> int:

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdst.errors import Parser, UserError
+from sdst.features import hdf5
 from sdst.features.info import open_store, read_info
 from sdst.features.store import FeatureWriter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import h5py
 
     from sdst.features.info import StoreInfo
 
@@ -43,7 +46,9 @@ def merge(inputs: Sequence[Path], out: Path) -> None:
             raise UserError(f"{info.path}: not made like {inputs[0]} ({different}); merge files made alike")
     owners: dict[str, Path] = {}
     for path in inputs:
-        for key in _keys(path):
+        with open_store(path) as file:
+            keys = _keys(file)
+        for key in keys:
             if key in owners:
                 raise UserError(f"{path}: /{key} is also in {owners[key]}; merge files of different videos")
             owners[key] = path
@@ -55,19 +60,21 @@ def merge(inputs: Sequence[Path], out: Path) -> None:
 
 def _copy(path: Path, writer: FeatureWriter) -> None:
     with open_store(path) as file:
-        for pooling, videos in file["video"].items():
-            for vid, features in videos.items():
-                if not writer.has_video(vid, pooling):  # else an interrupted merge has it
-                    writer.write_video(pooling, vid, features[()])
-        for qid, tokens in file["text"].items():
-            if not writer.has_text(qid):
-                writer.write_text(qid, tokens[()])
+        for key in _keys(file):
+            group, _, name = key.rpartition("/")
+            if group == "text":
+                if not writer.has_text(name):  # else an interrupted merge has it
+                    writer.write_text(name, hdf5.read(hdf5.array(file, key)))
+            else:
+                pooling = group.removeprefix("video/")
+                if not writer.has_video(name, pooling):
+                    writer.write_video(pooling, name, hdf5.read(hdf5.array(file, key)))
 
 
-def _keys(path: Path) -> list[str]:
-    with open_store(path) as file:
-        videos = [f"video/{pooling}/{vid}" for pooling, group in file["video"].items() for vid in group]
-        return videos + [f"text/{qid}" for qid in file["text"]]
+def _keys(file: h5py.File) -> list[str]:
+    """Of all items, "video/POOLING/VID" and "text/QID"."""
+    groups = [f"video/{pooling}" for pooling in hdf5.names(file, "video")]
+    return [f"{group}/{name}" for group in (*groups, "text") for name in hdf5.names(file, group)]
 
 
 def _differences(first: StoreInfo, other: StoreInfo) -> str:

@@ -26,6 +26,7 @@ from rich.progress import track
 
 from sdst import __version__
 from sdst.errors import UserError
+from sdst.features import hdf5
 from sdst.features.info import FORMAT, VERSION, open_store, partial_path, read_info
 from sdst.features.journal import Journal
 
@@ -106,15 +107,15 @@ class FeatureStore:
         Raises:
             UserError: The video is missing.
         """
-        return int(self._dataset(self._video_key(vid)).shape[0])
+        return int(hdf5.array(self._file, self._video_key(vid)).shape[0])
 
     def vids(self) -> list[str]:
         """Names of all stored videos of the pooling."""
-        return list(self._file[f"video/{self.pooling}"])
+        return hdf5.names(self._file, f"video/{self.pooling}")
 
     def qids(self) -> list[str]:
         """Identities of all stored queries."""
-        return list(self._file["text"])
+        return hdf5.names(self._file, "text")
 
     def missing(self, vids: Iterable[str], qids: Iterable[Qid]) -> tuple[list[str], list[str]]:
         """Which of these videos and queries are not stored, each once, in the order given."""
@@ -164,33 +165,15 @@ class FeatureStore:
         even = len(distances) < 2
         return slice(int(read[0]), int(read[-1]) + 1, *distances) if even else read, order
 
-    def _dataset(self, key: str) -> h5py.Dataset:
-        item = self._file.get(key)
-        if item is None:
-            raise UserError(f"{self.info.path}: no /{key}; write features for all annotated rows")
-        if (
-            not isinstance(item, h5py.Dataset)
-            or item.ndim != 3
-            or 0 in item.shape
-            or item.dtype != np.float16
-        ):
-            raise UserError(f"{self.info.path}: /{key} is no filled float16 array of rank 3; write it again")
-        return item
-
     def _read(self, key: str, choice: _Choice, num_layers: int, width: int) -> NDArray[np.float16]:
-        item = self._dataset(key)
+        item = hdf5.array(self._file, key)
         if item.shape[1:] != (num_layers, width):
             raise UserError(
                 f"{self.info.path}: /{key} has layers x width {item.shape[1:]} where the file promises "
                 f"{(num_layers, width)}; write the file again"
             )
         layers, order = choice
-        try:
-            stored: NDArray[np.float16] = item[:, layers]
-        except OSError as error:
-            raise UserError(
-                f"{self.info.path}: /{key} cannot be read ({error}); write the file again"
-            ) from None
+        stored = hdf5.read(item, slice(None), layers)
         if not _all_finite(stored):
             raise UserError(f"{self.info.path}: /{key} holds NaN or Inf; extract it again")
         levels = stored.transpose(1, 0, 2)
@@ -309,7 +292,7 @@ class FeatureWriter:
 
     def _write(self, group: str, name: str, array: ArrayLike, num_layers: int) -> None:
         key = f"{group}/{name}"
-        if name in {"", "."} or "/" in name or "\0" in name:
+        if not can_name_features(name):
             raise UserError(f"{self._path}: {name!r} cannot name features; rename it without '/'")
         if key in self._journal.keys:
             raise UserError(f"{self._path}: /{key} is already written; give every item once")
@@ -323,6 +306,11 @@ class FeatureWriter:
                 f"{self._path}: /{key} is {data.shape[2]} wide, others {self._widths[group]}; check it"
             )
         self._journal.append(key, data)
+
+
+def can_name_features(name: str) -> bool:
+    """Whether a video or query of that name is one step in a feature file, and so in a folder too."""
+    return name not in {"", ".", ".."} and "/" not in name and "\0" not in name
 
 
 def to_float16(array: ArrayLike, name: str) -> NDArray[np.float16]:

@@ -6,7 +6,6 @@ import re
 from typing import TYPE_CHECKING
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from sdst.data.annotations import read_annotations
 from sdst.errors import UserError
@@ -15,6 +14,7 @@ from sdst.metrics import highlight, moment
 from sdst.metrics.evaluation import PROTOCOLS
 from sdst.predictions import read_predictions
 from sdst.statistics import bootstrap_queries, paired_difference
+from sdst.yamlfiles import read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,10 +139,15 @@ def _query_values(row: RowResult, column: Column) -> NDArray[np.float64] | None:
 
 
 def _of_run(run: Run, key: str, split: str) -> NDArray[np.float64] | None:
-    config = OmegaConf.load(run.folder / "config.yaml")
+    config = read_yaml(run.folder / "config.yaml")
     try:
-        records = read_annotations(config.data.annotations[split]).records
+        records = read_annotations(config["data"]["annotations"][split]).records
         predictions = read_predictions(run.folder / f"{split}_submission.jsonl")
         return query_values(key, predictions, records, run.metrics["dataset"])
-    except (UserError, KeyError, AssertionError):  # annotations were moved, changed or have no labels
+    except (
+        UserError,
+        LookupError,
+        TypeError,
+        AssertionError,
+    ):  # annotations were moved, changed or have no labels
         return None

@@ -70,14 +70,13 @@ def mean_offsets(run: Run) -> tuple[NDArray[np.float64], NDArray[np.float64]] | 
         UserError: The run's checkpoint, features or annotations are not where its config.yaml says.
     """
     import torch
-    from omegaconf import OmegaConf
 
     from sdst import checkpoint
     from sdst.callbacks import BEST
-    from sdst.config import build
+    from sdst.config import build, stored_config
     from sdst.data.levels import Levels
 
-    config = OmegaConf.load(run.folder / "config.yaml")
+    config = stored_config(run.folder / "config.yaml")
     model, _, _ = checkpoint.load(run.folder / BEST)
     data = build(config.data, levels=Levels(**config.levels), seed=config.seed)
     found = []

@@ -48,12 +48,25 @@ class Run:
         if column.key is None or column.dataset not in (None, self.dataset):
             return None
         if column.key == "parameters.total":
-            total = self.facts.get("parameters", {}).get("total")
+            total = self._number("run.json", self.facts, "parameters", "total")
             return None if total is None or self.status != "finished" else total / 1e6
         if column.key in RUN_FACTS:
-            return self.metrics.get(column.key)
-        found: float | None = self.metrics.get("best", {}).get(column.split, {}).get(column.key)
-        return found
+            return self._number("metrics.json", self.metrics, column.key)
+        return self._number("metrics.json", self.metrics, "best", column.split, column.key)
+
+    def _number(self, file: str, tree: Any, *keys: str | None) -> float | None:
+        """The number below nested keys; None where there is none."""
+        for key in keys:
+            if tree is not None and not isinstance(tree, dict):
+                raise self._damaged(file, keys)
+            tree = None if tree is None else tree.get(key)
+        if tree is not None and (isinstance(tree, bool) or not isinstance(tree, int | float)):
+            raise self._damaged(file, keys)
+        return tree
+
+    def _damaged(self, file: str, keys: Iterable[str | None]) -> UserError:
+        place = ".".join(map(str, keys))
+        return UserError(f"{self.folder / file}: no number at {place}; remove the run folder and sweep again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +195,9 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({error}); remove the run folder and sweep again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: damaged (no JSON object); remove the run folder and sweep again")
     return content

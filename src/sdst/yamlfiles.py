@@ -1,0 +1,53 @@
+"""YAML files of runs and experiments, which may come from strangers: plain values in, or one line that says why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sdst.errors import UserError
+
+MOST_BYTES = 2**20
+"""Of a file: ours have a few thousand."""
+DEEPEST = 20
+"""Mappings and lists inside each other."""
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a file, as plain values; interpolations like ``${seed}`` stay text.
+
+    Raises:
+        UserError: The file cannot be read, is no mapping, repeats a key or an anchor's content, or is too large or
+            too deep to be a configuration.
+    """
+    try:
+        if Path(path).stat().st_size > MOST_BYTES:
+            raise UserError(f"{path}: larger than {MOST_BYTES} bytes, so no configuration; check the path")
+        text = Path(path).read_text(encoding="utf-8")
+        _require_flat(text, path)
+        # Unlike the YAML library itself, OmegaConf refuses a repeated key.
+        content: Any = OmegaConf.to_container(OmegaConf.create(text))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not the YAML of a configuration ({reason}); correct it") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UserError(f"{path}: no mapping of names; write 'name: value' pairs")
+    return content
+
+
+def _require_flat(text: str, path: str | Path) -> None:
+    """Refuse what grows when it is read: an alias repeats a whole tree, and each level of depth takes stack."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
+            raise UserError(
+                f"{path}: line {event.start_mark.line + 1}: an alias, or more than {DEEPEST} levels; "
+                "write the values out"
+            )

@@ -1,0 +1,114 @@
+"""Configurations from strangers: what they may build, and what of a file is read at all."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from sdst.config import as_config, build, compose, stored_config
+from sdst.errors import UserError
+from sdst.yamlfiles import MOST_BYTES, read_yaml
+
+FORBIDDEN = [
+    "os.system",
+    "pathlib.Path.touch",
+    "builtins.eval",
+    "torch.os.system",  # another package's, behind an allowed name
+    "sdst.jobs.shutil.rmtree",
+    "lightning.pytorch.trainer.trainer.os.remove",
+    "torch.load",  # theirs, but no class that training is made of
+    "torch.hub.load",
+    "torch.package.PackageImporter",
+    "torch.distributed.elastic.multiprocessing.subprocess_handler.SubprocessHandler",  # a class that starts programs
+    "lightning.pytorch.cli.LightningCLI",
+    "sdst.jsonfiles.write_atomically",
+    "sdst.features.journal.Journal",
+    "hydra.utils.instantiate",
+    "transformers.BertModel",
+    "sdst",
+    "torch.no_such_thing",
+    "torchvision.models.resnet18",
+    "",
+    "torch.",
+    "..",
+]
+
+
+@pytest.mark.parametrize("target", FORBIDDEN)
+def test_nothing_else_is_built_at_any_depth(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hydra.utils.instantiate", lambda *_, **__: pytest.fail("something was built"))
+    bad: dict[str, Any] = {"_target_": target, "command": "true"}
+    good = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2}
+    nodes: list[dict[str, Any]] = [
+        bad,
+        bad | {"_partial_": True},
+        good | {"bias": bad},
+        good | {"_args_": [1, bad]},
+        good | {"bias": {"deep": [[bad]]}},
+        good | {"bias": good | {"device": bad}},
+    ]
+    for node in nodes:
+        config = OmegaConf.create({"model": node, "name": target})
+        with pytest.raises(UserError, match=r"model\._target_"):
+            build(config.model)
+    hidden = OmegaConf.create({"model": {"_target_": "${name}"}, "name": target})
+    with pytest.raises(UserError, match=r"model\._target_"):
+        build(hidden.model)
+
+
+@pytest.mark.parametrize("target", [None, 3, ["os.system"], {"_target_": "os.system"}])
+def test_a_target_that_is_no_name_is_refused(target: object) -> None:
+    with pytest.raises(UserError, match="_target_"):
+        build(OmegaConf.create({"model": {"_target_": target}}).model)
+
+
+def test_a_class_that_training_is_made_of_is_built() -> None:
+    node = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}
+    assert build(OmegaConf.create({"model": node}).model).weight.shape == (3, 2)
+    assert build(OmegaConf.create({"model": node | {"_partial_": True}}).model)().weight.shape == (3, 2)
+
+
+# --- stored configurations ---
+
+FILES = {
+    "broken": ("model: [", "not the YAML"),
+    "a list": ("- 1\n- 2\n", "no mapping"),
+    "empty": ("", "model is no mapping"),
+    "a repeated key": ("seed: 1\nseed: 2\n", "not the YAML"),
+    "a tag that runs code": ("seed: !!python/object/apply:os.system [true]\n", "not the YAML"),
+    "laughs": ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n", "an alias"),
+    "deep": ("[" * 500 + "]" * 500, "levels"),
+    "a long number": (f"seed: {'9' * 5000}\n", "not the YAML"),
+    "bytes": (b"\xff\xfe\x00seed", "not the YAML"),
+    "an unknown option": ("sed: 1\n", "sed"),
+    "another type": ("seed: many\n", "seed"),
+    "an environment variable": ("group: ${oc.env:HOME}\n", "interpolation"),
+    "an open interpolation": ("group: '${'\n", "not the YAML"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_stored_configuration_that_cannot_be_ours(tmp_path: Path, kind: str) -> None:
+    text, message = FILES[kind]
+    path = tmp_path / "config.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=message) as caught:
+        stored_config(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_too_large_for_a_configuration_is_not_parsed(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("#" * (MOST_BYTES + 1))
+    with pytest.raises(UserError, match="larger than"):
+        read_yaml(path)
+
+
+def test_what_a_run_stores_is_read_back(tmp_path: Path) -> None:
+    config = compose(["data=charades", "seed=3", f"run_dir={tmp_path}"])
+    OmegaConf.resolve(config)
+    path = tmp_path / "config.yaml"
+    path.write_text(OmegaConf.to_yaml(config))
+    assert stored_config(path) == as_config(OmegaConf.to_container(config), path) == config
