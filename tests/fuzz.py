@@ -177,6 +177,7 @@ def make_kinds(corpus: Corpus, run: Path, folder: Path) -> dict[str, Kind]:
         "predictions": Kind(
             [submission], lambda path: command("evaluate", path, val, "--json"), [mutate_rows]
         ),
+        "analysed runs": Kind([run], lambda path: command("analyze", path), [mutate_json], ("metrics.json",)),
         "features": Kind([features], read_features, [mutate_hdf5]),
         "checkpoints": Kind(
             [best, run / "checkpoints/last.ckpt"],

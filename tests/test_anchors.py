@@ -1,6 +1,5 @@
 """What all models with R2-Tuning's heads promise, and their points and losses against naive loops."""
 
-from collections.abc import Callable
 from math import inf
 
 import pytest
@@ -70,6 +69,20 @@ def test_a_sample_alone_equals_the_same_sample_in_any_batch(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
+def test_one_video_for_all_queries_is_the_same_as_many_of_it(name: str) -> None:
+    model, batch = build(name), make_batch(LEVELS[name])
+    clips, rows = SAMPLES[0][0], len(batch)
+    mask, extents = batch.video_mask[:1].expand(rows, -1), batch.num_clips[:1].expand(rows)
+    many = batch.video[:1].expand(rows, -1, -1, -1)
+    shared, repeated = (
+        model(video, mask, batch.text, batch.text_mask, extents) for video in (batch.video[:1], many)
+    )
+    for i in range(rows):
+        assert_same(shared, i, repeated, i, clips)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
 def test_the_order_of_the_batch_changes_neither_a_sample_nor_the_loss(name: str) -> None:
     model, order = build(name), (2, 0, 3, 1)
     straight, shuffled = make_batch(LEVELS[name]), make_batch(LEVELS[name], order)
@@ -111,28 +124,6 @@ def test_the_size_is_near_that_of_table_h(name: str) -> None:
     model = build_model(configured(name, dim=256, heads=8), {"video_dim": 768, "text_dim": 1024})
     # R2-Tuning's tool, and so probably the paper, divides by 2^20.
     assert sum(p.numel() for p in model.parameters()) / 2**20 == pytest.approx(printed, rel=0.15)
-
-
-def test_the_long_range_of_losa_is_the_video_and_the_short_range_three_clips() -> None:
-    network = build("losa").refine
-    clips, mask = torch.randn(1, 9, 16), torch.ones(1, 9, dtype=torch.bool)
-    words, words_mask = torch.randn(1, 3, 16), torch.ones(1, 3, dtype=torch.bool)
-    changed = clips.clone()
-    changed[:, 4] += 1
-    places = torch.zeros(9, 16)
-
-    def moved(adapter: Callable[[Tensor], Tensor]) -> list[int]:
-        return (adapter(changed) != adapter(clips)).any(dim=-1)[0].nonzero().flatten().tolist()
-
-    assert moved(lambda x: network.short[0](x, mask)) == [3, 4, 5]
-    assert moved(lambda x: network.long[0](x, places, mask, words, words_mask)["post_ca_sa_ffn"]) == [
-        *range(9)
-    ]
-
-
-def test_a_side_network_that_heads_cannot_share_is_refused() -> None:
-    with pytest.raises(UserError, match=r"model\.reduction"):
-        build("lst", reduction=3)
 
 
 @pytest.mark.parametrize("name", MODELS)

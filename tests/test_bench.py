@@ -266,5 +266,6 @@ def test_extraction_is_timed_in_its_two_parts(tmp_path: Path) -> None:
 def test_inference_is_reported_for_one_query_and_a_batch(tmp_path: Path) -> None:
     rows = run(tmp_path, "infer", *SMALL, *SIZES)
     assert [(row["queries"], row["part"]) for row in rows] == [
-        (size, part) for size in (1, 3) for part in ("model", "decoding")
+        *((1, "model"), (1, "decoding")),
+        *((3, "model"), (3, "decoding"), (3, "model, one video")),
     ]

@@ -270,6 +270,23 @@ def test_collate_pads_with_zeros_and_marks_what_is_real(made: list[Sample]) -> N
         assert mask.sum(dim=1).max() == mask.shape[1]  # no more padding than the longest needs
 
 
+def test_queries_about_one_video_share_its_features_whatever_lies_between_them(corpus: Corpus) -> None:
+    records = read_annotations(corpus.paths["val"]).records
+    dataset = GroundingDataset(records, FeatureStore(corpus.features), 2.0, None)
+    one, other = (
+        next(i for i, record in enumerate(records) if record.vid == vid) for vid in ("val0", "val1")
+    )
+    alone = dataset[0, one]
+    shared = collate([dataset[0, one], dataset[0, one]])
+    assert shared.video.shape[0] == 1
+    assert shared.video_mask.shape[0] == shared.text.shape[0] == 2
+    np.testing.assert_array_equal(shared.video[0], alone.video)
+    mixed = collate([dataset[0, one], dataset[0, other], dataset[0, one]])
+    assert mixed.video.shape[0] == 3
+    for i in (0, 2):
+        np.testing.assert_array_equal(mixed.video[i, :, : alone.video.shape[1]], alone.video)
+
+
 def test_batch_moves_and_pins_every_tensor(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     records = read_annotations(corpus.paths["val"]).records
     dataset = GroundingDataset(records, FeatureStore(corpus.features), 2.0, None)

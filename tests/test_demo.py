@@ -19,7 +19,7 @@ SMALL = ["--videos", "4", "2", "2", "--epochs", "1"]
 def test_the_demo_leads_from_videos_to_a_moment_and_reuses_what_is_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "demo"
+    out = tmp_path / "it's a demo, k=1"  # nothing in Hydra's grammar
     assert main(["demo", "--out", str(out), *SMALL]) == 0
     first = capsys.readouterr()
     for text in ("val split", "test split", "whole video", "MR-full-mAP", "sdst predict --video"):

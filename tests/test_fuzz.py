@@ -13,7 +13,7 @@ from fuzz import Kind, make_kinds, run_case
 from sdst.cli import main
 
 NAMES = ["annotations", "predictions", "features", "checkpoints", "run folders", "experiments", "reports"]
-NAMES += ["journals", "arrays", "backbone weights", "backbone sizes"]
+NAMES += ["analysed runs", "journals", "arrays", "backbone weights", "backbone sizes"]
 
 
 @pytest.fixture(scope="module")

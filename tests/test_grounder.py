@@ -136,12 +136,12 @@ class TooWide(torch.nn.Module):
     """Finds a moment that reaches beyond both ends of whatever it is given."""
 
     def forward(self, video, video_mask, text, text_mask, num_clips):
-        size = len(video)
+        size = len(text)
         return Output(
             class_logits=torch.zeros(size, 1, 1),
             references=torch.tensor([0.5, 1.5]).expand(size, 1, 1, 2),
             actionness=torch.ones(size, 1),
-            saliency=video[:, 0, :, 0].float(),
+            saliency=video[:, 0, :, 0].float().expand(size, -1),
             dense=video,
             query=text,
             video=video,

@@ -10,12 +10,13 @@ import pytest
 import sdst
 
 PACKAGE = Path(sdst.__file__).parent
-FOUNDATIONS = {"archives", "errors", "jsonfiles", "progress", "spans", "terminal", "types"}
+FOUNDATIONS = {"archives", "atomic", "errors", "jsonfiles", "progress", "spans", "terminal", "types"}
 ALLOWED = {
     "archives": set(),
+    "atomic": {"errors"},
     "errors": set(),
     "experiments": {"errors", "yamlfiles"},
-    "jsonfiles": {"errors", "types"},
+    "jsonfiles": {"atomic", "errors", "types"},
     "progress": set(),
     "published": {"errors", "experiments", "statistics"},
     "spans": set(),
@@ -58,7 +59,9 @@ def test_the_entry_points_are_seen_to_import_what_they_train_with():
     assert {"losses", "metrics", "module"} <= imported_parts("train")
 
 
-@pytest.mark.parametrize("module", ["sdst", "sdst.types", "sdst.evaluate", "sdst.cli", "sdst.published"])
+@pytest.mark.parametrize(
+    "module", ["sdst", "sdst.types", "sdst.evaluate", "sdst.cli", "sdst.published", "sdst.analysis.commands"]
+)
 def test_evaluation_and_published_numbers_need_no_torch(module):
     heavy = ("torch", "lightning", "hydra", "torchmetrics", "matplotlib")
     program = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"

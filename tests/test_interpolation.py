@@ -85,6 +85,15 @@ def test_extreme_positions_read_the_end_clips_or_zero(extreme):
     assert interpolate(values, positions, count, outside="zero").flatten().tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("outside", ["clamp", "zero"])
+def test_a_position_that_is_nan_shows_in_its_own_result_alone(outside):
+    values, positions = torch.tensor([[[3.0], [5.0]]] * 2), torch.tensor([[1.0, torch.nan], [torch.nan, 0.5]])
+    got = interpolate(values, positions, torch.tensor([2.0, 2.0]), outside=outside)
+    torch.testing.assert_close(
+        got[..., 0], torch.tensor([[5.0, torch.nan], [torch.nan, 4.0]]), equal_nan=True
+    )
+
+
 @given(shift=st.integers(1, 5), **CASES)
 @pytest.mark.parametrize("outside", ["clamp", "zero"])
 def test_events_moved_by_some_clips_are_read_that_many_clips_later(outside, shift, counts, where, seed):

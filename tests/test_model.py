@@ -288,6 +288,29 @@ def test_the_order_of_the_batch_changes_neither_a_sample_nor_the_loss(order):
     )
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_one_video_for_all_queries_is_aligned_once_but_in_training(training):
+    """As many rows of the same video give the same, and gradients too; dropout is each query's own."""
+    batch = make_batch([0, 1, 0])
+    assert batch.text.shape[0] == 3
+    given, aligned = {"video": batch.video[:1], "video_mask": batch.video_mask[[0, 0, 0]]}, []
+    results = []
+    for video in (given["video"], given["video"].expand(3, -1, -1, -1)):
+        model = build().train(training)
+        model.align_video.register_forward_hook(lambda _, inputs, output: aligned.append(output))
+        torch.manual_seed(1)
+        output = model(video, given["video_mask"], batch.text, batch.text_mask, torch.full((3,), 7.0))
+        (output.class_logits.sum() + output.references.sum() + output.saliency.sum()).backward()
+        results.append((output, {name: p.grad for name, p in model.named_parameters()}))
+    (shared, gradients), (repeated, expected) = results
+    assert [len(rows) for rows in aligned] == ([3, 3] if training else [1, 3])
+    assert training == (not torch.equal(aligned[1][0], aligned[1][1]))
+    for sample in range(3):
+        assert_same_sample(shared, sample, repeated, sample, 7)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
 def test_a_sample_given_twice_gets_the_same_output_twice():
     output = run(build(), make_batch([1, 0, 1]), with_offsets=True)
     assert_same_sample(output, 0, output, 2, SAMPLES[1][0])
@@ -629,10 +652,11 @@ def test_under_autocast_positions_and_losses_stay_float32_and_outputs_close(atte
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_recomputed_activations_give_the_same_gradients_and_are_not_kept():
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_recomputed_activations_give_the_same_gradients_and_are_not_kept(attention):
     batch, gradients, kept = make_batch(), [], []
     for recompute in (False, True):
-        model = build(dropout=0.5, drop_path=0.25).train()
+        model = build(attention=attention, dropout=0.5, drop_path=0.25).train()
         model.recompute = recompute
         torch.manual_seed(1)  # of dropout
         sizes: dict[int, int] = {}
@@ -647,7 +671,7 @@ def test_recomputed_activations_give_the_same_gradients_and_are_not_kept():
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
         kept.append(sum(sizes.values()))
     torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=0)
-    assert kept[1] < 0.7 * kept[0]
+    assert kept[1] < 0.5 * kept[0]
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)

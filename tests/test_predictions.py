@@ -125,8 +125,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     before = target.read_bytes()
     with pytest.raises(UserError, match="qid 2: predicted NaN or Inf"):
         write_predictions(target, [make_prediction(1, []), make_prediction(2, [[0, 1, np.nan]])])
-    monkeypatch.setattr(Path, "replace", Mock(side_effect=OSError(errno.ENOSPC, "No space left")))
-    with pytest.raises(UserError, match=r"predictions\.jsonl: cannot be written \(No space left\)"):
+    monkeypatch.setattr(Path, "replace", Mock(side_effect=OSError(errno.ENOSPC, "as the system says")))
+    with pytest.raises(UserError, match=r"predictions\.jsonl: cannot be written \(No space left on device\)"):
         write_predictions(target, [make_prediction(2, [])])
     assert target.read_bytes() == before
     assert list(tmp_path.iterdir()) == [target]

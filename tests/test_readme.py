@@ -91,7 +91,9 @@ def run(commands: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_command_that_needs_no_backbone_runs(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     commands = [c for c in readme_commands() if not needs_videos(c) and not in_small_world(c)]
-    assert {command[0] for command in commands} == {"train", "show", "evaluate", "predict", "features"}
+    assert {command[0] for command in commands} == {
+        *("train", "show", "analyze", "evaluate", "predict", "features"),
+    }
     run(commands, capsys)
     assert (data / "val.png").stat().st_size > 0
 

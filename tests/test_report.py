@@ -229,7 +229,8 @@ def test_the_list_says_what_each_table_cost_and_how_many_jobs_it_shares(
             others = {name for table, names in by_table.items() if table != line[0] for name in names}
             # A minute each, and every row has jobs of its own.
             minutes = f"{len(jobs)} min" if len(jobs) > 1 else "60 s"
-            assert line[-1] == f"laptop: {len(jobs)} finished, {minutes}, {len(jobs & others)} jobs shared"
+            shared = "1 job" if len(jobs & others) == 1 else f"{len(jobs & others)} jobs"
+            assert line[-1] == f"laptop: {len(jobs)} finished, {minutes}, {shared} shared"
 
 
 @pytest.mark.parametrize(
@@ -379,6 +380,7 @@ def test_files_are_written_and_all_of_them_indexed(swept: Path, tables: Path, tm
     assert main(["report", "--all", *where]) == 0
     assert {path.name for path in out.iterdir()} == {
         "index.md",
+        "runs.jsonl",
         *(f"tableX.{e}" for e in ("md", "csv", "tex")),
     }
     index = (out / "index.md").read_text()
@@ -386,15 +388,69 @@ def test_files_are_written_and_all_of_them_indexed(swept: Path, tables: Path, tm
     assert "| 6 finished | " in index
     seconds = [json.loads(path.read_text())["fit_seconds"] for path in swept.glob("jobs/*/metrics.json")]
     assert f"Training all 6 finished jobs took {sum(seconds):.0f} s." in index
-    for path in out.glob("*.md"):
+    records = {
+        record["job"]: record for record in map(json.loads, (out / "runs.jsonl").read_text().splitlines())
+    }
+    assert records.keys() == {path.parent.name for path in swept.glob("jobs/*/metrics.json")}
+    for name, record in records.items():
+        assert record["metrics"] == json.loads((swept / "jobs" / name / "metrics.json").read_text())
+        assert record["git"] == json.loads((swept / "jobs" / name / "run.json").read_text())["git"]
+    planned = json.loads((swept / "sweeps/tableX-laptop.json").read_text())["jobs"]
+    assert {(job["row"], job["seed"], job["identity"]) for job in planned if job["identity"]} == {
+        (label, record["seed"], name)
+        for name, record in records.items()
+        for label, _ in record["rows"]["tableX"]
+    }
+
+
+def test_all_reports_of_all_experiments_are_written_though_a_checkpoint_is_gone(
+    made_up: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("scikit_posthocs")
+    assert main(["report", "--all", "--runs", str(made_up), "--out", str(tmp_path)]) == 0
+    assert "Ours of figure4 is not drawn" in caplog.text
+    index = (tmp_path / "index.md").read_text()
+    for path in list_experiments("experiments"):
+        assert f"[{path.stem}]({path.stem}.md)" in index
+    assert re.findall(r"!\[[^]]+\]\((\w+)\.png\)", index) == ["figure4", "tableK", "tableL"]
+    for path in tmp_path.glob("*.md"):
         for link in re.findall(r"\]\(([^)]+)\)", path.read_text()):
-            assert (out / link).is_file()
+            assert (tmp_path / link).is_file()
 
 
 def test_published_numbers_are_recomputed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("scikit_posthocs")
     assert main(["report", "tableP", "--runs", str(tmp_path)]) == 0
     assert "Friedman" in capsys.readouterr().out
+
+
+def test_table_d_has_the_steps_that_were_measured_here(
+    tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiments = tmp_path / "experiments"
+    shutil.copytree("experiments", experiments, ignore=shutil.ignore_patterns("results"))
+    bench = ["--batch", "2", "--clips", "4", "--tokens", "3", "--queries", "2", "--levels", "1"]
+    bench += ["--video-dim", "6", "--text-dim", "5", "--rounds", "1", "--against", "model=r2_tuning"]
+    report = ["report", "tableD", "--runs", str(tmp_path), "--experiments", str(experiments)]
+    assert main(report) == 0
+    assert "A training step here" not in capsys.readouterr().out
+    assert main(["bench", "step", *bench, "--out", str(experiments / "results/bench")]) == 0
+    measured = json.loads((experiments / "results/bench/step.json").read_text())["rows"]
+    capsys.readouterr()
+    assert main(report) == 0
+    lines = capsys.readouterr().out.partition("## A training step here")[2].splitlines()
+    found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")][1:]
+    assert [row[0] for row in found] == ["default", "model=r2_tuning"]  # and no ratio of the two
+    for row, (name, parameters, _, _, speed, spread) in zip(measured, found, strict=False):
+        assert name == row["configuration"]
+        assert float(parameters) == pytest.approx(row["parameters"] / 1e6, abs=0.005)
+        assert float(speed) == pytest.approx(1 / row["seconds"]["median"], abs=0.005)
+        slowest, fastest = map(float, spread.split(" to "))
+        assert slowest <= float(speed) <= fastest
+    (experiments / "results/bench/step.json").write_text("[]")
+    assert main(report) == 2
+    assert "step.json: not written by sdst bench step" in capsys.readouterr().err
 
 
 # --- plots ---

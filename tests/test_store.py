@@ -136,6 +136,52 @@ def test_any_finite_float16_under_any_name_survives(
 # --- processes ---
 
 
+def test_values_are_those_that_hdf5_reads_wherever_they_lie(path: Path, tmp_path: Path) -> None:
+    shifted, chunked = tmp_path / "shifted.h5", tmp_path / "chunked.h5"
+    with h5py.File(path) as source:
+        for copy, how in ((shifted, {"userblock_size": 512}), (chunked, {})):
+            with h5py.File(copy, "w", **how) as target:
+                target.attrs.update(source.attrs)
+                for key in ("video", "text"):
+                    source.copy(key, target)
+    with h5py.File(chunked, "r+") as file:
+        values = file["video/adaptive/c"][()]
+        del file["video/adaptive/c"]
+        file.create_dataset("video/adaptive/c", data=values, chunks=(1, 2, 3))
+    for copy in (path, shifted, chunked):
+        store = FeatureStore(copy, video_layers=[40, 37], text_layers=[18, 18])
+        with h5py.File(copy) as file:
+            for vid in VIDEOS:
+                expected = file[f"video/adaptive/{vid}"][:, 0:3:2].transpose(1, 0, 2)[::-1]
+                for _ in range(2):  # looked up, and known
+                    np.testing.assert_array_equal(store.video(vid), expected)
+            for qid in QUERIES:
+                expected = file[f"text/{qid}"][:, [0]].transpose(1, 0, 2).repeat(2, axis=0)
+                np.testing.assert_array_equal(store.text(qid), expected)
+
+
+def test_a_file_that_was_cut_while_it_is_read_is_refused(path: Path) -> None:
+    store = FeatureStore(path)
+    store.video("a b")
+    os.truncate(path, 100)
+    with pytest.raises(UserError, match="video/adaptive/a b cannot be read"):
+        store.video("a b")
+
+
+def test_a_file_that_took_the_place_of_another_is_looked_up_anew(path: Path, tmp_path: Path) -> None:
+    store = FeatureStore(path)
+    store.video("a b")
+    other = tmp_path / "other.h5"
+    with make_writer(other) as writer:
+        writer.write_text(12, features(3, 2, 6, seed=9))
+        writer.write_video("adaptive", "new", features(7, 3, 5, seed=8))
+        writer.write_video("adaptive", "a b", features(4, 3, 5, seed=7))
+        writer.finish()
+    other.replace(path)
+    later = pickle.loads(pickle.dumps(store))  # as a loading process gets it
+    np.testing.assert_array_equal(later.video("a b"), features(4, 3, 5, seed=7).transpose(1, 0, 2))
+
+
 def test_pickling_drops_the_open_file(path: Path) -> None:
     store = FeatureStore(path, video_layers=[40])
     expected = store.video("a b")
@@ -199,9 +245,10 @@ def test_a_writer_killed_again_and_again_ends_with_the_file_of_an_undisturbed_on
         assert process.returncode == -signal.SIGKILL
         with pytest.raises(UserError, match=r"killed\.h5\.partial"):
             read_info(path)
-    path.with_name("killed.h5.tmp").write_bytes(b"what a writer killed while finishing leaves")
+    path.with_name(".killed.h5.tmp").write_bytes(b"what a writer killed while finishing leaves")
     subprocess.run([*command, str(path)], check=True, stdout=subprocess.DEVNULL)
     assert contents(path) == contents(tmp_path / "whole.h5")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["killed.h5", "whole.h5"]
 
 
 def test_a_journal_cut_at_any_byte_is_continued_to_the_same_file(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from conftest import Corpus, make_corpus, make_rows
+from same_result import assert_equal, assert_same_result, load, read_json
 from sdst.callbacks import BEST, LAST
 from sdst.cli import main
 from sdst.metrics.evaluation import evaluate
@@ -22,43 +23,6 @@ from sdst.module import GroundingModule
 
 Train = Callable[..., Path]
 FINER = ["decode.round_to=null", "trainer.max_epochs=4"]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
-
-
-def load(path: Path) -> dict[str, Any]:
-    return torch.load(path, weights_only=True)
-
-
-def assert_equal(a: Any, b: Any) -> None:
-    """Equal to the last bit, through dicts and lists of tensors and numbers."""
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_equal(a[key], b[key])
-    elif isinstance(a, list | tuple):
-        for left, right in zip(a, b, strict=True):
-            assert_equal(left, right)
-    else:
-        assert a == b
-
-
-def assert_same_result(run: Path, other: Path) -> None:
-    """Weights, optimizer, metrics and submissions are equal to the last bit."""
-    for name in (LAST, BEST):
-        assert_equal(load(run / name)["state_dict"], load(other / name)["state_dict"])
-    for key in ("optimizer_states", "lr_schedulers", "global_step", "epoch"):
-        assert_equal(load(run / LAST)[key], load(other / LAST)[key])
-    results = [read_json(folder / "metrics.json") for folder in (run, other)]
-    for result in results:
-        del result["fit_seconds"], result["steps_per_second"], result["peak_memory_gb"]
-    assert results[0] == results[1]
-    for name in ("val_submission.jsonl", "test_submission.jsonl"):
-        assert (run / name).read_bytes() == (other / name).read_bytes()
 
 
 # --- what a run writes ---
@@ -210,8 +174,12 @@ def test_a_run_interrupted_anywhere_resumes_to_the_same_result(
         train(run_dir, *FINER)
     monkeypatch.undo()
     assert not (run_dir / "metrics.json").exists()
+    stored = load(run_dir / LAST)
+    stored["callbacks"]["StepTimer"]["fit_seconds"] += 1e6  # as if it had been trained for long
+    torch.save(stored, run_dir / LAST)
     assert main(["train", f"resume={run_dir}"]) == 0
     assert_same_result(run_dir, uninterrupted)
+    assert read_json(run_dir / "metrics.json")["fit_seconds"] > 1e6
 
 
 def test_the_best_epoch_before_an_interruption_stays_the_best(
@@ -306,7 +274,7 @@ def test_resume_refuses_what_would_make_another_run_of_it(
     assert contents(tmp_path) == before
 
 
-def test_resume_refuses_a_damaged_checkpoint_and_a_folder_without_one(
+def test_resume_refuses_a_damaged_checkpoint_one_of_weights_alone_and_a_folder_without_a_run(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = tmp_path / "run"
@@ -314,8 +282,8 @@ def test_resume_refuses_a_damaged_checkpoint_and_a_folder_without_one(
     (run_dir / "metrics.json").unlink()
     (run_dir / LAST).write_bytes((run_dir / LAST).read_bytes()[:5000])
     assert str(LAST) in refusal(capsys, f"resume={run_dir}")
-    (run_dir / LAST).unlink()
-    assert str(LAST) in refusal(capsys, f"resume={run_dir}")
+    shutil.copy(run_dir / BEST, run_dir / LAST)
+    assert "how far training was" in refusal(capsys, f"resume={run_dir}")
     assert "no run folder" in refusal(capsys, f"resume={tmp_path}")
 
 

@@ -100,7 +100,7 @@ OPTIONS = {
     "trainer.precision=bf16-true": ["trainer.precision", "bf16-true"],
     "trainer.limit_train_batches=0": ["trainer.limit_train_batches"],
     "trainer.limit_val_batches=0": ["trainer.limit_val_batches"],
-    "trainer.devices=2": ["trainer.devices"],
+    "trainer.devices=0": ["trainer.devices"],
     "seed=-1": ["seed"],
     "trainer.accelerator=abacus": ["lightning.Trainer", "abacus"],
     "trainer.check_val_every_n_epoch=5": ["trainer.check_val_every_n_epoch"],
@@ -230,8 +230,11 @@ class Payload:
 
 
 def flip_a_bit(path: Path, good: Path) -> None:
+    with zipfile.ZipFile(good) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+        weight = archive.read(largest)
     content = bytearray(good.read_bytes())
-    content[len(content) // 2] ^= 1  # within a weight
+    content[content.index(weight)] ^= 1
     path.write_bytes(content)
 
 
@@ -282,7 +285,7 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Contents], object], str]] = {
     # ... of the size of its weights, and read no environment.
     "width": (lambda c: c["sdst"]["config"]["model"].update(dim=2**20), "sizes"),
     "wide": (lambda c: c["sdst"]["config"]["model"].update(dim=4096), "larger model"),
-    "deep": (lambda c: c["sdst"]["config"]["levels"].update(count=10**9), "sizes"),
+    "deep": (lambda c: c["sdst"]["config"]["levels"].update(count=10**9), "other levels"),
     "features": (lambda c: c["sdst"]["recipe"].update(video_dim=10**12), "sizes"),
     "variable": (lambda c: c["sdst"]["config"].update(group="${oc.env:HOME}"), "interpolation"),
     "recipe": (lambda c: c["sdst"]["recipe"].pop("pooling"), "pooling"),

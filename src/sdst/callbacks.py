@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import statistics
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from sdst.atomic import replacing
 from sdst.jsonfiles import write_atomically
 
 if TYPE_CHECKING:
@@ -63,6 +66,24 @@ def checkpoints(run_dir: Path, monitor: str) -> list[ModelCheckpoint]:
         run_dir / LAST.parent, LAST.stem, save_on_train_epoch_end=True, enable_version_counter=False
     )
     return [best, last]  # in this order: the last checkpoint remembers which epoch was the best
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes checkpoints as all other files; Lightning's move from another file system and could be torn by a kill."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Put the checkpoint in place of the one before.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        content = (
+            io.BytesIO()
+        )  # of which a full disk takes bytes or not: PyTorch's own writing would hide its error
+        torch.save(checkpoint, content)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, alone=True) as temporary:
+            temporary.write_bytes(content.getbuffer())
 
 
 class EpochLog(Callback):
@@ -155,26 +176,50 @@ class LossWatch(Callback):
 
 
 class StepTimer(Callback):
-    """How fast training steps are, their loading included, validation and checkpoints left out.
+    """How fast training steps are, their loading included, and how long all of the training took.
+
+    Checkpoints keep both, so that a resumed run knows the time of its whole way, but for what was done again.
 
     Attributes:
         steps: Batches so far, of this process.
-        seconds: What they took.
+        seconds: What they took, validation and checkpoints left out.
     """
 
     def __init__(self) -> None:
         self.steps = 0
         self.seconds = 0.0
         self._since = 0.0
+        self._before = 0.0  # of fit_seconds, until the checkpoint that the run was resumed from
+        self._begun = 0.0
 
     @property
     def steps_per_second(self) -> float | None:
         """None before the first step."""
         return round(self.steps / self.seconds, 3) if self.steps else None
 
+    @property
+    def fit_seconds(self) -> float:
+        """From the start of training until now, validation and checkpoints included."""
+        return round(self._before + time.monotonic() - self._begun, 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"steps": self.steps, "seconds": self.seconds, "fit_seconds": self.fit_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.steps, self.seconds = state_dict["steps"], state_dict["seconds"]
+        self._before = state_dict["fit_seconds"]
+
+    def on_fit_start(self, *arguments: Any) -> None:
+        """Start the clock of ``fit_seconds``."""
+        self._begun = time.monotonic()
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
         self._since = time.monotonic()
+
+    on_train_start = on_train_epoch_start  # of an epoch that a resumed run is in the midst of
 
     def on_train_batch_end(self, *arguments: Any) -> None:
         """Count the time since the step before; what follows an epoch's last step is never counted."""

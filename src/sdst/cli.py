@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import sys
 from typing import TYPE_CHECKING
 
 from sdst import __version__
+from sdst.atomic import FULL
 from sdst.errors import UserError
-from sdst.terminal import PrintableFormatter, printable
+from sdst.terminal import log_to_stderr, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,12 @@ COMMANDS = {
         "a run, or two side by side, as a page: metrics, curves, every prediction",
     ),
     "evaluate": ("sdst.evaluate", "score any model's prediction file against annotations"),
+    "analyze": (
+        "sdst.analysis.commands",
+        "what predictions get right and wrong, by what is asked, and what could be reached",
+    ),
     "predict": ("sdst.predict", "moments and saliency for queries about videos or stored features"),
+    "serve": ("sdst.serve.commands", "a page on this machine: drop a video, ask it, play the moments"),
     "extract": ("sdst.features.extract", "videos and their annotated queries to a feature file"),
     "features": ("sdst.features.commands", "feature files: inspect, validate, merge, import, simulate"),
     "world": (
@@ -46,9 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[0] == "--version":
         sys.stdout.write(f"sdst {__version__}\n")
         return 0
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(PrintableFormatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    log_to_stderr()
     try:
         if args[0] not in COMMANDS:
             raise UserError(f"'{args[0]}' is no command; choose from {', '.join(COMMANDS)}")
@@ -65,9 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.filename is None:
+        if error.errno in FULL:
+            advice = "free some space and repeat the command"
+        elif error.filename is not None:
+            advice = "check the path"
+        else:
             raise
-        sys.stderr.write(f"sdst: error: {printable(str(error.filename))}: {error.strerror}; check the path\n")
+        place = f"{error.filename}: " if error.filename is not None else ""
+        sys.stderr.write(f"sdst: error: {printable(place)}{error.strerror}; {advice}\n")
         return 2
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import os
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from sdst.atomic import replacing
 from sdst.errors import UserError
 from sdst.features.video import ClipSpec, VideoReader, declared_start, upright
 
@@ -81,18 +81,13 @@ def cut(source: Path, start: float, end: float, out: Path) -> None:
     Raises:
         UserError: The video cannot be read or the file cannot be written.
     """
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        with av.open(str(temporary.absolute()), "w", format="mp4") as target:
+        with replacing(out) as temporary, av.open(str(temporary), "w", format="mp4") as target:
             tracks = [_video_packets(source, start, end, target), _audio_packets(source, start, end, target)]
             for packet in heapq.merge(*tracks, key=_seconds):
                 target.mux(packet)
-        temporary.replace(out)
-    except (av.FFmpegError, OSError) as error:
+    except av.FFmpegError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); choose another place") from error
-    finally:
-        with contextlib.suppress(OSError):  # gone already, or never made
-            temporary.unlink()
 
 
 def file_words(text: str) -> str:

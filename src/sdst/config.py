@@ -86,10 +86,11 @@ class TrainConfig:
         group: What the run is a row of, such as a table's name; a sweep sets it. wandb shows its runs together.
         seed: Of initial weights, shuffling, positive clips, dropout.
         run_dir: Where the run writes. One that holds a finished run is refused.
-        resume: ``latest`` unfinished run below ``paths.runs``, or the folder of a run, or null.
+        resume: The folder of a run to continue, or the ``latest`` unfinished one below ``paths.runs``; ``auto``
+            continues ``run_dir``, begins it, or leaves it if it is finished; null begins.
         compile: Backend of ``torch.compile`` (``inductor``), or null for eager execution.
-        recompute: Let training compute part of the activations twice instead of keeping them: half the memory for
-            a fifth more time, and the same result.
+        recompute: Let training compute most activations twice instead of keeping them: a fifth of their memory for a
+            third more time, and the same result.
         levels: Which backbone layers are used.
         loss: Loss weights and constants.
         optim: Optimizer and schedule.
@@ -144,6 +145,12 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     register_schema()
     with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
         return hydra.compose("train", list(overrides))
+
+
+def quoted(value: Any) -> str:
+    """A value in Hydra's override grammar, whatever characters it has."""
+    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
 
 
 def stored_config(path: Path) -> DictConfig:

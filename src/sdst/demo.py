@@ -14,7 +14,7 @@ from sdst import predict as predicting
 from sdst.baselines.trivial import mean_moment, whole_video
 from sdst.callbacks import BEST
 from sdst.clips import thumbnails
-from sdst.config import compose
+from sdst.config import compose, quoted
 from sdst.data.annotations import read_annotations
 from sdst.errors import Parser, UserError, at_least
 from sdst.features import extract
@@ -67,11 +67,11 @@ def main(argv: Sequence[str]) -> int:
     counts = dict(zip(SPLITS, args.videos or SIZES["demo"], strict=True))
     annotations = make_world(world, counts, workers=2)
     make_features(world, list(annotations.values()))
-    overrides = ["data=world", f"paths.data={out}"]
+    overrides = ["data=world", f"paths.data={quoted(out)}"]
     if args.epochs is not None:
         overrides.append(f"trainer.max_epochs={args.epochs}")
     run_dir = out / ("run" if args.epochs is None else f"run-{args.epochs}-epochs")
-    result = train_once(run_dir, compose([*overrides, f"run_dir={run_dir}"]))
+    result = train_once(run_dir, compose([*overrides, f"run_dir={quoted(run_dir)}"]))
 
     records = {split: read_annotations(path).records for split, path in annotations.items()}
     plot = run_dir / "predictions.png"

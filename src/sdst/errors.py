@@ -1,12 +1,17 @@
-"""The one exception that means "the user's input is wrong", and the argument parser that raises it."""
+"""Exceptions that are no bugs, "the user's input is wrong" above all, and the argument parser that raises it."""
 
 from __future__ import annotations
 
 import argparse
+import signal
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+STOPPED = 128 + signal.SIGTERM
+"""Exit status 143: that of any program which SIGTERM ends."""
 
 
 class UserError(Exception):
@@ -18,6 +23,13 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         # A DataLoader passes its worker's exception on with the worker's traceback as the message.
         super().__init__(message.rpartition(f"{__name__}.UserError: ")[2])
+
+
+class Stopped(SystemExit):
+    """SIGTERM has ended the process, as :data:`STOPPED` says; what it had done can be continued."""
+
+    def __init__(self) -> None:
+        super().__init__(STOPPED)
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -193,10 +193,15 @@ class Grounder:
         """
         length = min(self.recipe["max_clips"], video.features.shape[1])
         starts = part_starts(video.features.shape[1], length)
+        clip_seconds = self.recipe["clip_seconds"]
+        parts = [video.features[:, start : start + length] for start in starts]
+        durations = [length * clip_seconds] * len(starts)
+        durations[-1] = video.duration - starts[-1] * clip_seconds
+        # A part's queries follow each other, so that batches share what depends on the part alone.
         samples = [
-            self._sample(Record(qid, video.vid, query, video.duration), video, text, start, length)
+            _sample(Record(qid, video.vid, query, duration), part, text, clip_seconds)
+            for part, duration in zip(parts, durations, strict=True)
             for qid, (query, text) in enumerate(zip(queries, texts, strict=True))
-            for start in starts
         ]
         moments: list[Tensor] = []
         scores: list[Tensor] = []
@@ -206,37 +211,22 @@ class Grounder:
             moments += result[0]
             scores += result[1]
             saliency += result[2]
-        offsets = torch.tensor(starts, dtype=torch.float64) * self.recipe["clip_seconds"]
+        offsets = torch.tensor(starts, dtype=torch.float64) * clip_seconds
         predictions = []
         for qid, query in enumerate(queries):
-            parts = slice(qid * len(starts), (qid + 1) * len(starts))
+            of_query = slice(qid, None, len(queries))
             windows = decode_moments(
-                (torch.stack(moments[parts]) + offsets[:, None, None]).reshape(1, -1, 2),
-                torch.stack(scores[parts]).reshape(1, -1),
+                (torch.stack(moments[of_query]) + offsets[:, None, None]).reshape(1, -1, 2),
+                torch.stack(scores[of_query]).reshape(1, -1),
                 torch.tensor([video.duration], dtype=torch.float64),
                 self._decoding,
             )
             predictions.append(
-                Prediction(qid, video.vid, query, windows[0].numpy(), average_parts(saliency[parts], starts))
+                Prediction(
+                    qid, video.vid, query, windows[0].numpy(), average_parts(saliency[of_query], starts)
+                )
             )
         return predictions
-
-    def _sample(
-        self, record: Record, video: EncodedVideo, text: NDArray[np.float16], start: int, length: int
-    ) -> Sample:
-        """One query and ``length`` clips of the video from ``start``, as if they were all of it."""
-        clip_seconds = self.recipe["clip_seconds"]
-        is_last = start + length == video.features.shape[1]
-        duration = video.duration - start * clip_seconds if is_last else length * clip_seconds
-        return Sample(
-            record=Record(record.qid, record.vid, record.query, duration),
-            video=video.features[:, start : start + length],
-            text=text,
-            num_clips=duration / clip_seconds,
-            moments=np.zeros((0, 2), np.float32),
-            saliency=np.zeros(length, np.float32),
-            positive_clip=-1,
-        )
 
     def _run(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[NDArray[np.float64]]]:
         """Moments (B, M, 2) in seconds within their part, scores (B, M), and saliency of each sample."""
@@ -248,6 +238,21 @@ class Grounder:
         # The model has seen nothing outside the part.
         moments = moments.clamp(min=0).minimum(durations[:, None, None])
         return moments, scores, clip_saliency(output, batch)
+
+
+def _sample(
+    record: Record, part: NDArray[np.float16], text: NDArray[np.float16], clip_seconds: float
+) -> Sample:
+    """One query and the (K, T, Dv) clips of a part of a video, as if they were all of it."""
+    return Sample(
+        record=record,
+        video=part,
+        text=text,
+        num_clips=record.duration / clip_seconds,
+        moments=np.zeros((0, 2), np.float32),
+        saliency=np.zeros(part.shape[1], np.float32),
+        positive_clip=-1,
+    )
 
 
 def _clip_spec(backbone: Backbone, recipe: dict[str, Any]) -> ClipSpec:

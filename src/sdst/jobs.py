@@ -168,11 +168,19 @@ def _locked(path: Path, wait: bool) -> Iterator[bool]:
             yield True
 
 
+class _JobLog(logging.FileHandler):
+    """A log that ends what it cannot tell of, instead of printing a traceback and going on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # its name in logging
+        """Raise what is being handled."""
+        raise
+
+
 @contextmanager
 def _log_to(path: Path) -> Iterator[None]:
     """Let the package tell everything to a file instead of the terminal, where a sweep has a line per job."""
     package = logging.getLogger("sdst")
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _JobLog(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     level, propagate = package.level, package.propagate
     package.addHandler(handler)

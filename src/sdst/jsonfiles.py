@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdst.atomic import replacing
 from sdst.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -67,14 +66,14 @@ class Row:
 
     def numbers(self, key: str, *item_shape: int) -> NDArray[np.float64]:
         """A list of finite numbers, or of lists of the given shape, as a float64 (N, *item_shape) array."""
-        return self._array(key, item_shape).astype(np.float64)
+        return self._array(key, item_shape).astype(np.float64, copy=False)
 
     def integers(self, key: str, *item_shape: int) -> NDArray[np.int64]:
         """Like ``numbers``, but every number must be whole."""
         array = self._array(key, item_shape)
         if array.dtype.kind == "f" and (array % 1 != 0).any():
             raise self.error(f"'{key}' holds a fraction; every number must be whole")
-        return array.astype(np.int64)
+        return array.astype(np.int64, copy=False)
 
     def _array(self, key: str, item_shape: tuple[int, ...]) -> NDArray[Any]:
         """Finite numbers as they stand there, whole ones in an array of whole numbers."""
@@ -127,23 +126,13 @@ def read_rows(path: str | Path) -> Iterator[Row]:
 
 
 def write_atomically(path: str | Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it, so that readers never see half of it.
+    """Write a text file, so that readers never see half of it.
 
     Raises:
         UserError: The place cannot be written.
     """
-    target = Path(path).resolve()  # a link stays a link: what it points to is replaced
-    if target.exists() and not target.is_file():
-        raise UserError(f"{path}: not a regular file; give the name of a file to write")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(target)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
-    finally:
-        with contextlib.suppress(OSError):  # gone already, or never made
-            temporary.unlink()
 
 
 def _read_lines(path: str | Path) -> Iterator[tuple[int, str]]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from sdst.checkpoint import KEY, contents
+from sdst.distributed import gather, pad_alike, world_size
 from sdst.metrics.collector import PredictionCollector
 from sdst.postprocess import Decoding, decode
 
@@ -82,7 +83,9 @@ class GroundingModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step. The loss is logged, and at steps that the logger takes every unweighted term, also by level."""
         self.qids = [record.qid for record in batch.records]
-        output = self(batch)
+        batch = pad_alike(batch)
+        output, batch = gather(self(batch), batch)
+        self.qids = [record.qid for record in batch.records]
         by_level = self.criterion.by_level(output, batch)
         total, terms = self.criterion.combine(by_level)
         self.log("train/loss", total, batch_size=len(batch), prog_bar=True)
@@ -97,7 +100,7 @@ class GroundingModule(L.LightningModule):
                     logged |= {f"train/level_{first + k}/{name}": value for k, value in enumerate(values)}
             logged["lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
             self.log_dict(logged, batch_size=len(batch))
-        return total
+        return total * world_size()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Predict a batch; its loss is logged where it has labels."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from omegaconf import OmegaConf
 
+from sdst.distributed import num_processes
 from sdst.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,11 +60,7 @@ def check_options(config: DictConfig) -> None:
             raise UserError(f"trainer.{key}: {trainer[key]} must be a positive share or number of batches")
     if trainer.precision not in PRECISIONS:
         raise UserError(f"trainer.precision: {trainer.precision!r} is none of {', '.join(PRECISIONS)}")
-    devices = trainer.devices if OmegaConf.is_list(trainer.devices) else [0] * (trainer.devices == 1)
-    if len(devices) != 1:
-        raise UserError(
-            f"trainer.devices: {trainer.devices} must be 1 or a list with one number; a run uses one device"
-        )
+    num_processes(trainer)
     _check_variants(config)
     if config.seed < 0:
         raise UserError(f"seed: {config.seed} must be 0 or more")

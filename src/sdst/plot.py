@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sdst.atomic import replacing
 from sdst.errors import UserError
 from sdst.terminal import printable
 
@@ -71,8 +73,9 @@ def plot_predictions(
     if note:
         figure.suptitle(note)
     try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=120, format=Path(path).suffix[1:] or "png")
+    except ValueError as error:  # no such format
         raise UserError(f"{path}: cannot write the plot: {error}") from error
 
 

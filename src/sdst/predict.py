@@ -22,12 +22,11 @@ from sdst.features.store import FeatureStore
 from sdst.plot import SHOWN_MOMENTS, plot_predictions
 from sdst.postprocess import Decoding, decode
 from sdst.predictions import format_prediction, write_predictions
-from sdst.progress import progress_bars
 from sdst.terminal import printable
 from sdst.types import Record
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from argparse import Namespace, _ActionsContainer
     from collections.abc import Iterator, Sequence
 
     from torch import nn
@@ -79,24 +78,10 @@ def _predict_videos(args: Namespace) -> int:
         if getattr(args, option):
             raise UserError(f"sdst predict: --{option} is for stored features; leave it or --video out")
     # Only here: videos need libraries that stored features do without.
-    from sdst import grounder as grounders
-    from sdst.predict_video import check_arguments, predict_videos
+    from sdst.predict_video import check_arguments, load_grounder, predict_videos
 
     check_arguments(args)
-    with progress_bars() as progress:
-        progress.add_task("loading the backbone", total=None)
-        grounder = grounders.load(
-            args.checkpoint,
-            args.backbone_checkpoint,
-            backbone_config=args.backbone_config,
-            vocab=args.vocab,
-            device=args.device,
-        )
-    if grounder.spec is None:
-        raise UserError(
-            f"{args.checkpoint}: was trained on features of {grounder.recipe['backbone']}, whose weights do not come "
-            "with the package; give --backbone-checkpoint and --vocab"
-        )
+    grounder = load_grounder(args)
     answers = predict_videos(args, grounder)
     if answers.predictions:
         _report(args, answers.predictions, answers.records, grounder.recipe, answers.thumbnails)
@@ -258,17 +243,11 @@ def _make_parser() -> Parser:
     add("--json", action="store_true", help="print JSON lines, the default without --out and --table")
     add("--plot", metavar="F.png", help=f"also draw the first {MAX_PLOTTED} queries")
 
-    add = parser.add_argument_group("video files").add_argument
+    videos = parser.add_argument_group("video files")
+    add = videos.add_argument
     add("--video", type=Path, nargs="+", action="extend", metavar="F.mp4", help="ask about these; any length")
     add("--query", action="append", metavar="TEXT", help="ask every video this (repeatable)")
-    add(
-        "--backbone-checkpoint",
-        metavar="B",
-        help="InternVideo2 stage-2 weights; the small backbone needs none",
-    )
-    add("--backbone-config", default="internvideo2-1b", help="preset or JSON file (%(default)s)")
-    add("--vocab", metavar="V", help="vocab.txt of bert-large-uncased")
-    add("--device", help="e.g. cuda:1; by default the first GPU, else the CPU")
+    add_backbone_options(videos)
     add("--clips", type=Path, metavar="DIR", help="also cut each query's best moments out, into mp4 files")
     add("--clips-per-query", type=at_least(1), default=1, metavar="N", help="how many moments (%(default)s)")
 
@@ -279,3 +258,16 @@ def _make_parser() -> Parser:
     add("--vid", help="only this video; without --annotations, the video to ask --qid about")
     add("--batch-size", type=at_least(1), default=32, metavar="N", help="queries at once (%(default)s)")
     return parser
+
+
+def add_backbone_options(parser: _ActionsContainer) -> None:
+    """The options that :func:`sdst.predict_video.load_grounder` takes besides ``--checkpoint``."""
+    add = parser.add_argument
+    add(
+        "--backbone-checkpoint",
+        metavar="B",
+        help="InternVideo2 stage-2 weights; the small backbone needs none",
+    )
+    add("--backbone-config", default="internvideo2-1b", help="preset or JSON file (%(default)s)")
+    add("--vocab", metavar="V", help="vocab.txt of bert-large-uncased")
+    add("--device", help="e.g. cuda:1; by default the first GPU, else the CPU")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sdst.clips import cut_moments, thumbnails
 from sdst.errors import UserError
 from sdst.features.video import ClipSpec, VideoError, VideoReader
+from sdst.grounder import load
 from sdst.jsonfiles import is_unicode
 from sdst.plot import THUMBNAIL_ROW
 from sdst.progress import progress_bars
@@ -33,8 +34,7 @@ def check_arguments(args: Namespace) -> None:
     """
     if not args.query:
         raise UserError("sdst predict: --video needs --query too")
-    if bool(args.backbone_checkpoint) != bool(args.vocab):
-        raise UserError("sdst predict: --backbone-checkpoint and --vocab belong together; give both or none")
+    check_backbone_options(args)
     if not all(query.strip() for query in args.query):
         raise UserError("sdst predict: --query is empty; give a sentence")
     if not all(map(is_unicode, args.query)):
@@ -48,6 +48,39 @@ def check_arguments(args: Namespace) -> None:
             raise UserError(
                 f"{args.clips}: cannot be made a folder ({error.strerror}); choose another"
             ) from error
+
+
+def check_backbone_options(args: Namespace) -> None:
+    """Refuse half of what a backbone needs, before anything is loaded.
+
+    Raises:
+        UserError: One of two options is missing.
+    """
+    if bool(args.backbone_checkpoint) != bool(args.vocab):
+        raise UserError("--backbone-checkpoint and --vocab belong together; give both or none")
+
+
+def load_grounder(args: Namespace) -> Grounder:
+    """The model and the backbone that the command line names, ready for video files.
+
+    Raises:
+        UserError: A file cannot be used, or the backbone is none of those that come with the package.
+    """
+    with progress_bars() as progress:
+        progress.add_task("loading the backbone", total=None)
+        grounder = load(
+            args.checkpoint,
+            args.backbone_checkpoint,
+            backbone_config=args.backbone_config,
+            vocab=args.vocab,
+            device=args.device,
+        )
+    if grounder.spec is None:
+        raise UserError(
+            f"{args.checkpoint}: was trained on features of {grounder.recipe['backbone']}, whose weights do not come "
+            "with the package; give --backbone-checkpoint and --vocab"
+        )
+    return grounder
 
 
 @dataclass(frozen=True)
@@ -96,10 +129,18 @@ def predict_videos(args: Namespace, grounder: Grounder) -> VideoAnswers:
 
 
 def _encode(grounder: Grounder, path: Path, progress: Progress) -> EncodedVideo:
-    assert grounder.spec is not None  # check_arguments asked for a backbone
+    task = progress.add_task(f"{path.stem}: clips", total=expected_clips(grounder, path))
+    return grounder.encode(path, lambda count: progress.advance(task, count))
+
+
+def expected_clips(grounder: Grounder, path: Path) -> int | None:
+    """How many clips a video will have; None where the file does not tell its length.
+
+    Raises:
+        VideoError: It is no video.
+    """
+    assert grounder.spec is not None  # load_grounder asked for a backbone
     reader = VideoReader(path, grounder.spec)
     reader.check()
     seconds = reader.duration
-    total = None if seconds is None else count_clips(seconds, grounder.spec.clip_seconds)
-    task = progress.add_task(f"{path.stem}: clips", total=total)
-    return grounder.encode(path, lambda count: progress.advance(task, count))
+    return None if seconds is None else count_clips(seconds, grounder.spec.clip_seconds)

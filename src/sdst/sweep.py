@@ -20,12 +20,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdst.config import compose, conf_dir, explain
+from sdst.config import compose, conf_dir, explain, quoted
+from sdst.distributed import num_processes
 from sdst.errors import Parser, UserError, at_least
 from sdst.experiments import SCALES, Experiment, find_experiment
 from sdst.jobs import freeze, identity, run_job, status
 from sdst.jsonfiles import write_atomically
 from sdst.options import check_options
+from sdst.terminal import log_to_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -60,8 +62,8 @@ def main(argv: Sequence[str]) -> int:
     jobs, sweep = runs / "jobs", manifest(runs, experiment.name, args.scale)
     launcher = [
         *(arg for arg in overrides if arg.startswith(LAUNCHER)),
-        f"jobs={_quoted(jobs)}",
-        f"sweep={_quoted(sweep)}",
+        f"jobs={quoted(jobs)}",
+        f"sweep={quoted(sweep)}",
     ]
     _check_launcher(launcher)
     planned, configs = plan(experiment, args.scale, args.seeds, ours, read_manifest(sweep))
@@ -167,7 +169,7 @@ def plan(
 
 def train_job(config: DictConfig) -> None:
     """One job of a multirun, in whatever process the launcher runs it; its result is what it leaves on disk."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     jobs, name = Path(config.jobs), config.job
     result = run_job(jobs, name, wait=config.wait)
     if result == "busy":
@@ -189,7 +191,7 @@ def _launch(names: Sequence[str], launcher: Sequence[str]) -> None:
         logging.getLogger(package).setLevel(logging.WARNING)
     arguments = sys.argv
     # In quotes, or an identity of digits alone would be a number.
-    sys.argv = ["sdst sweep", "-m", *launcher, f"job={','.join(map(_quoted, names))}"]
+    sys.argv = ["sdst sweep", "-m", *launcher, f"job={','.join(map(quoted, names))}"]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="sweep")(
             train_job
@@ -214,6 +216,10 @@ def _compose(overrides: Sequence[str], place: str) -> DictConfig:
         config = compose(overrides)
         OmegaConf.resolve(config)
         check_options(config)
+        if num_processes(config.trainer) > 1:
+            raise UserError(
+                "trainer.devices: a sweep trains each job on one device; run several jobs at once"
+            )
     except UserError as error:
         raise UserError(f"{place}: {error}") from error
     except (HydraException, OmegaConfBaseException) as error:
@@ -242,12 +248,6 @@ def _set_group(config: DictConfig, name: str) -> None:
 def _model(job: Job) -> str:
     chosen = [override.partition("=")[2] for override in job.overrides if override.startswith("model=")]
     return chosen[-1] if chosen else "sdst"
-
-
-def _quoted(value: Any) -> str:
-    """In Hydra's override grammar, whatever characters it has."""
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
 
 
 def _parser() -> Parser:

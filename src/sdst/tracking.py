@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from lightning.pytorch.loggers import WandbLogger
 
 from sdst.errors import UserError
+from sdst.jsonfiles import write_atomically
 from sdst.metrics.moment import top1_iou
 from sdst.plot import SHOWN_MOMENTS, plot_predictions
 
@@ -110,7 +111,7 @@ def begin(run_logger: Logger | None, run_dir: Path, config: dict[str, Any], fact
         run = run_logger.experiment
     except wandb.Error as error:
         raise UserError(f"logger=wandb: {error}; WANDB_MODE=offline goes on without its server") from error
-    (run_dir / RUN_ID).write_text(f"{run.id}\n", encoding="utf-8")
+    write_atomically(run_dir / RUN_ID, f"{run.id}\n")
     run_logger.log_hyperparams({**config, "run": facts})
 
 

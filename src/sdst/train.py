@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,17 +20,24 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdst import checkpoint
+from sdst.atomic import writing_below
 from sdst.baselines.trivial import whole_video
-from sdst.callbacks import BEST, LAST, NONFINITE, EpochLog, LossWatch, StepTimer, checkpoints
+from sdst.callbacks import BEST, LAST, NONFINITE, CheckpointFiles, EpochLog, LossWatch, StepTimer, checkpoints
 from sdst.config import (
     SelectConfig,
     TrainConfig,
     build,
-    compose,
     conf_dir,
     explain,
     register_schema,
-    stored_config,
+)
+from sdst.distributed import (
+    is_first,
+    is_started,
+    make_environment,
+    make_strategy,
+    num_processes,
+    run_processes,
 )
 from sdst.errors import UserError
 from sdst.jsonfiles import write_atomically
@@ -41,7 +47,9 @@ from sdst.models.sdst import SDST
 from sdst.module import GroundingModule
 from sdst.options import check_options, precision, settle
 from sdst.predictions import write_predictions
+from sdst.preemption import StopOnSigterm
 from sdst.provenance import describe_run, peak_memory_gb, reset_peak_memory
+from sdst.resume import batches_done, begun_run, check_folder, stored_run
 from sdst.tracking import begin, show_predictions, tracked_run
 
 if TYPE_CHECKING:
@@ -53,16 +61,6 @@ logger = logging.getLogger(__name__)
 
 FLAGS = ("-m", "--multirun", "--cfg", "-c", "--package", "-p", "--resolve", "--info", "-i", "--help", "-h")
 """Hydra's options that make sense here."""
-CHANGEABLE = (
-    "trainer.",
-    "recompute",
-    "data.num_workers",
-    "data.features",
-    "data.annotations.",
-    "paths.",
-    "run_dir",
-)
-"""What may differ when a run is resumed: how long and on what machine it runs, and where its files are now."""
 
 SEARCH = "hydra/sweeper=optuna"
 """Hydra's sweeper that searches for good values instead of trying all: Optuna's."""
@@ -71,13 +69,19 @@ SEARCH_OPTIONS = ("hydra.sweeper.direction=maximize", "hydra.sweeper.max_failure
 
 
 def main(argv: Sequence[str]) -> int:
-    """Hydra application over conf/train.yaml; ``resume=latest`` or ``resume=FOLDER`` continues a run."""
+    """Hydra application over conf/train.yaml, or with ``resume=`` the rest of a run (:class:`TrainConfig`)."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own report
     resumed = [arg.partition("=")[2] for arg in argv if arg.startswith("resume=")]
+    resume = resumed[-1] if resumed else ""
+    argv = [arg for arg in argv if not arg.startswith("resume=")]
     try:
-        if resumed and resumed[-1] not in ("", "null"):
-            overrides = [arg for arg in argv if not arg.startswith("resume=")]
-            run_dir, config = stored_run(resumed[-1], overrides)
+        if resume == "auto":
+            resume = begun_run(argv)
+            if resume and (Path(resume) / "metrics.json").exists():
+                logger.info("%s: holds a finished run; nothing is left to do", resume)
+                return 0
+        if resume not in ("", "null"):
+            run_dir, config = stored_run(resume, argv)
             with tracked_run():
                 train(config, run_dir, resume=True)
         else:
@@ -134,96 +138,94 @@ def _run_hydra() -> None:
         raise UserError("; ".join(str(error) for error in refused))
 
 
-def stored_run(resume: str, overrides: Sequence[str]) -> tuple[Path, DictConfig]:
-    """Folder and configuration of the run to continue: as stored, but for overrides of :data:`CHANGEABLE` values.
-
-    Raises:
-        UserError: There is no such run, it is finished, or an override would make another run of it.
-    """
-    given = compose(overrides)
-    if resume == "latest":
-        unfinished = [
-            path.parents[1]
-            for path in Path(given.paths.runs).rglob(str(LAST))
-            if not (path.parents[1] / "metrics.json").exists()
-        ]
-        if not unfinished:
-            raise UserError(f"resume=latest: no unfinished run with a checkpoint below {given.paths.runs}")
-        run_dir = max(unfinished, key=lambda folder: (folder / LAST).stat().st_mtime)
-    else:
-        run_dir = Path(resume)
-    if not (run_dir / "config.yaml").is_file():
-        raise UserError(f"resume={resume}: {run_dir} is no run folder (it has no config.yaml)")
-    config = stored_config(run_dir / "config.yaml")
-    for key in (override.lstrip("+~").partition("=")[0] for override in overrides):
-        value = OmegaConf.select(given, key)
-        if key.startswith(CHANGEABLE):
-            OmegaConf.update(config, key, value)
-        elif value != OmegaConf.select(config, key):
-            raise UserError(f"resume={resume}: {run_dir} was made with another {key}; start a new run for it")
-    return run_dir, config
-
-
 def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[str, Any]:
     """Fit, then evaluate the best checkpoint on every split that has annotations.
 
-    All input is read and checked before anything is written or computed.
+    All input is read and checked before anything is written or computed. Wherever it is ended, ``resume`` continues
+    it to the same result.
 
     Args:
         config: A composed configuration (see :func:`sdst.config.compose`).
         run_dir: Receives config.yaml, run.json, checkpoints, logs, submission files and at last metrics.json.
-        resume: Continue the run of that folder from its last checkpoint.
+        resume: Continue the run of that folder from its last checkpoint, or from its beginning if it has none.
 
     Returns:
         The content of metrics.json.
 
     Raises:
-        UserError: The folder holds a run already, or any input is bad.
+        UserError: The folder holds a run already or cannot be written, or any input is bad.
+        Stopped: SIGTERM has come.
     """
-    _check_free(run_dir, resume)
+    if is_first():
+        check_folder(run_dir, resume)  # before it writes anything
+    else:
+        logging.getLogger("sdst").setLevel(logging.ERROR)  # the first tells for all
     config.run_dir = str(run_dir)  # a multirun's job, or a run that was moved, is not where it was told to be
     OmegaConf.resolve(config)
     check_options(config)
     settle(config)
+    world = num_processes(config.trainer)
+    if world > 1 and not is_started():
+        run_processes(world, _train_as_one_of_several, config, run_dir, resume)
+        result: dict[str, Any] = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
+        return result
+    with writing_below(run_dir):
+        return _train_here(config, run_dir, resume, world)
+
+
+def _train_here(config: DictConfig, run_dir: Path, resume: bool, world: int) -> dict[str, Any]:
+    """Train in this process, the only one or one of ``world``."""
     options = OmegaConf.to_object(config)
     assert isinstance(options, TrainConfig)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for part in ("pytorch", "fabric"):
+        logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
     # Lightning's own, about a name in torch that it will change itself.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     # A resumed run's folder of checkpoints is not empty.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    # Ours is: EpochSampler leaves out what was done.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
+    # Every process computes the metrics of all.
+    warnings.filterwarnings("ignore", message=".*sync_dist=True")
     L.seed_everything(options.seed, verbose=False)
 
     data: GroundingDataModule = build(config.data, levels=options.levels, seed=options.seed)
     splits = [split for split in data.paths if split != "train"]
     for split in ("train", *splits):
-        data.load(split)
+        if len(data.load(split)) < world:
+            raise UserError(
+                f"data.annotations.{split}: has fewer rows than trainer.devices = {world} processes"
+            )
     data.report_shared_videos()
     _check_selection(data, options.select)
     module = make_module(config, options, data.recipe)
     timer = StepTimer()
     trainer = _make_trainer(config, options.select, run_dir, timer)
-    if resume:
-        begun = checkpoint.read(run_dir / LAST)
-        checkpoint.require_unchanged(config.data.features, data.recipe, begun)
-        checkpoint.fill(module, begun["state_dict"], run_dir / LAST)
+    steps = data.train_dataloader()
+    begun = run_dir / LAST if resume and (run_dir / LAST).exists() else None
+    if begun:
+        stored = checkpoint.read(begun)
+        checkpoint.require_unchanged(config.data.features, data.recipe, stored)
+        checkpoint.fill(module, stored["state_dict"], begun)
+        epoch, batches = batches_done(stored, begun)
+        sampler: Any = steps.sampler
+        sampler.resume(epoch, batches * data.batch_size)
     if trainer.is_global_zero:
         run_dir.mkdir(parents=True, exist_ok=True)
         facts = describe_run(module.model) | {"features": data.recipe}
         begin(trainer.logger, run_dir, module.contents["config"], facts)
         write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(config))
-    if trainer.is_global_zero and not resume:
+    if trainer.is_global_zero and not (run_dir / "run.json").exists():
         write_atomically(run_dir / "run.json", json.dumps(facts, indent=2) + "\n")
         logger.info("%d trainable parameters; run folder %s", facts["parameters"]["total"], run_dir)
 
-    started = time.monotonic()
     reset_peak_memory()  # or a sweep's runs would be told the memory of those before them
     try:
         trainer.fit(
             module,
-            data.train_dataloader(),
+            steps,
             data.loader(options.select.split),
-            ckpt_path=run_dir / LAST if resume else None,
+            ckpt_path=begun,
             weights_only=True,
         )
     except FloatingPointError as error:
@@ -231,13 +233,14 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
             f"{run_dir}: training diverged in epoch {trainer.current_epoch + 1}: {error}; "
             f"{NONFINITE} there names its queries"
         ) from error
+    fit_seconds = timer.fit_seconds
     if not module.metrics:  # the run was resumed after its last epoch
         trainer.validate(module, data.loader(options.select.split), verbose=False)
     result = {
         "dataset": data.dataset,
         "simulated": data.recipe["simulated"],
         "epochs": trainer.current_epoch,
-        "fit_seconds": round(time.monotonic() - started, 1),
+        "fit_seconds": fit_seconds,
         "steps_per_second": timer.steps_per_second,
         "peak_memory_gb": peak_memory_gb(),
         "last": {options.select.split: module.metrics["brief"]},
@@ -263,6 +266,15 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
         write_atomically(run_dir / "metrics.json", json.dumps(result, indent=2) + "\n")
         logger.info("%s", _summary(result, run_dir))
     return result
+
+
+def _train_as_one_of_several(config: DictConfig, run_dir: Path, resume: bool) -> None:
+    """What each process of a run with several does."""
+    try:
+        with tracked_run():
+            train(config, run_dir, resume=resume)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error) from error
 
 
 def make_module(config: DictConfig, options: TrainConfig, recipe: dict[str, Any]) -> GroundingModule:
@@ -306,8 +318,11 @@ def _make_trainer(config: DictConfig, select: SelectConfig, run_dir: Path, timer
             *checkpoints(run_dir, monitor=f"{select.split}/{select.metric}"),
             RichProgressBar(leave=True) if interactive else EpochLog(),
             LossWatch(run_dir),
+            StopOnSigterm(run_dir),
             timer,
         ],
+        plugins=[CheckpointFiles(), make_environment()],
+        strategy=make_strategy(config.trainer, unused_parameters=not all(config.loss.weights.values())),
         logger=build(config.logger, save_dir=str(run_dir)),
         default_root_dir=run_dir,
         enable_progress_bar=interactive,
@@ -316,19 +331,6 @@ def _make_trainer(config: DictConfig, select: SelectConfig, run_dir: Path, timer
         use_distributed_sampler=False,
     )
     return trainer
-
-
-def _check_free(run_dir: Path, resume: bool) -> None:
-    if (run_dir / "metrics.json").exists():
-        raise UserError(
-            f"{run_dir}: holds a finished run, which is never overwritten; choose another run_dir"
-        )
-    if resume and not (run_dir / LAST).is_file():
-        raise UserError(f"{run_dir}: has no {LAST} to resume from; start the run anew in another folder")
-    if not resume and (run_dir / "config.yaml").exists():
-        raise UserError(
-            f"{run_dir}: holds an unfinished run; continue it with resume={run_dir} or choose another run_dir"
-        )
 
 
 def _check_selection(data: GroundingDataModule, select: SelectConfig) -> None:

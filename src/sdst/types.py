@@ -77,7 +77,8 @@ class Batch:
 
     Attributes:
         records: The B annotation records.
-        video: (B, K, T, Dv) clip features per level, zero where padded.
+        video: (B, K, T, Dv) clip features per level, zero where padded; (1, K, T, Dv) where all samples have the same
+            clips of the same video.
         video_mask: (B, T).
         text: (B, K, L, Dt) token features per level, zero where padded.
         text_mask: (B, L).

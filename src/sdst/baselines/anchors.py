@@ -104,13 +104,14 @@ class AnchorGrounder(nn.Module):
         """Ground a batch of queries in their videos.
 
         Args:
-            video: (B, K, T, Dv) any float type.
+            video: (B, K, T, Dv) any float type; (1, K, T, Dv) where all queries are about one video.
             video_mask: (B, T), a prefix of ones per sample.
             text: (B, K, L, Dt), CLS first.
             text_mask: (B, L).
             num_clips: (B,) duration / clip length.
         """
         check_levels(self.levels, video=video, text=text)
+        video = video.expand(len(text), -1, -1, -1)
         seen = torch.ones_like(video_mask) if self.see_padding else video_mask
         count = seen.sum(dim=1)
         index = torch.arange(video.shape[2], device=video.device)

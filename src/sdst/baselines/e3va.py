@@ -53,14 +53,14 @@ class Highway(nn.Module):
         self, video: Tensor, video_mask: Tensor, text: Tensor, text_mask: Tensor, positions: Tensor
     ) -> Refined:
         """See ``AnchorGrounder``; from the shallowest level to the deepest."""
-        highway = torch.zeros_like(video[:, 0])
-        for level, (before, after) in enumerate(zip(self.before, self.after, strict=True)):
-            clips, words = video[:, level], text[:, level]
+        all_clips, all_tokens = video.unbind(1), text.unbind(1)
+        highway = torch.zeros_like(all_clips[0])
+        for before, after, clips, words in zip(self.before, self.after, all_clips, all_tokens, strict=True):
             highway = highway + before(clips + highway)
             state = clips + highway
             state = self.residual(state, self.cross_attention(state + positions, words, words, text_mask))
             highway = highway + after(state)
-        return Refined(self.norm(video[:, -1] + highway), text[:, -1])
+        return Refined(self.norm(all_clips[-1] + highway), all_tokens[-1])
 
 
 class E3VA(AnchorGrounder):

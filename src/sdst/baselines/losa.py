@@ -53,13 +53,14 @@ class LongShortRange(nn.Module):
         self, video: Tensor, video_mask: Tensor, text: Tensor, text_mask: Tensor, positions: Tensor
     ) -> Refined:
         """See ``AnchorGrounder``."""
-        fused = video[:, -1]
-        gates = self.gates.sigmoid()
-        for level, (long, short) in enumerate(zip(self.long, self.short, strict=True)):
-            clips = video[:, level]
-            related = long(clips, positions, video_mask, text[:, level], text_mask)[SIGNALS[-1]]
-            fused = fused + gates[level, 0] * related + gates[level, 1] * short(clips, video_mask)
-        return Refined(self.norm(fused), text[:, -1])
+        all_clips, all_tokens = video.unbind(1), text.unbind(1)
+        fused = all_clips[-1]
+        for long, short, gates, clips, words in zip(
+            self.long, self.short, self.gates.sigmoid(), all_clips, all_tokens, strict=True
+        ):
+            related = long(clips, positions, video_mask, words, text_mask)[SIGNALS[-1]]
+            fused = fused + gates[0] * related + gates[1] * short(clips, video_mask)
+        return Refined(self.norm(fused), all_tokens[-1])
 
 
 class LoSA(AnchorGrounder):

@@ -60,15 +60,16 @@ class Ladder(nn.Module):
     ) -> Refined:
         """See ``AnchorGrounder``; from the shallowest level to the deepest."""
         places = self.narrow_places(positions)
+        all_clips, all_tokens = video.unbind(1), text.unbind(1)
         state: Tensor | None = None
         for level, (narrow, block) in enumerate(zip(self.narrow_clips, self.blocks, strict=True)):
-            clips = narrow(video[:, level])
+            clips = narrow(all_clips[level])
             if self.gates is not None and state is not None:
                 gate = (self.gates[level - 1] / TEMPERATURE).sigmoid()
                 clips = gate * clips + (1 - gate) * state
-            words = self.narrow_tokens(text[:, level])
+            words = self.narrow_tokens(all_tokens[level])
             state = block(clips, places, video_mask, words, text_mask)[SIGNALS[-1]]
-        return Refined(self.widen(state), text[:, -1])
+        return Refined(self.widen(state), all_tokens[-1])
 
 
 class LST(AnchorGrounder):

@@ -104,9 +104,8 @@ def _scale(args: Namespace) -> list[Row]:
 
 
 def _configurations(args: Namespace) -> dict[str, list[str]]:
-    """Name -> overrides: what the command line names, and what it is compared with."""
-    both = [args.overrides] if args.against is None else [args.overrides, args.against]
-    return {" ".join(overrides) or "default": overrides for overrides in both}
+    """Name -> overrides: what the command line names, and all that it is compared with."""
+    return {" ".join(overrides) or "default": overrides for overrides in (args.overrides, *args.against)}
 
 
 def _shape(args: Namespace) -> Shape:
@@ -131,8 +130,10 @@ def _parser() -> Parser:
         benchmark.add_argument(
             "--against",
             nargs="+",
+            action="append",
+            default=[],
             metavar="OVERRIDE",
-            help="a second configuration, measured in the same rounds: --against model=r2_tuning",
+            help="another configuration, measured in the same rounds; repeatable: --against model=r2_tuning",
         )
     scale = benchmarks.add_parser("scale", help="a clip's share of a step as videos, queries, batches grow")
     scale.set_defaults(run=_scale)

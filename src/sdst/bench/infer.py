@@ -1,4 +1,4 @@
-"""``sdst bench infer``: the model and the decoding of its moments, for one query and for a batch."""
+"""``sdst bench infer``: the model and the decoding of its moments, for one query, a batch, and a batch on one video."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sdst.bench.rounds import interleave, ratio, spread
-from sdst.bench.workload import Workload
+from sdst.bench.workload import Workload, about_one_video
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def bench_infer(configurations: Mapping[str, Sequence[str]], shape: Shape, rounds: int) -> list[Row]:
-    """Four rows per configuration, with the ratio of the first's time to it.
+    """Five rows per configuration, with the ratio of the first's time to it.
 
     Args:
         configurations: Name -> overrides.
@@ -31,8 +31,16 @@ def bench_infer(configurations: Mapping[str, Sequence[str]], shape: Shape, round
         for size in sizes:
             workload = Workload(overrides, replace(shape, batch=size))
             workload.module.eval()
-            decode = partial(workload.decode, workload.infer())
-            for part, job in (("model", workload.infer), ("decoding", decode)):
+            parts: dict[str, Callable[[], object]] = {
+                "model": workload.infer,
+                "decoding": partial(workload.decode, workload.infer()),
+            }
+            if size > 1:
+                shared = Workload(overrides, replace(shape, batch=size))
+                shared.module.eval()
+                shared.batch = about_one_video(shared.batch)
+                parts["model, one video"] = shared.infer
+            for part, job in parts.items():
                 jobs[f"{name} {size} {part}"] = job
                 keys.append((name, size, part))
     seconds = interleave(jobs, rounds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -161,3 +161,14 @@ def random_batch(shape: Shape) -> Batch:
         "positive_clip": saliency.argmax(axis=1),
     }
     return Batch(records, **{name: torch.from_numpy(array) for name, array in arrays.items()})
+
+
+def about_one_video(batch: Batch) -> Batch:
+    """The batch's queries, all asked about its first video; labels stay what they are and do not fit."""
+    size = len(batch)
+    return replace(
+        batch,
+        video=batch.video[:1],
+        video_mask=batch.video_mask[:1].expand(size, -1),
+        num_clips=batch.num_clips[:1].expand(size),
+    )

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Pad each axis to the longest of the batch; masks are true where a sample has a value."""
-    video, video_mask = _pad([sample.video for sample in samples], axis=1)
+    # Queries that follow each other in evaluation mostly are about one video, which is stored and encoded once then.
+    videos = [sample.video for sample in samples]
+    is_one = all(video is videos[0] for video in videos)
+    video, video_mask = _pad(videos[:1] if is_one else videos, axis=1)
     text, text_mask = _pad([sample.text for sample in samples], axis=1)
     moments, moment_mask = _pad([sample.moments for sample in samples], axis=0)
     saliency, _ = _pad([sample.saliency for sample in samples], axis=0)
@@ -28,7 +31,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     return Batch(
         records=[sample.record for sample in samples],
         video=video,
-        video_mask=video_mask,
+        video_mask=video_mask.expand(len(samples), -1),
         text=text,
         text_mask=text_mask,
         num_clips=torch.tensor([sample.num_clips for sample in samples], dtype=torch.float32),
@@ -45,8 +48,10 @@ def _pad(arrays: Sequence[NDArray[Any]], axis: int) -> tuple[Tensor, Tensor]:
     lengths = np.array([array.shape[axis] for array in arrays])
     shape = list(arrays[0].shape)
     shape[axis] = int(lengths.max())
-    padded = np.zeros([len(arrays), *shape], dtype=arrays[0].dtype)
-    for row, array in zip(padded, arrays, strict=True):
-        row[(slice(None),) * axis + (slice(array.shape[axis]),)] = array
+    padded = np.empty([len(arrays), *shape], dtype=arrays[0].dtype)
+    before = (slice(None),) * axis
+    for row, array, length in zip(padded, arrays, lengths, strict=True):
+        row[*before, :length] = array
+        row[*before, length:] = 0
     mask = np.arange(shape[axis]) < lengths[:, None]
     return torch.from_numpy(padded), torch.from_numpy(mask)

@@ -108,6 +108,7 @@ class GroundingDataset(Dataset[Sample]):
         self.store = store
         self.clip_seconds = clip_seconds
         self.seed = seed
+        self._latest: tuple[str, int, NDArray[np.float16]] | None = None
         self.lengths: Counter[str] = Counter()
         self.num_clips: list[int] = []  # of each record's video, as far as they are used
         num_stored = {vid: store.num_clips(vid) for vid in dict.fromkeys(record.vid for record in records)}
@@ -140,13 +141,19 @@ class GroundingDataset(Dataset[Sample]):
             positive = int(np.random.default_rng([self.seed, epoch, index]).choice(positives))
         return Sample(
             record=record,
-            video=self.store.video(record.vid)[:, :num_clips],
+            video=self._video(record.vid, num_clips),
             text=self.store.text(record.qid),
             num_clips=record.duration / self.clip_seconds,
             moments=(se_to_cw(windows) / record.duration).astype(np.float32),
             saliency=saliency,
             positive_clip=positive,
         )
+
+    def _video(self, vid: str, num_clips: int) -> NDArray[np.float16]:
+        """The first clips of a video, the same array as long as the same is asked for: :func:`collate` notices."""
+        if self._latest is None or self._latest[:2] != (vid, num_clips):
+            self._latest = vid, num_clips, self.store.video(vid)[:, :num_clips]
+        return self._latest[2]
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -163,10 +170,16 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.lengths = lengths
         self.seed = seed
         self.epoch = 0
+        self._done = (0, 0)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch, resumed ones included."""
         self.epoch = epoch
+
+    def resume(self, epoch: int, keys: int) -> None:
+        """Go on in an epoch behind so many keys of each rank."""
+        self.epoch = epoch  # loader processes read ahead before the trainer sets it
+        self._done = (epoch, keys)
 
     def __len__(self) -> int:
         rank, world = _rank_and_world()
@@ -181,7 +194,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         else:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.lengths))
             order = np.resize(order, len(self) * world)
-        for index in order[rank::world]:
+        epoch, keys = self._done
+        for index in order[rank::world][keys * (epoch == self.epoch) :]:
             yield self.epoch, int(index)
 
 

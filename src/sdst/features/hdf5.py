@@ -7,6 +7,7 @@ bytes can declare or unpack to any amount of memory. Nothing else in the package
 from __future__ import annotations
 
 import math
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -102,14 +103,37 @@ def array(file: h5py.File, key: str) -> h5py.Dataset:
     return item
 
 
-def read(item: h5py.Dataset, *selection: Any) -> NDArray[np.float16]:
-    """Values of an array that :func:`array` gave; all of it without a selection.
+def read(item: h5py.Dataset) -> NDArray[np.float16]:
+    """Values of an array that :func:`array` gave.
 
     Raises:
         UserError: They cannot be read.
     """
     with _damage_told(item, str(item.name)):
-        values: NDArray[np.float16] = item[selection]
+        values: NDArray[np.float16] = item[()]
+    return values
+
+
+def place(item: h5py.Dataset) -> int | None:
+    """The byte of the file at which the values begin, if they lie there in one piece and as they are."""
+    offset: int | None = item.id.get_offset()
+    return offset
+
+
+def read_place(file: h5py.File, key: str, offset: int, shape: tuple[int, ...]) -> NDArray[np.float16]:
+    """Values of an array whose :func:`place` is known, several times as fast as by HDF5, which looks it up anew.
+
+    Raises:
+        UserError: They cannot be read.
+    """
+    values = np.empty(shape, np.float16)
+    left = values.data.cast("B")
+    with _damage_told(file, f"/{key}"):
+        while left:
+            count = os.preadv(file.id.get_vfd_handle(), [left], offset)
+            if count == 0:
+                raise OSError("the file ends before it")
+            left, offset = left[count:], offset + count
     return values
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from sdst.atomic import cannot_write
 from sdst.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Journal:
         self._path = path
         self._items: dict[str, tuple[int, tuple[int, ...]]] = {}  # key -> where its bytes begin, shape
         self._file: BinaryIO = path.open("a+b")
+        # Without a buffer, which would keep what a full disk does not take and try again when it is closed.
+        self._end = path.open("ab", buffering=0)
         try:
             self._lock()
             self._begin(header)
@@ -66,16 +69,20 @@ class Journal:
         return np.frombuffer(self._file.read(_num_bytes(shape)), "<f2").reshape(shape)
 
     def append(self, key: str, array: NDArray[np.float16]) -> None:
-        """Add an item. Once this returns, a kill of the process cannot lose it."""
+        """Add an item. Once this returns, a kill of the process cannot lose it.
+
+        Raises:
+            UserError: The disk is full, or takes nothing.
+        """
         raw = array.astype("<f2", copy=False).tobytes()
         line = _line({"key": key, "shape": array.shape, "crc32": zlib.crc32(raw)})
         start = self._file.seek(0, os.SEEK_END) + len(line)
-        self._file.write(line + raw)
-        self._file.flush()
+        self._write(line + raw)
         self._items[key] = (start, array.shape)
 
     def close(self) -> None:
         """Close the file and let another process continue it."""
+        self._end.close()
         self._file.close()
 
     def delete(self) -> None:
@@ -101,8 +108,16 @@ class Journal:
                 "repeat those, or delete it to start over"
             )
         self._file.truncate(0)  # new, or killed within its first line
-        self._file.write(expected)
-        self._file.flush()
+        self._write(expected)
+        self._file.seek(0, os.SEEK_END)
+
+    def _write(self, content: bytes) -> None:
+        left = memoryview(content)
+        try:
+            while left:
+                left = left[self._end.write(left) :]
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
 
     def _scan_item(self) -> bool:
         """Note the next item; False at the end, or where a kill tore it."""

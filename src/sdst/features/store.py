@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import h5py
 import numpy as np
@@ -25,8 +25,10 @@ from rich.console import Console
 from rich.progress import track
 
 from sdst import __version__
+from sdst.atomic import cannot_write, replacing
 from sdst.errors import UserError
 from sdst.features import hdf5
+from sdst.features.hdf5_output import new_hdf5
 from sdst.features.info import FORMAT, VERSION, open_store, partial_path, read_info
 from sdst.features.journal import Journal
 
@@ -37,16 +39,22 @@ if TYPE_CHECKING:
 
     from sdst.types import Qid
 
-_Choice = tuple[slice | NDArray[np.int64], NDArray[np.int64]]
-"""The stored layers to read, increasing and each once as HDF5 wants them, and each level's place among those read."""
 Scalar = str | int | float | bool
 """What a further root attribute may be."""
+
+
+class _Item(NamedTuple):
+    """An array that was looked up and checked: its shape, and where in the file it begins if it is in one piece."""
+
+    shape: tuple[int, int, int]
+    offset: int | None
 
 
 class FeatureStore:
     """Reads one pooling and chosen layers of a feature file.
 
-    Cheap to pickle and safe to fork: each process opens its own handle at the first read.
+    Cheap to pickle and safe to fork: each process opens its own handle at the first read. Items are copied from the
+    operating system's page cache, which all processes of a machine share; none holds features of its own.
 
     Args:
         path: The feature file.
@@ -82,6 +90,7 @@ class FeatureStore:
         self._text_choice = self._choose("text_layers", text_layers)
         self._handle: h5py.File | None = None
         self._handle_pid = -1
+        self._items: dict[str, _Item] = {}  # of the open handle
 
     def video(self, vid: str) -> NDArray[np.float16]:
         """Features (K, T, Dv) of a video's clips in the wanted layers; not contiguous, as the file has clips first.
@@ -89,9 +98,7 @@ class FeatureStore:
         Raises:
             UserError: The video is missing or damaged, or holds NaN or Inf.
         """
-        return self._read(
-            self._video_key(vid), self._video_choice, len(self.info.video_layers), self.video_dim
-        )
+        return self._read(self._video_key(vid), self._video_choice)
 
     def text(self, qid: Qid) -> NDArray[np.float16]:
         """Features (K, L, Dt) of a query's tokens in the wanted layers, CLS first.
@@ -99,15 +106,15 @@ class FeatureStore:
         Raises:
             UserError: The query is missing or damaged, or holds NaN or Inf.
         """
-        return self._read(f"text/{qid}", self._text_choice, len(self.info.text_layers), self.text_dim)
+        return self._read(f"text/{qid}", self._text_choice)
 
     def num_clips(self, vid: str) -> int:
         """T of a video, without reading its features.
 
         Raises:
-            UserError: The video is missing.
+            UserError: The video is missing or damaged.
         """
-        return int(hdf5.array(self._file, self._video_key(vid)).shape[0])
+        return self._find(self._video_key(vid)).shape[0]
 
     def vids(self) -> list[str]:
         """Names of all stored videos of the pooling."""
@@ -141,7 +148,7 @@ class FeatureStore:
                 )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handle": None}
+        return {**self.__dict__, "_handle": None, "_items": {}}
 
     @property
     def _file(self) -> h5py.File:
@@ -149,36 +156,51 @@ class FeatureStore:
         if self._handle is None or self._handle_pid != os.getpid():
             self._handle = open_store(self.info.path)
             self._handle_pid = os.getpid()
+            self._items = {}  # by now there may be another file of that name
         return self._handle
 
     def _video_key(self, vid: str) -> str:
         return f"video/{self.pooling}/{vid}"
 
-    def _choose(self, kind: str, layers: Sequence[int] | None) -> _Choice:
+    def _choose(self, kind: str, layers: Sequence[int] | None) -> slice | NDArray[np.int64]:
+        """Places of the wanted layers among the stored ones."""
         stored: tuple[int, ...] = getattr(self.info, kind)
         wanted = stored if layers is None else tuple(layers)
         if not wanted or not set(wanted) <= set(stored):
             raise UserError(f"{self.info.path}: {kind} {wanted} are not all stored; choose from {stored}")
-        read, order = np.unique([stored.index(layer) for layer in wanted], return_inverse=True)
-        distances = set(np.diff(read).tolist())
-        # HDF5 reads a slice faster than a list.
-        even = len(distances) < 2
-        return slice(int(read[0]), int(read[-1]) + 1, *distances) if even else read, order
+        places = np.array([stored.index(layer) for layer in wanted])
+        # A slice makes a view, and what follows copies into a batch anyway.
+        in_a_row = (np.diff(places) == 1).all()
+        return slice(int(places[0]), int(places[-1]) + 1) if in_a_row else places
 
-    def _read(self, key: str, choice: _Choice, num_layers: int, width: int) -> NDArray[np.float16]:
-        item = hdf5.array(self._file, key)
-        if item.shape[1:] != (num_layers, width):
-            raise UserError(
-                f"{self.info.path}: /{key} has layers x width {item.shape[1:]} where the file promises "
-                f"{(num_layers, width)}; write the file again"
-            )
-        layers, order = choice
-        stored = hdf5.read(item, slice(None), layers)
-        if not _all_finite(stored):
+    def _find(self, key: str) -> _Item:
+        """Look an item up, once."""
+        file = self._file
+        if key not in self._items:
+            array = hdf5.array(file, key)
+            if key.startswith("text/"):
+                promised = len(self.info.text_layers), self.text_dim
+            else:
+                promised = len(self.info.video_layers), self.video_dim
+            if array.shape[1:] != promised:
+                raise UserError(
+                    f"{self.info.path}: /{key} has layers x width {array.shape[1:]} where the file promises "
+                    f"{promised}; write the file again"
+                )
+            self._items[key] = _Item(array.shape, hdf5.place(array))
+        return self._items[key]
+
+    def _read(self, key: str, layers: slice | NDArray[np.int64]) -> NDArray[np.float16]:
+        item = self._find(key)
+        # All layers even where one is wanted of sixteen: one long read is faster than one for each clip.
+        if item.offset is None:
+            stored = hdf5.read(hdf5.array(self._file, key))
+        else:
+            stored = hdf5.read_place(self._file, key, item.offset, item.shape)
+        wanted = stored[:, layers]
+        if not _all_finite(wanted):
             raise UserError(f"{self.info.path}: /{key} holds NaN or Inf; extract it again")
-        levels = stored.transpose(1, 0, 2)
-        # A view, where every layer is wanted once and in its order: what follows copies into a batch anyway.
-        return levels if (np.diff(order) == 1).all() else levels[order]
+        return wanted.transpose(1, 0, 2)
 
 
 class FeatureWriter:
@@ -234,7 +256,7 @@ class FeatureWriter:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._journal = Journal(partial_path(self._path), self._attrs)
         except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+            raise cannot_write(path, error) from None
         self._widths = {_group(key): self._journal.shape(key)[2] for key in self._journal.keys}  # Dv or Dt
 
     def has_video(self, vid: str, pooling: str) -> bool:
@@ -271,17 +293,14 @@ class FeatureWriter:
             raise UserError(
                 f"{self._path}: no video or no query was written; give annotations that have both"
             )
-        temporary = self._path.with_name(self._path.name + ".tmp")
-        with h5py.File(temporary, "w") as file:
+        with replacing(self._path, alone=True) as temporary, new_hdf5(temporary) as (file, output):
             file.attrs.update(self._attrs)
             keys = sorted(self._journal.keys)
             console, hidden = Console(stderr=True), not sys.stderr.isatty()
             for key in track(keys, f"writing {self._path.name}", console=console, disable=hidden):
                 file[key] = self._journal.read(key)
+                output.check()
             file.attrs["complete"] = True
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, self._path)
         self._journal.delete()
 
     def __enter__(self) -> Self:

@@ -49,19 +49,22 @@ def video_alignment(
         temperature: Divides the cosines.
 
     Returns:
-        Scalar: mean over levels and over the samples with a positive clip; 0 (with a gradient of 0) if there
-        is none.
+        (K,) of each level: mean over the samples with a positive clip; 0 (with a gradient of 0) if there is none.
     """
     clip, query = _positive_pairs(video, text, positive_clip)
     excluded = same_video_pairs(video_index[positive_clip >= 0])
     loss = info_nce(clip.transpose(0, 1), query.transpose(0, 1), excluded, temperature=temperature)
-    return loss.sum() / max(loss.numel(), 1)
+    return loss.sum(dim=1) / max(loss.shape[1], 1)
 
 
 def level_alignment(
     video: Tensor, text: Tensor, positive_clip: Tensor, *, temperature: float = 0.07
 ) -> Tensor:
-    """InfoNCE over the levels of each sample (eq. 22); arguments and normaliser of ``video_alignment``."""
+    """InfoNCE over the levels of each sample (eq. 22), with the arguments of ``video_alignment``.
+
+    Returns:
+        Scalar: mean over levels and over the samples with a positive clip; 0 (with a gradient of 0) if there is none.
+    """
     loss = info_nce(*_positive_pairs(video, text, positive_clip), temperature=temperature)
     return loss.sum() / max(loss.numel(), 1)
 

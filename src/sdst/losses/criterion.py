@@ -38,7 +38,7 @@ class Criterion(nn.Module):
 
     * Matching at each level costs focal class, L1 and IoU, weighted by ``match_weights``.
     * ``cls``, ``l1`` and ``iou`` are *summed* over levels, like DETR's auxiliary losses, and divided by the
-      number of true moments in the batch (at least 1). Each process of a distributed run counts its own.
+      number of true moments in the batch (at least 1), which with several processes is that of all of them.
       Initial references that are proposals of the model join these three as one more level, as in DINO.
     * ``act`` and ``sal`` use the last level alone; ``video`` and ``layer`` are averaged over levels.
     * Two samples of one video are no negatives of each other in ``sal`` and ``video``.
@@ -116,17 +116,12 @@ class Criterion(nn.Module):
                 batch.video_index,
                 temperature=self.temperature,
             ),
-            "video": lambda: torch.stack(
-                [
-                    video_alignment(
-                        output.video[:, k],
-                        output.text[:, k],
-                        batch.positive_clip,
-                        batch.video_index,
-                        temperature=self.temperature,
-                    )
-                    for k in _levels(output.text)
-                ]
+            "video": lambda: video_alignment(
+                output.video,
+                output.text,
+                batch.positive_clip,
+                batch.video_index,
+                temperature=self.temperature,
             ),
             "layer": lambda: level_alignment(
                 output.video, output.text, batch.positive_clip, temperature=self.temperature

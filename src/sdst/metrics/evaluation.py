@@ -7,12 +7,17 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from sdst.errors import UserError
 from sdst.metrics.highlight import highlight_metrics
 from sdst.metrics.moment import MAP_THRESHOLDS, moment_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from sdst.types import Prediction, Qid, Record
 
@@ -84,13 +89,8 @@ def evaluate(
     Raises:
         UserError: The queries of the two differ, labels are missing, or only some queries have saliency.
     """
-    if dataset is None:
-        has_labels = any(record.clip_scores is not None for record in records)
-        dataset = "qvhighlights" if has_labels else "charades"
-    if dataset not in PROTOCOLS:
-        raise UserError(f"'{dataset}' is no dataset; choose from {', '.join(PROTOCOLS)}")
-    protocol = PROTOCOLS[dataset]
-    ordered = _pair(predictions, records)
+    protocol = PROTOCOLS[dataset_of(records, dataset)]
+    ordered = pair(predictions, records)
     groups = _evaluate_groups(ordered, records, protocol)
     highlights = _evaluate_highlights(ordered, records) if protocol.highlights else {}
     result: dict[str, Any] = _round(
@@ -99,8 +99,26 @@ def evaluate(
     return result
 
 
-def _pair(predictions: Sequence[Prediction], records: Sequence[Record]) -> list[Prediction]:
-    """The predictions in the order of the records."""
+def dataset_of(records: Sequence[Record], named: str | None) -> str:
+    """Whose metrics suit the records, a key of ``PROTOCOLS``: the one named, or what their labels tell.
+
+    Raises:
+        UserError: The one named is none.
+    """
+    if named is None:
+        has_labels = any(record.clip_scores is not None for record in records)
+        return "qvhighlights" if has_labels else "charades"
+    if named not in PROTOCOLS:
+        raise UserError(f"'{named}' is no dataset; choose from {', '.join(PROTOCOLS)}")
+    return named
+
+
+def pair(predictions: Sequence[Prediction], records: Sequence[Record]) -> list[Prediction]:
+    """The predictions in the order of the records.
+
+    Raises:
+        UserError: The two are not about the same queries.
+    """
     by_qid = {prediction.qid: prediction for prediction in predictions}
     if len(by_qid) != len(predictions):
         raise UserError(f"{len(predictions) - len(by_qid)} predictions repeat a qid; keep one per query")
@@ -119,26 +137,49 @@ def _pair(predictions: Sequence[Prediction], records: Sequence[Record]) -> list[
     return [by_qid[record.qid] for record in records]
 
 
-def _evaluate_groups(
-    predictions: Sequence[Prediction], records: Sequence[Record], protocol: Protocol
-) -> dict[str, dict[str, Any]]:
-    """Moment metrics of all queries and of each length group."""
+def true_moments(records: Sequence[Record]) -> list[NDArray[np.float64]]:
+    """The (G, 2) moments of each record.
+
+    Raises:
+        UserError: A record has no labels.
+    """
     moments = []
     for record in records:
         if record.windows is None:
             raise UserError(f"qid {record.qid!r} has no 'relevant_windows'; use annotations with labels")
         moments.append(record.windows)
+    return moments
+
+
+def restrict(
+    windows: Sequence[NDArray[np.float64]], moments: Sequence[NDArray[np.float64]], member: NDArray[np.bool_]
+) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
+    """A group of moments as the official evaluation sees it: the queries that have such a moment, with those alone.
+
+    Args:
+        windows: Per query (N, 3) predictions, which all stay.
+        moments: Per query (G, 2).
+        member: Of all queries' moments, one after the other, which are in the group.
+    """
+    owners = np.repeat(np.arange(len(moments)), np.array([len(own) for own in moments], dtype=np.int64))
+    chosen, first = np.unique(owners[member], return_index=True)
+    if not len(chosen):
+        return [], []
+    return [windows[query] for query in chosen], np.split(np.concatenate(moments)[member], first[1:])
+
+
+def _evaluate_groups(
+    predictions: Sequence[Prediction], records: Sequence[Record], protocol: Protocol
+) -> dict[str, dict[str, Any]]:
+    """Moment metrics of all queries and of each length group."""
+    moments = true_moments(records)
     windows = [prediction.windows for prediction in predictions]
     groups = {"full": moment_metrics(windows, moments, protocol.recall_thresholds)}
-    lengths = [spans[:, 1] - spans[:, 0] for spans in moments]
+    spans = np.concatenate([np.zeros((0, 2)), *moments])
+    lengths = spans[:, 1] - spans[:, 0]
     for name, (shorter, longest) in protocol.length_groups.items():
-        members = [(length > shorter) & (length <= longest) for length in lengths]
-        chosen = [query for query, member in enumerate(members) if member.any()]
-        groups[name] = moment_metrics(
-            [windows[query] for query in chosen],
-            [moments[query][members[query]] for query in chosen],
-            protocol.recall_thresholds,
-        )
+        member = (lengths > shorter) & (lengths <= longest)
+        groups[name] = moment_metrics(*restrict(windows, moments, member), protocol.recall_thresholds)
     if not protocol.mean_iou:
         for metrics in groups.values():
             del metrics["MR-mIoU"]

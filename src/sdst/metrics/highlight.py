@@ -80,11 +80,11 @@ def _block_precision(
 
 def _pad(
     saliency: Sequence[NDArray[np.float64]], clip_scores: Sequence[NDArray[np.int64]]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
     """(Q, C) saliency, -inf behind the video's end, and (Q, 3, C) annotator scores, 0 there."""
     num_clips = max(len(scores) for scores in clip_scores)
     predicted = np.full((len(saliency), num_clips), -np.inf)
-    true = np.zeros((len(saliency), 3, num_clips), dtype=np.int64)
+    true = np.zeros((len(saliency), 3, num_clips), dtype=np.int8)
     for query, (values, scores) in enumerate(zip(saliency, clip_scores, strict=True)):
         values = values[: len(scores)]
         predicted[query, : len(scores)] = 0
@@ -95,7 +95,7 @@ def _pad(
 
 def _mean_precision(positive: NDArray[np.bool_], is_point: NDArray[np.bool_]) -> NDArray[np.float64]:
     """(Q, 3) from (Q, 3, C) labels by falling saliency; (Q, 1, C) marks the last of equally salient clips."""
-    num_found = positive.cumsum(axis=2)
+    num_found = positive.cumsum(axis=2, dtype=np.int32)
     precision = np.where(is_point, num_found / np.arange(1, positive.shape[2] + 1), 0)
     envelope = np.maximum.accumulate(precision[..., ::-1], axis=2)[..., ::-1]
     # Between two operating points the count found stays what it was at the earlier one.

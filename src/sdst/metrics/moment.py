@@ -112,9 +112,7 @@ def _match(iou: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 def _area_under_curve(hits: NDArray[np.bool_], num_moments: int) -> NDArray[np.float64]:
     """(Q, N, thresholds) hits by rank to (Q, thresholds): recall gains times the best precision left."""
-    num_found = hits.cumsum(axis=1)
-    precision = num_found / np.arange(1, hits.shape[1] + 1)[:, None]
+    precision = hits.cumsum(axis=1) / np.arange(1, hits.shape[1] + 1)[:, None]
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    recall_gain = np.diff(num_found / num_moments, axis=1, prepend=0)
-    area: NDArray[np.float64] = (recall_gain * envelope).sum(axis=1)
+    area: NDArray[np.float64] = (hits * envelope).sum(axis=1) / num_moments  # every hit gains 1 / num_moments
     return area

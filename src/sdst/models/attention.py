@@ -87,7 +87,7 @@ class ContextCNN(nn.Module):
         valid = mask.unsqueeze(-1)
         x = x * valid
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.relu(norm(conv(x.transpose(1, 2)).transpose(1, 2)), inplace=True) * valid
+            x = F.relu(norm(conv(x.transpose(1, 2)).transpose(1, 2))) * valid
         return x
 
 
@@ -116,7 +116,7 @@ class DeformableAttention(nn.Module):
         self.query: nn.Sequential | None = None
         if sampling:
             self.cnn = ContextCNN(dim, cnn_depth)
-            self.query = nn.Sequential(nn.Linear(dim * len(sampling), query_dim), nn.ReLU(inplace=True))
+            self.query = nn.Sequential(nn.Linear(dim * len(sampling), query_dim), nn.ReLU())
         else:
             query_dim = dim
         self.offset = nn.Linear(query_dim, heads * num_points)

@@ -77,24 +77,25 @@ def interpolate_sum(
     """
     samples, clips, heads, width = values.shape
     last = (count - 1).view(-1, 1, 1, 1)
-    if outside == "clamp":
-        positions = positions.clamp(min=0).minimum(last)
-    else:
-        # Far away everything is zero; the bound keeps the indices below from overflowing.
-        positions = positions.clamp(min=-2).minimum(last + 2)
+    # Behind one clip beyond the video everything is zero; without that bound the indices would overflow.
+    margin = 0 if outside == "clamp" else 2
+    positions = positions.clamp(min=-margin).minimum(last + margin)
     left = positions.detach().floor()
     fraction = positions - left
     index = torch.stack([left, left + 1], dim=-1)  # (N, S, H, P, 2)
     share = torch.stack([1 - fraction, fraction], dim=-1) * weights.unsqueeze(-1)
-    share = share * ((index >= 0) & (index <= last.unsqueeze(-1)))
-    # A NaN position reads clip 0 with weight NaN: it shows in the result instead of crashing the look-up.
-    index = index.clamp(min=0).minimum(last.unsqueeze(-1)).nan_to_num(0).long()
+    last = last.unsqueeze(-1)
+    if outside == "zero":
+        share = share * ((index >= 0) & (index <= last))
+    # Whole numbers stay in the table whatever a NaN became; its weight is NaN and shows in the result.
+    index = index.long().clamp(min=0).minimum(last.long())
     first = torch.arange(samples, device=index.device).view(-1, 1, 1, 1, 1) * clips
     rows = (first + index) * heads + torch.arange(heads, device=index.device).view(-1, 1, 1)
+    num_bags = positions.shape[:3].numel()
     read = F.embedding_bag(
-        rows.flatten(0, 2).flatten(1),
+        rows.view(num_bags, -1),
         values.reshape(-1, width),
         mode="sum",
-        per_sample_weights=share.flatten(0, 2).flatten(1).to(values.dtype),
+        per_sample_weights=share.view(num_bags, -1).to(values.dtype),
     )
     return read.view(*positions.shape[:3], width)

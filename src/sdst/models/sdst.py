@@ -20,7 +20,7 @@ from sdst.models.sparse_stream import SparseStream, spread_references
 from sdst.types import Output
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -55,8 +55,8 @@ class SDST(nn.Module):
         actionness_dim: Hidden width of that head. *Reading*: 128 is what fits the paper's parameter count.
 
     Attributes:
-        recompute: Whether training computes the activations of the alignment and the dense stream again in the
-            backward pass instead of keeping them: half the memory, a fifth more time, the same gradients.
+        recompute: Whether training computes its activations again in the backward pass instead of keeping them, all
+            but those of what RDSA prepares per level: a fifth of the memory, a third more time, the same gradients.
     """
 
     def __init__(
@@ -135,7 +135,8 @@ class SDST(nn.Module):
         """Ground a batch of queries in their videos.
 
         Args:
-            video: (B, K, T, Dv) any float type.
+            video: (B, K, T, Dv) any float type; (1, K, T, Dv) where all queries are about one video, the part of
+                which that depends on no query is then computed once.
             video_mask: (B, T), a prefix of ones per sample.
             text: (B, K, L, Dt), CLS first.
             text_mask: (B, L).
@@ -144,8 +145,11 @@ class SDST(nn.Module):
         """
         check_levels(self.levels, video=video, text=text)
         axis = ClipAxis(video_mask, video_mask.sum(dim=1).float(), num_clips.float())
-        aligned_video = self._run(self.align_video, video.to(self.queries.dtype))  # (B, K, T, d)
-        aligned_text = self._run(self.align_text, text.to(self.queries.dtype))  # (B, K, L, d)
+        if self.training:
+            video = video.expand(len(text), -1, -1, -1)  # each query with a dropout of its own
+        aligned_video = self._run(self._align, self.align_video, video)
+        aligned_video = aligned_video.expand(len(text), -1, -1, -1)  # (B, K, T, d)
+        aligned_text = self._run(self._align, self.align_text, text)  # (B, K, L, d)
         pooled_text = self.pool_text(aligned_text, text_mask.unsqueeze(1).expand(aligned_text.shape[:3]))
 
         signal, dense = self._unroll_dense(aligned_video, aligned_text, video_mask, text_mask)
@@ -159,17 +163,22 @@ class SDST(nn.Module):
             query=pooled_text[:, -1],
             video=aligned_video,
             text=pooled_text,
-            actionness=self.actionness(dense[-1], references[:, -1], axis),
+            actionness=self._run(self.actionness, dense[-1], references[:, -1], axis),
             initial_references=start.moments,
             offsets=offsets if with_offsets else None,
             proposal_logits=start.class_logits,
         )
 
-    def _run(self, module: nn.Module, *inputs: Tensor) -> Any:
-        """The module's output; in training with ``recompute`` its activations are not kept."""
+    def _run(self, function: Callable[..., Any], *inputs: Any) -> Any:
+        """What the function returns; in training with ``recompute`` its activations are not kept."""
         if self.recompute and self.training:
-            return checkpoint(module, *inputs, use_reentrant=False)
-        return module(*inputs)
+            return checkpoint(function, *inputs, use_reentrant=False)
+        return function(*inputs)
+
+    def _align(self, mlp: nn.Module, features: Tensor) -> Tensor:
+        """Eq. 2 on features as stored."""
+        aligned: Tensor = mlp(features.to(self.queries.dtype))
+        return aligned
 
     def _unroll_dense(
         self, video: Tensor, text: Tensor, video_mask: Tensor, text_mask: Tensor
@@ -222,8 +231,10 @@ class SDST(nn.Module):
         all_queries, all_references, all_offsets = [], [], []
         for level, (tokens, memory) in enumerate(zip(text.unbind(1), memories, strict=True)):
             stream = streams[level % len(streams)]
-            queries, offsets = stream(queries, reference_logits.sigmoid(), tokens, text_mask, memory, axis)
-            reference_logits = reference_logits + self.regress(queries).float()
+            queries, offsets = self._run(
+                stream, queries, reference_logits.sigmoid(), tokens, text_mask, memory, axis
+            )
+            reference_logits = reference_logits + self._run(self.regress, queries).float()
             all_queries.append(queries)
             all_references.append(reference_logits.sigmoid())
             all_offsets.append(offsets)

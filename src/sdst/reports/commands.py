@@ -18,9 +18,9 @@ from sdst.experiments import (
 )
 from sdst.jsonfiles import write_atomically
 from sdst.published import describe as describe_published
-from sdst.reports import caption, render
+from sdst.reports import caption, render, speed
 from sdst.reports.noise import marks
-from sdst.reports.overview import duration, overview, training_seconds
+from sdst.reports.overview import duration, overview, records, training_seconds
 from sdst.reports.plots import plot
 from sdst.reports.results import Results, collect
 from sdst.sweep import manifest, read_manifest
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FORMATS = ("md", "csv", "latex")
-PUBLISHED = ("tableO", "tableP")
+APPENDICES = {"tableD": speed.describe, "tableO": describe_published, "tableP": describe_published}
+"""What follows a table in Markdown alone, from the folder of experiments."""
 """Recomputed from the paper's own numbers; nothing is run for them."""
 
 
@@ -69,16 +70,17 @@ class _Report:
         self.results: Results = collect(experiment, scale, planned, runs)
         self.marks = marks(self.results)
         self.frame = caption.describe(self.results, set(self.marks.values()))
-        self.published = describe_published(experiments) if experiment.name in PUBLISHED else ""
+        appendix = APPENDICES.get(experiment.name)
+        self.appendix = appendix(experiments) if appendix else ""
 
     def text(self, kind: str) -> str:
-        """The report as Markdown, CSV or LaTeX; what was recomputed from published numbers is in Markdown alone."""
+        """The report as Markdown, CSV or LaTeX."""
         if kind == "csv":
             return render.comma_separated(self.results, self.marks)
         if kind == "latex":
             return render.latex(self.results, self.marks, self.frame)
         text = render.markdown(self.results, self.marks, self.frame)
-        return text if not self.published else f"{text}\n{self.published}"
+        return f"{text}\n{self.appendix}" if self.appendix else text
 
     def write(self, folder: Path) -> bool:
         """Write NAME.md, .csv and .tex, and NAME.png where a picture belongs to the experiment; whether one does."""
@@ -113,6 +115,8 @@ def _write_all(args: Namespace, folder: Path) -> None:
             "in each of the tables that share it.",
             "",
         ]
+    write_atomically(args.out / "runs.jsonl", records(entries))
+    parts += ["The numbers and the origin of every job are in [runs.jsonl](runs.jsonl).", ""] if runs else []
     write_atomically(args.out / "index.md", "\n".join([*parts, *pictures]))
     sys.stdout.write(f"{args.out / 'index.md'}\n")
 

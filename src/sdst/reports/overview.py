@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdst.reports.results import collect
 from sdst.sweep import manifest, read_manifest
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sdst.experiments import Experiment
-    from sdst.reports.results import Run
+    from sdst.reports.results import RowResult, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +25,19 @@ class Entry:
     Attributes:
         experiment: The table or figure.
         scale: Of its sweep.
-        runs: Of its sweep, finished or not.
+        rows: With the runs of its sweep, finished or not.
         shared: How many of its jobs are other experiments' too.
     """
 
     experiment: Experiment
     scale: str
-    runs: tuple[Run, ...]
+    rows: tuple[RowResult, ...]
     shared: int
+
+    @property
+    def runs(self) -> list[Run]:
+        """Of all rows."""
+        return [run for row in self.rows for run in row.runs]
 
     @property
     def state(self) -> str:
@@ -45,7 +51,8 @@ class Entry:
     @property
     def cost(self) -> str:
         """The training time of all its jobs, and how many of them are shared; "" where nothing was run."""
-        return f"{duration(training_seconds(self.runs))}, {self.shared} jobs shared" if self.runs else ""
+        jobs = "1 job" if self.shared == 1 else f"{self.shared} jobs"
+        return f"{duration(training_seconds(self.runs))}, {jobs} shared" if self.runs else ""
 
 
 def overview(experiments: Sequence[Experiment], scale: str, runs: Path) -> list[Entry]:
@@ -62,19 +69,37 @@ def overview(experiments: Sequence[Experiment], scale: str, runs: Path) -> list[
     found = []
     for experiment in experiments:
         planned = read_manifest(manifest(runs, experiment.name, scale))
-        found.append(tuple(collect(experiment, scale, planned, runs).runs))
-    uses = Counter(name for theirs in found for name in _identities(theirs))
+        found.append(collect(experiment, scale, planned, runs))
+    uses = Counter(name for theirs in found for name in _identities(theirs.runs))
     return [
-        Entry(experiment, scale, theirs, sum(uses[name] > 1 for name in _identities(theirs)))
-        for experiment, theirs in zip(experiments, found, strict=True)
+        Entry(theirs.experiment, scale, theirs.rows, sum(uses[name] > 1 for name in _identities(theirs.runs)))
+        for theirs in found
     ]
 
 
-def training_seconds(runs: Iterable[Run]) -> float:
-    """What training took, the validation after each epoch included, each job counted once.
+def records(entries: Sequence[Entry]) -> str:
+    """JSON Lines, one for each finished job, with what outlives its run folder: its numbers and where they are from.
 
-    Of a job that was interrupted, it is the time since it was taken up again.
+    Args:
+        entries: Of all experiments at one scale.
     """
+    found: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        for row in entry.rows:
+            for run in row.runs:
+                if run.identity is None or run.status != "finished":
+                    continue
+                origin = {key: run.facts.get(key) for key in ("git", "versions", "machine", "parameters")}
+                job = found.setdefault(
+                    run.identity,
+                    {"job": run.identity, "seed": run.seed, "rows": {}, "metrics": run.metrics} | origin,
+                )
+                job["rows"].setdefault(entry.experiment.name, []).append([row.row.label, run.dataset])
+    return "".join(json.dumps(found[name], ensure_ascii=False) + "\n" for name in sorted(found))
+
+
+def training_seconds(runs: Iterable[Run]) -> float:
+    """What training took, the validation after each epoch included, each job counted once."""
     by_identity = {run.identity: run.metrics.get("fit_seconds", 0.0) for run in runs}
     return float(sum(by_identity.values()))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sdst.atomic import replacing
 from sdst.errors import UserError
 from sdst.experiments import number
 
@@ -54,10 +55,8 @@ def plot(results: Results, path: Path) -> bool:
     simulated = any(run.metrics.get("simulated") for run in results.runs)
     title = f"{results.experiment.title}, {results.scale} scale{', SIMULATED features' * simulated}"
     figure.suptitle(title, fontsize=10)
-    try:
-        figure.savefig(path, dpi=120)
-    except OSError as error:
-        raise UserError(f"{path}: cannot write the plot: {error}") from error
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
     return True
 
 

@@ -100,7 +100,10 @@ def show(
         "runs": [_describe_run(run) for run in runs],
         "videos": links,
         "samples": describe_samples(
-            records, predictions, [traces for traces, _ in traced], runs[0].metrics["dataset"]
+            records,
+            predictions,
+            [traces for traces, _ in traced],
+            PROTOCOLS[runs[0].metrics["dataset"]].length_groups,
         ),
     }
     write_atomically(out, render(runs, data))

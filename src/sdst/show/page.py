@@ -40,13 +40,13 @@ def render(runs: Sequence[Run], data: dict[str, Any]) -> str:
         runs: One or two.
         data: What the scripts know, plain values without NaN; see :func:`sdst.show.commands.show`.
     """
-    style, script = _file("page.css"), "\n".join(_file(name) for name in SCRIPTS)
-    return Template(_file("page.html")).substitute(
+    style, script = page_file("page.css"), "\n".join(page_file(name) for name in SCRIPTS)
+    return Template(page_file("page.html")).substitute(
         title=escape(" beside ".join(run.name for run in runs)),
         style=style,
-        style_hash=_hash(style),
+        style_hash=csp_hash(style),
         script=script,
-        script_hash=_hash(script),
+        script_hash=csp_hash(script),
         lead="".join(f"<p>{escape(_lead(run))}</p>" for run in runs),
         notes="".join(f'<p class="note">{escape(note)}</p>' for note in data["notes"]),
         metrics=_table(*metric_table(runs)),
@@ -164,10 +164,11 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, mark_differi
     return f'<div class="scroll" tabindex="0"><table>{"".join(lines)}</tbody></table></div>'
 
 
-def _hash(source: str) -> str:
+def csp_hash(source: str) -> str:
     """What a content security policy calls an inline style or script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
 
 
-def _file(name: str) -> str:
+def page_file(name: str) -> str:
+    """The content of a file that the page is made of."""
     return resources.files("sdst.show").joinpath(name).read_text(encoding="utf-8")

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from sdst.errors import UserError
 from sdst.metrics.error_kinds import CONSIDERED, error_kinds
-from sdst.metrics.evaluation import PROTOCOLS
 from sdst.spans import pairwise_iou
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def describe_samples(
     records: Sequence[Record],
     predictions: Sequence[Mapping[Qid, Prediction]],
     traces: Sequence[Mapping[Qid, list[Trace | None]] | None],
-    dataset: str,
+    groups: Mapping[str, tuple[float, float]],
 ) -> list[dict[str, Any]]:
     """One entry per query, in the order of the annotations.
 
@@ -47,9 +46,8 @@ def describe_samples(
         records: The annotations.
         predictions: Of each run.
         traces: Of each run, where there are any.
-        dataset: Whose groups of moment lengths to use.
+        groups: Of moment lengths, in seconds: name -> what is exceeded, and the most.
     """
-    groups = PROTOCOLS[dataset].length_groups
     return [
         _describe_record(record, groups)
         | {

@@ -50,7 +50,9 @@ function showSample(sample, data) {
     );
   }
   const facts = `qid ${sample.qid}, video ${sample.vid}, ${sample.duration} s`;
-  const hint = player ? "Choose a moment to play it, a predicted one also to see below how it came about." : "";
+  const isTraced = sample.answers.some((answer) => answer.traces);
+  const more = isTraced ? ", a predicted one also to see below how it came about" : "";
+  const hint = player ? `Choose a moment to play it${more}.` : "";
   const notes = el("div", {}, el("p", { class: "facts" }, `${facts}. ${hint}`), legend(sample, data), told);
   const detail = el("div", { class: "detail" }, notes, ...(player ? [player.video] : []), timeline);
   // Only in the document does the track have a width.
@@ -125,7 +127,8 @@ function saliencyRow(sample, data) {
   if (!texts.length) return [];
   const text = `Saliency over time: ${texts.join(", ")}`;
   drawing.setAttribute("aria-label", text);
-  const note = `${text}. Predictions are scaled to their own range; the band spans the annotators.`;
+  const band = sample.annotators ? "; the band spans the annotators" : "";
+  const note = `${text}. Predictions are scaled to their own range${band}.`;
   return [row("saliency", track([drawing], "saliency")), el("p", { class: "note" }, note)];
 }
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from sdst.atomic import replacing
 from sdst.errors import UserError
 from sdst.world.scene import CLIP_SECONDS, SIDE, actor_states
 from sdst.world.shapes import band, coverage
@@ -65,11 +64,10 @@ def write_video(scene: Scene, path: Path) -> None:
     Raises:
         UserError: The file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     rng = np.random.default_rng(scene.seed)
     codec = next(codec for codec in CODECS if codec in av.codecs_available)
     try:
-        with av.open(str(temporary.absolute()), "w", format="mp4") as container:
+        with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
             stream = cast("VideoStream", container.add_stream(codec, rate=FRAME_RATE, options=CODECS[codec]))
             stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuv420p"
             stream.codec_context.thread_count = 1  # several threads need not cut the work alike every time
@@ -78,12 +76,8 @@ def write_video(scene: Scene, path: Path) -> None:
                 for picture in add_noise(render(scene, times), scene.noise, rng):
                     container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             container.mux(stream.encode(None))
-        temporary.replace(path)
-    except (av.FFmpegError, OSError) as error:
+    except av.FFmpegError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
-    finally:
-        with contextlib.suppress(OSError):  # gone already, or never made
-            temporary.unlink()
 
 
 def _background(background: Background, times: Floats, shift_x: Floats, shift_y: Floats) -> Pixels:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import platform
 import time
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from sdst.atomic import replacing
 from sdst.errors import UserError
 from sdst.features.sizes import PRESETS
 from sdst.features.text import Tokenizer
@@ -84,8 +84,8 @@ def main(args: Namespace) -> int:
         "loss": trainer.losses,
     }
     weights = folder / "weights.safetensors"
-    save_file(trainer.weights(), folder / "weights.tmp")
-    os.replace(folder / "weights.tmp", weights)
+    with replacing(weights) as temporary:
+        save_file(trainer.weights(), temporary)
     write_atomically(folder / "training.json", json.dumps(report, indent=1) + "\n")
     write_atomically(folder / "MODEL_CARD.md", _model_card(report))
     log.info("%s: %s", weights, report["retrieval"])
@@ -153,9 +153,8 @@ class _Training:
             "losses": self.losses,
             "seconds": self.seconds,
         }
-        temporary = self._state.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, self._state)
+        with replacing(self._state) as temporary:
+            torch.save(state, temporary)
 
     def _train_step(self) -> float:
         rng = np.random.default_rng((self._seed, self.step))  # a step depends on its number alone

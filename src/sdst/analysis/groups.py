@@ -1,0 +1,96 @@
+"""Moment retrieval by what is asked: how long, where and how many the moments are, how many words the query has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sdst.metrics.evaluation import restrict, true_moments
+from sdst.metrics.moment import average_precision, top1_iou
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from sdst.types import Prediction, Record
+
+    Bins = Mapping[str, tuple[float, float]]
+
+THIRDS: Bins = {"first third": (0, 1 / 3), "middle third": (1 / 3, 2 / 3), "last third": (2 / 3, 1)}
+COUNTS: Bins = {"1": (0, 1), "2": (1, 2), "3 to 5": (2, 5), "over 5": (5, inf)}
+WORDS: Bins = {
+    "up to 5": (0, 5),
+    "6 to 10": (5, 10),
+    "11 to 15": (10, 15),
+    "16 to 20": (15, 20),
+    "over 20": (20, inf),
+}
+"""Group -> what its values exceed, and the most they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Moment retrieval in percent over ``num_queries`` queries with ``num_moments`` true moments."""
+
+    num_queries: int
+    num_moments: int
+    r1_at_50: float
+    r1_at_70: float
+    mean_iou: float
+    mean_ap: float
+
+
+def measure(windows: Sequence[NDArray[np.float64]], moments: Sequence[NDArray[np.float64]]) -> Scores | None:
+    """R1@0.5, R1@0.7, mIoU and mAP as the official evaluation defines them; None without queries.
+
+    Args:
+        windows: Per query (N, 3) predicted start, end, score.
+        moments: Per query (G, 2) true start and end, G > 0.
+    """
+    if not moments:
+        return None
+    iou = top1_iou(windows, moments)
+    shares = (iou >= 0.5).mean(), (iou >= 0.7).mean(), iou.mean(), average_precision(windows, moments).mean()
+    return Scores(len(moments), sum(map(len, moments)), *(round(100 * float(share), 2) for share in shares))
+
+
+def measure_groups(
+    predictions: Sequence[Prediction], records: Sequence[Record], lengths: Bins
+) -> dict[str, dict[str, Scores | None]]:
+    """Scores by grouping and group; None where a group has no queries.
+
+    Groups are groups of moments, as in the official evaluation: a query is in the group of each of its moments, with
+    that group's moments alone, and its predictions all stay. A query's moments are as many, and its words, for each
+    of them, so in the last two groupings every query is in one group with all that it has.
+
+    Args:
+        predictions: In the order of the records.
+        records: Labelled.
+        lengths: The dataset's groups by seconds.
+
+    Raises:
+        UserError: A record has no labels.
+    """
+    moments = true_moments(records)
+    windows = [prediction.windows for prediction in predictions]
+    counts = np.array([len(spans) for spans in moments])
+    starts, ends = np.concatenate(moments).T
+    duration = np.repeat([record.duration for record in records], counts)
+    words = [len(record.query.split()) for record in records]
+    values = {
+        "length of the moment": (ends - starts, lengths),
+        "middle of the moment in the video": ((starts + ends) / 2 / duration, THIRDS),
+        "moments of the query": (np.repeat(counts, counts), COUNTS),
+        "words of the query": (np.repeat(words, counts), WORDS),
+    }
+    return {
+        grouping: {
+            group: measure(*restrict(windows, moments, (value > low) & (value <= high)))
+            for group, (low, high) in bins.items()
+        }
+        for grouping, (value, bins) in values.items()
+    }

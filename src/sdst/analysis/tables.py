@@ -1,0 +1,146 @@
+"""An analysis as Markdown: a table for each question, and the pictures that were drawn."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import TYPE_CHECKING
+
+from sdst.analysis.ceilings import ANSWERS
+from sdst.metrics.error_kinds import KINDS
+from sdst.metrics.evaluation import PROTOCOLS
+from sdst.metrics.moment import MAX_PREDICTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from sdst.analysis.analysis import Analysis
+    from sdst.analysis.calibration import Calibration
+    from sdst.analysis.groups import Scores
+
+SCORE_COLUMNS = ("queries", "moments", "R1@0.5", "R1@0.7", "mIoU", "mAP")
+NONE = "–"
+
+
+def markdown(analysis: Analysis, title: str, figures: Mapping[str, str]) -> str:
+    """The whole text.
+
+    Args:
+        analysis: What to tell.
+        title: What was analysed, without markup.
+        figures: Section -> file of the picture beside the text.
+    """
+    sections = {
+        "groups": ("Who is found", _groups(analysis)),
+        "kinds": ("What goes wrong", _kinds(analysis)),
+        "calibration": ("What the score means", _calibration(analysis)),
+        "ceilings": ("What could be reached", _ceilings(analysis)),
+    }
+    lines = [f"# {title}", ""]
+    for section, (heading, content) in sections.items():
+        lines += [f"## {heading}", "", *content, ""]
+        if section in figures:
+            lines += [f"![{heading}]({figures[section]})", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _groups(analysis: Analysis) -> list[str]:
+    lengths = (
+        f"{name} over {low:g}" + (f" up to {high:g}" if isfinite(high) else "")
+        for name, (low, high) in PROTOCOLS[analysis.dataset].length_groups.items()
+    )
+    lines = [
+        "In percent. A query is in the group of each of its moments, with that group's moments alone; its predictions "
+        f"all stay, as in the official evaluation by length (in seconds: {', '.join(lengths)}).",
+    ]
+    for grouping, groups in analysis.groups.items():
+        shown = {"all": analysis.overall} | {name: found for name, found in groups.items() if found}
+        rows = [[name, *_cells(found)] for name, found in shown.items()]
+        lines += ["", *_table([grouping, *SCORE_COLUMNS], rows)]
+        if empty := [name for name, found in groups.items() if found is None]:
+            lines += ["", f"Left out, for no query is of them: {', '.join(empty)}."]
+    return lines
+
+
+def _kinds(analysis: Analysis) -> list[str]:
+    total = analysis.overall.num_queries
+    rows = [[kind, str(n), f"{100 * n / total:.1f}", KINDS[kind]] for kind, n in analysis.kinds.items()]
+    return [
+        f"Of {total} queries. Each with a prediction has one of the first four kinds, and may have the others besides.",
+        "",
+        *_table(["kind", "queries", "%", "meaning"], rows),
+    ]
+
+
+def _calibration(analysis: Analysis) -> list[str]:
+    lines = [
+        "A score is calibrated if, of the moments with that score, as large a share is right (IoU ≥ 0.5 with a true "
+        "moment). The expected calibration error is the distance of score and share, averaged over ten bins of the "
+        "score by their size.",
+    ]
+    for name, found in analysis.calibration.items():
+        if found is None:
+            lines += [
+                "",
+                f"{name}: left out, for nothing is predicted or scores are no probabilities (not in 0 to 1).",
+            ]
+        else:
+            lines += ["", *_reliability(name, found)]
+    return lines
+
+
+def _reliability(name: str, found: Calibration) -> list[str]:
+    rows = [
+        [f"{b.low:g} to {b.high:g}", str(b.num_moments), f"{b.mean_score:.3f}", f"{b.share_right:.3f}"]
+        for b in found.bins
+        if b.num_moments
+    ]
+    whole = ["all", str(found.num_moments), f"{found.mean_score:.3f}", f"{found.share_right:.3f}"]
+    return [
+        *_table([f"score of the {name}", "moments", "mean score", "share right"], [*rows, whole]),
+        "",
+        f"Expected calibration error {found.error:.3f} (n = {found.num_moments}).",
+    ]
+
+
+def _ceilings(analysis: Analysis) -> list[str]:
+    first = analysis.ceilings[0]
+    header = ["an oracle says", *SCORE_COLUMNS, *(f"mAP {group}" for group in first.mean_ap)]
+    rows = [
+        [ceiling.oracle, *_cells(ceiling.scores), *map(_percent, ceiling.mean_ap.values())]
+        for ceiling in analysis.ceilings
+    ]
+    lines = [
+        f"What predictors score that know the annotations. Only {MAX_PREDICTIONS} windows of a query count, and in "
+        "the mAP of a length its moments of other lengths are wrong answers. Rounded windows are those of a decoder "
+        f"with that `decode.round_to`; {', '.join(map(str, ANSWERS))} moments per query are those of a model with so "
+        "few answers, or trained on so few.",
+        "",
+        *_table(header, rows),
+    ]
+    if analysis.highlight_ceilings:
+        ratings = [
+            [rating, *map(_percent, metrics.values())]
+            for rating, metrics in analysis.highlight_ceilings.items()
+        ]
+        lines += [
+            "",
+            "Highlights, if the saliency of a clip is the mean of its annotators' scores (n = "
+            f"{first.scores.num_queries}); they disagree, and some found nothing:",
+            "",
+            *_table(["rating", "mAP", "Hit@1"], ratings),
+        ]
+    return lines
+
+
+def _cells(scores: Scores) -> list[str]:
+    percents = (scores.r1_at_50, scores.r1_at_70, scores.mean_iou, scores.mean_ap)
+    return [str(scores.num_queries), str(scores.num_moments), *map(_percent, percents)]
+
+
+def _percent(value: float | None) -> str:
+    return NONE if value is None else f"{value:.2f}"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return [f"| {' | '.join(cells)} |" for cells in lines]

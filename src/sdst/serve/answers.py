@@ -1,0 +1,58 @@
+"""Answers as a document of its own inside the page: the timeline, curve and player that ``sdst show`` has.
+
+In a frame, the page around it and the answers keep their styles and scripts apart, and texts of strangers get no
+further than the frame's content security policy lets them.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from importlib import resources
+from string import Template
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from sdst.show.page import csp_hash, embed, page_file
+from sdst.show.samples import describe_samples
+from sdst.types import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sdst.grounder import EncodedVideo
+    from sdst.types import Prediction
+
+SHOW_SCRIPTS = ("elements.js", "charts.js", "timeline.js", "video.js")
+"""What draws a query in the page of a run."""
+FILES = "/gradio_api/file="
+"""Where the server has the uploaded files, by path."""
+
+
+def answers_frame(video: EncodedVideo, predictions: Sequence[Prediction], clip_seconds: float) -> str:
+    """An iframe with a timeline for each query of a video.
+
+    Args:
+        video: An uploaded one.
+        predictions: At least one.
+        clip_seconds: Length of a clip.
+    """
+    records = [Record(answer.qid, video.vid, answer.query, video.duration) for answer in predictions]
+    data = {
+        "clip_seconds": clip_seconds,
+        "runs": [{"name": "the model"}],
+        "videos": {video.vid: FILES + quote(str(video.path))},
+        "samples": describe_samples(records, [{answer.qid: answer for answer in predictions}], [None], {}),
+    }
+    own = resources.files("sdst.serve")
+    style = page_file("page.css")
+    script = "\n".join(
+        [*map(page_file, SHOW_SCRIPTS), own.joinpath("answers.js").read_text(encoding="utf-8")]
+    )
+    document = Template(own.joinpath("answers.html").read_text(encoding="utf-8")).substitute(
+        style=style,
+        style_hash=csp_hash(style),
+        script=script,
+        script_hash=csp_hash(script),
+        data=embed(data),
+    )
+    return f'<iframe title="Answers" style="width: 100%; border: 0" srcdoc="{escape(document)}"></iframe>'

@@ -1,0 +1,44 @@
+"""A short, fixed part of ``make test-faults``."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("av")
+pytest.importorskip("transformers")
+if not Path("/proc/self/schedstat").exists():
+    pytest.skip("needs Linux to tell what a process does", allow_module_level=True)
+
+from faults import Kind, Tally, is_same, make_kinds, misbehaviour, torment, unreadable
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
+    return make_kinds(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.mark.parametrize("name", ["training", "extraction", "merging", "sweep", "report"])
+def test_ended_again_and_again_it_comes_to_the_undisturbed_result(
+    kinds: dict[str, Kind], tmp_path: Path, name: str
+) -> None:
+    tally = torment(kinds[name], tmp_path, 2, random.Random(f"test {name}"))
+    assert not tally.lost
+    assert tally.results
+    assert all(tally.results)
+    assert tally.faults["full"] == tally.faults["read-only"] == 1
+    assert tally.faults.total() == 4
+
+
+def test_what_is_lost_is_seen(kinds: dict[str, Kind], tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text('{"best": ')
+    (tmp_path / "features.h5").write_bytes(b"\x89HDF")
+    assert len(unreadable(tmp_path)) == 2
+    kind = kinds["training"]
+    assert misbehaviour(0, "Traceback (most recent call last):", "kill", kind)
+    assert misbehaviour(1, "", "full", kind)
+    assert misbehaviour(2, "sdst: error: a\nsdst: error: b\n", "full", kind)
+    assert misbehaviour(2, "sdst: error: a\n", "kill", kind)
+    assert not misbehaviour(2, "sdst: error: a\n", "full", kind)
+    assert not is_same({"a": [1.0]}, {"a": [1.0 + 1e-15]})
+    assert "1 lost, 1 of 2" in str(Tally(lost=["x"], results=[True, False]))
