@@ -41,8 +41,8 @@ def page() -> str:
     """The page in Markdown."""
     parts = [
         "# All options",
-        "Made from the schema in `src/sdst/config.py`, the docstrings of what is built, and `conf/`. Any of them is set on "
-        "the command line as `key=value`. The defaults are those of `sdst train` without arguments, that is SDST on "
+        "Made from the schema in `src/sdst/config.py`, the docstrings of what is built, and `conf/`. Any of them is "
+        "set on the command line as `key=value`. The defaults are those of `sdst train` without arguments, SDST on "
         "QVHighlights; `data=`, `model=` and `logger=` change several at once, as told below.",
         "## The run",
         _table(_schema_rows(TrainConfig, compose(), "")),
@@ -155,7 +155,9 @@ def _first_sentence(text: str) -> str:
 
 def _comments(folder: Path) -> dict[str, str]:
     """Comments behind values in the default file of a group, which say what our configuration makes of them."""
-    lines = (folder / "default.yaml").read_text(encoding="utf-8") if (folder / "default.yaml").exists() else ""
+    lines = (
+        (folder / "default.yaml").read_text(encoding="utf-8") if (folder / "default.yaml").exists() else ""
+    )
     return dict(re.findall(r"^(\w+): \S+ +# (.+)$", lines, flags=re.MULTILINE))
 
 
