@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
+    from omegaconf import DictConfig
 
 GROUPS = {
     "model": "`model=NAME` chooses another method, with the losses and decoding that go with it.",
@@ -39,16 +40,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def page() -> str:
     """The page in Markdown."""
+    default = compose()
     parts = [
         "# All options",
         "Made from the schema in `src/sdst/config.py`, the docstrings of what is built, and `conf/`. Any of them is "
         "set on the command line as `key=value`. The defaults are those of `sdst train` without arguments, SDST on "
         "QVHighlights; `data=`, `model=` and `logger=` change several at once, as told below.",
         "## The run",
-        _table(_schema_rows(TrainConfig, compose(), "")),
+        _table(_schema_rows(TrainConfig, default, "")),
     ]
     for field in fields(TrainConfig):
-        section = compose()[field.name]
+        section = default[field.name]
         if not OmegaConf.is_dict(section):
             continue
         parts.append(f"## {field.name}")
@@ -59,7 +61,7 @@ def page() -> str:
             parts.append(_built(section, field.name))
         if field.name in GROUPS:
             parts.append(GROUPS[field.name])
-            parts += [_choice(field.name, name) for name in _names(conf_dir() / field.name)]
+            parts += [_choice(default, field.name, name) for name in _names(conf_dir() / field.name)]
     parts += ["## Launchers", LAUNCHER_NOTE]
     for path in sorted((conf_dir() / "hydra" / "launcher").glob("*.yaml")):
         parts += [f"### hydra/launcher={path.stem}", f"```yaml\n{path.read_text(encoding='utf-8')}```"]
@@ -96,9 +98,9 @@ def _built(node: Any, key: str) -> str:
     return f"Builds `{values['_target_']}`: {_summary(target)}\n\n{_table(rows)}"
 
 
-def _choice(group: str, name: str) -> str:
+def _choice(default: DictConfig, group: str, name: str) -> str:
     """A choice of a group: what it builds where that differs from the default, and what else it sets."""
-    default, chosen = compose(), compose([f"{group}={name}"])
+    chosen = compose([f"{group}={name}"])
     heading = f"### {group}={name}"
     about = " ".join(
         line.lstrip("# ")
