@@ -178,7 +178,7 @@ def _table(rows: Iterable[tuple[str, str, Any, str]]) -> str:
     lines = ["| option | type | default | meaning |", "|---|---|---|---|"]
     for key, kind, value, meaning in rows:
         cells = (f"`{key}`", f"`{kind}`" if kind else "", f"`{_shown(value)}`", meaning)
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        lines.append(f"| {' | '.join(cells)} |")  # within code, | needs no escape
     return "\n".join(lines)
 
 

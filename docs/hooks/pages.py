@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "sdst"
-COPIED = {"security.md": "SECURITY.md", "small-backbone.md": "src/sdst/features/small_world/MODEL_CARD.md"}
-"""Page -> the file of the repository that it shows."""
+RESULTS = ROOT / "experiments" / "results" / "laptop"
+COPIED = {
+    "security.md": "SECURITY.md",
+    "small-backbone.md": "src/sdst/features/small_world/MODEL_CARD.md",
+    **{f"tables/{path.name}": str(path.relative_to(ROOT)) for path in sorted(RESULTS.iterdir())},
+}
+"""Page, picture or data -> the file of the repository that it shows."""
 ROLE = re.compile(r":(?:func|data|class|meth|mod):(?=<code>)")
 """What docstrings put before a name and only Sphinx understands."""
 
@@ -46,7 +51,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that no file of ``docs`` has."""
     for page, source in COPIED.items():
-        files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+        files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
     for page, content in api_pages().items():
         files.append(File.generated(config, page, content=content))
     return files
