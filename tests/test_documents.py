@@ -65,7 +65,7 @@ def commands(document: Path, *, weights: bool) -> list[list[str]]:
     ]
     needing = [
         re.search(
-            r"weights/|runs/real|real\.h5|(?:data[/=]|features/)(?:charades|tacos)\b|runs/(?:charades|tacos)",
+            r"weights/|runs/real|real\.h5|shared\.shard|(?:data[/=]|features/)(?:charades|tacos)\b|runs/(?:charades|tacos)",
             line,
         )
         for line in lines
