@@ -18,7 +18,7 @@ READY := $(VENV)/.ready
 TABLES := $(notdir $(basename $(wildcard experiments/*.yaml)))
 # Where reports go. Those of this repository's own runs are in experiments/results.
 RESULTS ?= runs/reports/$(SCALE)
-.PHONY: help install demo world tables $(TABLES) test lint unit fuzz test-faults clean
+.PHONY: help install demo world tables $(TABLES) docs test lint unit fuzz test-faults clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -53,6 +53,9 @@ $(TABLES): $(READY) $(if $(filter laptop,$(SCALE)),data/world/features.h5)
 tables: $(READY)  ## all reports of what was run, with an index
 	$(BIN)/sdst report --all --scale $(SCALE) --out $(RESULTS)
 
+docs: $(READY)  ## the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 test: lint unit  ## everything that CI checks
 
 lint: $(READY)  ## style and types
@@ -70,5 +73,5 @@ test-faults: $(READY)  ## end training, extraction, merging, sweeps and reports 
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults.py --kills $(KILLS)
 
 clean:  ## remove caches; never touches runs or data
-	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site
 	find src tests -name __pycache__ -type d -exec rm -rf {} +

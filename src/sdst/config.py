@@ -42,6 +42,13 @@ class LossConfig:
     """Weights of eq. 14 and the constants of the losses.
 
     *Reading*: the columns of Tab. G are cls, L1, sal, video, layer, IoU, act.
+
+    Attributes:
+        weights: Of each term; a term of weight 0 takes what it alone trains out of everything else.
+        match_weights: Of the costs by which queries and true moments are matched.
+        alpha: Share of the positives in the focal loss; null for no such balance.
+        gamma: Its exponent.
+        temperature: Of the contrastive losses: saliency and alignment.
     """
 
     weights: dict[str, float] = field(
@@ -63,7 +70,12 @@ class LossConfig:
 
 @dataclass
 class SelectConfig:
-    """Which checkpoint is the best: the one with the highest ``metric`` on ``split``."""
+    """Which checkpoint is the best: the one with the highest ``metric`` on ``split``.
+
+    Attributes:
+        split: ``val``, or ``test`` where there is no other.
+        metric: A key of the split's metrics.
+    """
 
     split: str = "val"
     metric: str = "MR-full-mAP"
@@ -71,7 +83,13 @@ class SelectConfig:
 
 @dataclass
 class PathsConfig:
-    """Where things are; the environment variables SDST_DATA, SDST_FEATURES and SDST_RUNS move them."""
+    """Where things are; the environment variables SDST_DATA, SDST_FEATURES and SDST_RUNS move them.
+
+    Attributes:
+        data: Folder of the annotations.
+        features: Folder of the feature files.
+        runs: Folder of the runs.
+    """
 
     data: str = MISSING
     features: str = MISSING

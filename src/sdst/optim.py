@@ -25,8 +25,8 @@ class Optimization:
         weight_decay: Of AdamW, on every parameter.
         warmup_steps: Steps of linear warm-up.
         warmup_ratio: Factor on ``lr`` at the first step.
-        decay_epochs: The rate falls every so many epochs,
-        decay: by this factor.
+        decay_epochs: After every so many epochs the rate falls.
+        decay: What it is multiplied with then.
 
     Raises:
         UserError: A value is out of range.

@@ -70,8 +70,8 @@ class E3VA(AnchorGrounder):
         video_dim: Dv, read from the feature store.
         text_dim: Dt, read from the feature store.
         levels: K.
-        dim: d.
-        heads: H.
+        dim: d, the hidden width.
+        heads: H, of every attention.
         bottleneck_ratio: How many times as wide as an adapter's bottleneck d is.
         dropout: Before each linear layer of the alignment.
         drop_path: Probability of dropping what the words add at a level.

@@ -70,8 +70,8 @@ class LoSA(AnchorGrounder):
         video_dim: Dv, read from the feature store.
         text_dim: Dt, read from the feature store.
         levels: K.
-        dim: d.
-        heads: H.
+        dim: d, the hidden width.
+        heads: H, of every attention.
         ffn_ratio: Hidden width of the feed-forward networks, in d.
         dropout: Before each linear layer of the alignment.
         drop_path: Probability of dropping a residual update.

@@ -79,8 +79,8 @@ class LST(AnchorGrounder):
         video_dim: Dv, read from the feature store.
         text_dim: Dt, read from the feature store.
         levels: K.
-        dim: d.
-        heads: H.
+        dim: d, the hidden width.
+        heads: H, of every attention.
         reduction: How many times as wide as the side network d is.
         ffn_ratio: Hidden width of the feed-forward networks, in widths of the side network.
         dropout: Before each linear layer of the alignment.

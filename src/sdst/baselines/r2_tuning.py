@@ -112,8 +112,8 @@ class R2Tuning(AnchorGrounder):
         video_dim: Dv, read from the feature store.
         text_dim: Dt, read from the feature store.
         levels: K.
-        dim: d.
-        heads: H.
+        dim: d, the hidden width.
+        heads: H, of every attention.
         ffn_ratio: Hidden width of the feed-forward network, in d.
         dropout: Before each linear layer of the alignment.
         drop_path: Probability of dropping a residual update.

@@ -16,7 +16,7 @@ class Levels:
     """A choice of layers, counted from the last one stored.
 
     Attributes:
-        count: K.
+        count: K, how many levels there are.
         source: ``intermediate`` layers, or the ``last`` layer K times, of both towers.
         stride: Distance between neighbouring levels in layers of the video tower (Tab. 4).
         text_stride: The same in the text tower. *Reading*: 1, whatever ``stride`` is. Tab. 4 is about what the

@@ -32,9 +32,9 @@ class SDST(nn.Module):
         video_dim: Dv, read from the feature store.
         text_dim: Dt, read from the feature store.
         levels: K.
-        num_queries: M.
-        dim: d.
-        heads: H.
+        num_queries: M, the moment queries.
+        dim: d, the hidden width.
+        heads: H, of every attention.
         ffn_ratio: Hidden width of the feed-forward networks, in d.
         dropout: Before each linear layer of the alignment MLPs.
         drop_path: Probability of dropping a residual update.
@@ -45,7 +45,7 @@ class SDST(nn.Module):
         attention: What ``rdsa`` among the modules is (Tab. 5): rdsa, deformable, deformable with queries started by
             DINO's pure_init or mixed_init, or standard. Sizes of another attention than the chosen one are
             unused.
-        num_points: P. Unused by standard attention.
+        num_points: P, sampling points of a head. Unused by standard attention.
         sampling: Clips of the moment that steer RDSA, any of l, c, r (Tab. M); without RDSA all.
         cnn_depth: Convolutions before them (Tab. M), 0 for none; without RDSA not 0.
         rdsa_dim: Width of RDSA's query z. Used by RDSA alone.

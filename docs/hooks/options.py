@@ -1,0 +1,193 @@
+"""The page of all options of ``sdst train``, made from the schema, the constructors' docstrings and ``conf``."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from griffe import Docstring, DocstringSectionKind
+from mkdocs.structure.files import File
+from omegaconf import OmegaConf
+
+from sdst.config import TrainConfig, compose, conf_dir
+from sdst.targets import find_target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+    from omegaconf import DictConfig
+
+GROUPS = {
+    "model": "`model=NAME` chooses another method, with the losses and decoding that go with it.",
+    "data": "`data=NAME` chooses another data set, with its schedule.",
+    "logger": "`logger=NAME` chooses where a run's curves go.",
+}
+"""Configuration groups whose choices are told apart, and what to say about them."""
+DESCRIBED = (DocstringSectionKind.attributes, DocstringSectionKind.parameters)
+LAUNCHER_NOTE = "`hydra/launcher=NAME` chooses how several runs are started."
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the page."""
+    files.append(File.generated(config, "options.md", content=page()))
+    return files
+
+
+def page() -> str:
+    """The page in Markdown."""
+    default = compose()
+    parts = [
+        "# All options",
+        "Made from the schema in `src/sdst/config.py`, the docstrings of what is built, and `conf/`. Any of them is "
+        "set on the command line as `key=value`. The defaults are those of `sdst train` without arguments, SDST on "
+        "QVHighlights; `data=`, `model=` and `logger=` change several at once, as told below.",
+        "## The run",
+        _table(_schema_rows(TrainConfig, default, "")),
+    ]
+    for field in fields(TrainConfig):
+        section = default[field.name]
+        if not OmegaConf.is_dict(section):
+            continue
+        parts.append(f"## {field.name}")
+        schema = OmegaConf.get_type(section)
+        if is_dataclass(schema):
+            parts += [_summary(schema), _table(_schema_rows(schema, section, f"{field.name}."))]
+        else:
+            parts.append(_built(section, field.name))
+        if field.name in GROUPS:
+            parts.append(GROUPS[field.name])
+            parts += [_choice(default, field.name, name) for name in _names(conf_dir() / field.name)]
+    parts += ["## Launchers", LAUNCHER_NOTE]
+    for path in sorted((conf_dir() / "hydra" / "launcher").glob("*.yaml")):
+        parts += [f"### hydra/launcher={path.stem}", f"```yaml\n{path.read_text(encoding='utf-8')}```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def _schema_rows(schema: Any, section: Any, prefix: str) -> Iterator[tuple[str, str, Any, str]]:
+    """Key, type, default and meaning of the values of a dataclass of the schema, but not of those below it."""
+    meanings = _meanings(schema)
+    values = OmegaConf.to_container(section, resolve=False)
+    for field in fields(schema):
+        if not (schema is TrainConfig and OmegaConf.is_dict(section[field.name])):
+            yield prefix + field.name, str(field.type), values[field.name], meanings[field.name]
+
+
+def _built(node: Any, key: str) -> str:
+    """What is built for a node of the configuration, and a table of its arguments."""
+    values = OmegaConf.to_container(node, resolve=False)
+    target = find_target(OmegaConf.to_container(node, resolve=True), key)
+    parameters = inspect.signature(target).parameters
+    meanings = _meanings(target)
+    if inspect.isclass(target):
+        meanings = _meanings(target.__init__) | meanings
+    comments = _comments(conf_dir() / key)
+    rows = (
+        (f"{key}.{name}", _annotation(parameters[name], value), value, comments.get(name) or meanings[name])
+        for name, value in values.items()
+        if name != "_target_"
+    )
+    return f"Builds `{values['_target_']}`: {_summary(target)}\n\n{_table(rows)}"
+
+
+def _choice(default: DictConfig, group: str, name: str) -> str:
+    """A choice of a group: what it builds where that differs from the default, and what else it sets."""
+    chosen = compose([f"{group}={name}"])
+    heading = f"### {group}={name}"
+    about = " ".join(
+        line.lstrip("# ")
+        for line in (conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+        if line.startswith("# ") and "@package" not in line
+    )
+    other_target = chosen[group]._target_ != default[group]._target_
+    built = _built(chosen[group], group) if other_target else ""
+    before, after = _leaves(default), _leaves(chosen)
+    changed = [
+        f"- `{key}={_shown(value)}`"
+        for key, value in after.items()
+        if before.get(key, "absent") != value and not (other_target and key.startswith(f"{group}."))
+    ]
+    told = "It sets\n\n" + "\n".join(changed) if changed else ""
+    if name == _default_choice(group):
+        told = "The default."
+    return "\n\n".join(part for part in (heading, about, built, told) if part)
+
+
+def _default_choice(group: str) -> str:
+    """The file of a group that the defaults list of ``train.yaml`` names."""
+    entries = OmegaConf.load(conf_dir() / "train.yaml").defaults
+    return next(str(entry[group]) for entry in entries if OmegaConf.is_dict(entry) and group in entry)
+
+
+def _leaves(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every value of a configuration by its full key, interpolations as they are written."""
+    found: dict[str, Any] = {}
+    for key, value in OmegaConf.to_container(config, resolve=False).items():
+        if isinstance(value, dict):
+            found |= _leaves(OmegaConf.create(value), f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def _meanings(documented: Any) -> Mapping[str, str]:
+    """What a docstring says about attributes or arguments; of a long text the first sentence."""
+    sections = Docstring(inspect.getdoc(documented) or "", parser="google").parse(warnings=False)
+    ours = documented.__module__.partition(".")[0] == "sdst"
+    return {
+        item.name: " ".join(item.description.split()) if ours else _first_sentence(item.description)
+        for section in sections
+        if section.kind in DESCRIBED
+        for item in section.value
+    }
+
+
+def _first_sentence(text: str) -> str:
+    """Of another project's text, which may go on for paragraphs."""
+    return re.split(r"(?<=[.!])\s", " ".join(text.split()), maxsplit=1)[0]
+
+
+def _comments(folder: Path) -> dict[str, str]:
+    """Comments behind values in the default file of a group, which say what our configuration makes of them."""
+    lines = (
+        (folder / "default.yaml").read_text(encoding="utf-8") if (folder / "default.yaml").exists() else ""
+    )
+    return dict(re.findall(r"^(\w+): \S+ +# (.+)$", lines, flags=re.MULTILINE))
+
+
+def _summary(documented: Any) -> str:
+    text = inspect.getdoc(documented) or inspect.getdoc(documented.__init__) or ""
+    return text.partition("\n\n")[0].replace("\n", " ")
+
+
+def _annotation(parameter: inspect.Parameter, value: Any) -> str:
+    """What an argument may be; of another project's, whose unions fill lines, what the default is."""
+    annotation = parameter.annotation
+    return annotation if isinstance(annotation, str) else type(value).__name__
+
+
+def _table(rows: Iterable[tuple[str, str, Any, str]]) -> str:
+    lines = ["| option | type | default | meaning |", "|---|---|---|---|"]
+    for key, kind, value, meaning in rows:
+        cells = (f"`{key}`", f"`{kind}`" if kind else "", f"`{_shown(value)}`", meaning)
+        lines.append(f"| {' | '.join(cells)} |")  # within code, | needs no escape
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    """A value as it would be typed."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_shown(item)}" for key, item in value.items()) + "}"
+    return f"[{','.join(map(_shown, value))}]" if isinstance(value, list) else str(value)

@@ -1,0 +1,69 @@
+"""Pages that the repository has already, in another place or form: the Python interface, and files outside ``docs``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mkdocs.structure.files import File
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "sdst"
+RESULTS = ROOT / "experiments" / "results" / "laptop"
+COPIED = {
+    "security.md": "SECURITY.md",
+    "small-backbone.md": "src/sdst/features/small_world/MODEL_CARD.md",
+    **{f"tables/{path.name}": str(path.relative_to(ROOT)) for path in sorted(RESULTS.iterdir())},
+}
+"""Page, picture or data -> the file of the repository that it shows."""
+ROLE = re.compile(r":(?:func|data|class|meth|mod):(?=<code>)")
+"""What docstrings put before a name and only Sphinx understands."""
+
+
+def api_pages() -> dict[str, str]:
+    """Page -> its Markdown: one page for each package, with every module that has anything to say."""
+    modules: dict[str, list[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        if path.stem == "__init__":
+            if path.stat().st_size:
+                modules.setdefault(".".join(parts[:-1]), []).insert(0, ".".join(parts[:-1]))
+        else:
+            modules.setdefault(".".join(parts[:-1]), []).append(".".join(parts))
+    return {
+        f"api/{package}.md": f"# {package}\n\n" + "\n\n".join(f"::: {module}" for module in names) + "\n"
+        for package, names in sorted(modules.items())
+    }
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Add the pages of the Python interface to the navigation."""
+    config.nav.append({"Python interface": [{Path(page).stem: page} for page in api_pages()]})
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that no file of ``docs`` has."""
+    for page, source in COPIED.items():
+        files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
+    for page, content in api_pages().items():
+        files.append(File.generated(config, page, content=content))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Let links to files that have a page here lead to it; those of ``docs`` are written for readers of the files."""
+    for target, source in COPIED.items():
+        markdown = markdown.replace(f"](../{source})", f"]({target})")
+    return markdown
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Show the name alone where a docstring says what kind of name it is."""
+    return ROLE.sub("", html)
