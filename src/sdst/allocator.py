@@ -14,7 +14,16 @@ def keep_freed_memory() -> None:
     By default glibc returns them to the system, which clears every page again when the next step asks for it. Does
     nothing under another C library.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, 2**30)
-        mallopt(_TRIM_THRESHOLD, 2**30)
+    _call("mallopt", _MMAP_THRESHOLD, 2**30)
+    _call("mallopt", _TRIM_THRESHOLD, 2**30)
+
+
+def return_freed_memory() -> None:
+    """Give the system what was kept so far."""
+    _call("malloc_trim", 0)
+
+
+def _call(name: str, *arguments: int) -> None:
+    function = getattr(ctypes.CDLL(None), name, None)
+    if function is not None:
+        function(*arguments)

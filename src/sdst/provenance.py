@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import sdst
+from sdst.allocator import return_freed_memory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,6 +45,7 @@ def reset_peak_memory() -> None:
     """Let :func:`peak_memory_gb` forget what this process used before; not possible everywhere without a GPU."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+    return_freed_memory()
     with contextlib.suppress(OSError):  # no Linux
         _CLEAR_REFS.write_text("5")
 
