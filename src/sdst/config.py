@@ -107,8 +107,8 @@ class TrainConfig:
         resume: The folder of a run to continue, or the ``latest`` unfinished one below ``paths.runs``; ``auto``
             continues ``run_dir``, begins it, or leaves it if it is finished; null begins.
         compile: Backend of ``torch.compile`` (``inductor``), or null for eager execution.
-        recompute: Let training compute most activations twice instead of keeping them: a fifth of their memory for a
-            third more time, and the same result.
+        recompute: Let training compute most activations twice instead of keeping them: four tenths of the memory for
+            a third more time, and the same result.
         levels: Which backbone layers are used.
         loss: Loss weights and constants.
         optim: Optimizer and schedule.

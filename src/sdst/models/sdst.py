@@ -55,8 +55,9 @@ class SDST(nn.Module):
         actionness_dim: Hidden width of that head. *Reading*: 128 is what fits the paper's parameter count.
 
     Attributes:
-        recompute: Whether training computes its activations again in the backward pass instead of keeping them, all
-            but those of what RDSA prepares per level: a fifth of the memory, a third more time, the same gradients.
+        recompute: Whether training computes the activations of both streams and of the actionness head again in the
+            backward pass instead of keeping them: four tenths of the memory, a third more time, the same gradients.
+            Kept are those of the alignment MLPs, the widest, and of what RDSA prepares per level.
     """
 
     def __init__(
@@ -147,9 +148,9 @@ class SDST(nn.Module):
         axis = ClipAxis(video_mask, video_mask.sum(dim=1).float(), num_clips.float())
         if self.training:
             video = video.expand(len(text), -1, -1, -1)  # each query with a dropout of its own
-        aligned_video = self._run(self._align, self.align_video, video)
+        aligned_video = self._align(self.align_video, video)
         aligned_video = aligned_video.expand(len(text), -1, -1, -1)  # (B, K, T, d)
-        aligned_text = self._run(self._align, self.align_text, text)  # (B, K, L, d)
+        aligned_text = self._align(self.align_text, text)  # (B, K, L, d)
         pooled_text = self.pool_text(aligned_text, text_mask.unsqueeze(1).expand(aligned_text.shape[:3]))
 
         signal, dense = self._unroll_dense(aligned_video, aligned_text, video_mask, text_mask)
