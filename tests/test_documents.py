@@ -40,6 +40,8 @@ SMALLER = {
     ("features", "simulate"): ["--video-dim", "16", "--text-dim", "16"],
     ("world", "make"): ["--train", "1", "--val", "1", "--test", "1", "--workers", "0"],
     ("extract", "--annotations"): ["--workers", "0"],
+    ("bench", "profile"): ["--rounds", "1", "--batch", "2", "--clips", "8"],
+    ("bench", "scale"): ["--rounds", "1", "--batch", "2", "--over", "clips=4,8"],
 }
 """Command -> what makes it take a second."""
 ELSEWHERE = ("make", "pip", "source", "jupyter")
