@@ -63,7 +63,16 @@ def test_the_entry_points_are_seen_to_import_what_they_train_with():
     "module", ["sdst", "sdst.types", "sdst.evaluate", "sdst.cli", "sdst.published", "sdst.analysis.commands"]
 )
 def test_evaluation_and_published_numbers_need_no_torch(module):
-    heavy = ("torch", "lightning", "hydra", "torchmetrics", "matplotlib")
+    assert imported(module, "torch", "lightning", "hydra", "torchmetrics", "matplotlib") == "[]"
+
+
+@pytest.mark.parametrize("module", ["predict", "reports.commands", "show.commands", "sweep", "demo"])
+def test_commands_do_not_wait_for_lightning_before_they_train(module):
+    assert imported(f"sdst.{module}", "torch", "lightning") == "['torch']"
+
+
+def imported(module: str, *heavy: str) -> str:
+    """Which of the heavy packages the import of a module brings in."""
     program = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    return done.stdout.strip()

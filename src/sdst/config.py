@@ -108,7 +108,7 @@ class TrainConfig:
             continues ``run_dir``, begins it, or leaves it if it is finished; null begins.
         compile: Backend of ``torch.compile`` (``inductor``), or null for eager execution.
         recompute: Let training compute most activations twice instead of keeping them: four tenths of the memory for
-            a third more time, and the same result.
+            a quarter more time, and the same result.
         levels: Which backbone layers are used.
         loss: Loss weights and constants.
         optim: Optimizer and schedule.

@@ -56,7 +56,7 @@ class SDST(nn.Module):
 
     Attributes:
         recompute: Whether training computes the activations of both streams and of the actionness head again in the
-            backward pass instead of keeping them: four tenths of the memory, a third more time, the same gradients.
+            backward pass instead of keeping them: four tenths of the memory, a quarter more time, the same gradients.
             Kept are those of the alignment MLPs, the widest, and of what RDSA prepares per level.
     """
 
