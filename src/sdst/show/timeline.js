@@ -90,7 +90,9 @@ function axis(duration) {
   const ticks = niceTicks(0, duration).filter((second) => second <= duration);
   const marks = ticks.map((second) => {
     const mark = el("span", {}, `${second} s`);
-    mark.style.left = `${(100 * second) / duration}%`;
+    const share = `${(100 * second) / duration}%`;
+    mark.style.left = share;
+    mark.style.transform = `translateX(-${share})`; // stays inside the axis at both of its ends
     return mark;
   });
   return row("", track(marks, "axis"));
