@@ -170,3 +170,19 @@ def test_a_long_split_plots_its_first_queries_and_says_so(
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 19
     assert "first 12 of 19" in captured.err
+
+
+def test_a_device_that_is_not_here_is_refused(
+    finished: Path, corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--checkpoint", finished / BEST, "--features", corpus.features, "--device", "cuda:99"]
+    assert "device cuda:99: cannot be used" in refusal(capsys, *options, "--annotations", corpus.paths["val"])
+
+
+def test_simulated_features_answer_no_new_sentences(
+    finished: Path, corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vid = rows_of(corpus.paths["val"])[0]["vid"]
+    options = ["--checkpoint", finished / BEST, "--features", corpus.features, "--vid", vid]
+    line = refusal(capsys, *options, "--query", "a dog jumps")
+    assert "was trained on simulated features, for which there is no backbone" in line

@@ -72,6 +72,35 @@ def test_every_video_answers_every_query_as_from_stored_features(ask, video_run,
             np.testing.assert_allclose(row[key], theirs, rtol=0, atol=1e-6)
 
 
+def test_new_sentences_about_a_stored_video_are_answered_as_stored_ones(ask, video_run, capsys):
+    stored = ["--features", video_run.features, "--vid", "b"]
+    queries = video_run.queries("b")
+    status, out, err = ask(*stored, queries=queries, without=("--video",))
+    assert (status, err) == (0, "")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [(row["qid"], row["vid"], row["query"]) for row in rows] == [
+        (qid, "b", query) for qid, query in enumerate(queries)
+    ]
+    qids = [str(row["qid"]) for row in video_run.rows if row["vid"] == "b"]
+    options = [
+        "--checkpoint",
+        video_run.checkpoint,
+        *stored,
+        *(part for qid in qids for part in ("--qid", qid)),
+    ]
+    assert main(["predict", *map(str, options)]) == 0
+    expected = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for row, theirs in zip(rows, expected, strict=True):
+        for key in ("pred_relevant_windows", "pred_saliency_scores"):
+            np.testing.assert_allclose(row[key], theirs[key], rtol=0, atol=1e-6)
+
+
+def test_a_video_that_is_not_stored_is_refused_before_the_backbone_is_loaded(ask, no_loading, video_run):
+    status, out, err = ask("--features", video_run.features, "--vid", "z", without=("--video",))
+    assert (status, out) == (2, "")
+    assert "lacks 1 that are needed (z)" in err
+
+
 def test_out_is_a_prediction_file_and_stdout_silent(ask, tmp_path):
     status, out, _ = ask("--out", tmp_path / "p.jsonl", queries=["dog", "cat"])
     assert (status, out) == (0, "")
@@ -178,7 +207,10 @@ def test_a_video_that_decoding_shows_to_be_damaged_does_not_cost_the_others(ask,
         (["--query", "  "], (), "--query is empty"),
         (["--clips-per-query", "0"], (), "--clips-per-query"),
         ([], ("--video",), "give --video files, or --features"),
-        (["--features", "f.h5"], ("--video",), "--query needs --video"),
+        (["--features", "f.h5"], ("--video",), "--query needs --vid"),
+        (["--features", "f.h5", "--vid", "a", "--qid", "0"], ("--video",), "--query asks something new"),
+        (["--features", "f.h5", "--vid", "a", "--query", " "], ("--video",), "--query is empty"),
+        (["--features", "f.h5", "--clips", "cuts"], ("--video",), "--clips needs --video"),
         (["--plot", "absent/p.png"], (), "absent/p.png: its folder does not exist"),
     ],
 )

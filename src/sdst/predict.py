@@ -18,6 +18,7 @@ from sdst.data.annotations import read_annotations
 from sdst.data.collate import collate
 from sdst.data.dataset import EpochSampler, GroundingDataset
 from sdst.errors import Parser, UserError, at_least
+from sdst.features.backbones import usable_device
 from sdst.features.store import FeatureStore
 from sdst.plot import SHOWN_MOMENTS, plot_predictions
 from sdst.postprocess import Decoding, decode
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 MAX_PLOTTED = 12
 PICTURES = (".png", ".jpg", ".pdf", ".svg")
-VIDEO_OPTIONS = ("query", "backbone_checkpoint", "vocab", "clips")
+BACKBONE_OPTIONS = ("backbone_checkpoint", "vocab")
 STORED_OPTIONS = ("features", "annotations", "qid", "vid")
 NOT_COMPARED = ("pooling", "video_layers", "text_layers", "simulated", "max_clips", "fingerprint")
 """Keys of a recipe by which a store is opened, or that do not tell how features are made."""
@@ -60,16 +61,42 @@ def main(argv: Sequence[str]) -> int:
 def _predict_stored(args: Namespace) -> int:
     if args.features is None:
         raise UserError("sdst predict: give --video files, or --features of stored videos and queries")
-    for option in VIDEO_OPTIONS:
+    if args.clips:
+        raise UserError("sdst predict: --clips needs --video")
+    if args.query:
+        return _ask_stored(args)
+    for option in BACKBONE_OPTIONS:
         if getattr(args, option):
-            raise UserError(f"sdst predict: --{option.replace('_', '-')} needs --video")
+            raise UserError(f"sdst predict: --{option.replace('_', '-')} needs --video or --query")
+    device = usable_device(args.device)
     model, config, recipe = checkpoint.load(args.checkpoint)
     store = open_matching_store(args.features, recipe)
     records = _choose_records(args.annotations, args.vid, args.qid, store)
-    predictions = predict(
-        model, records, store, recipe["clip_seconds"], Decoding(**config["decode"]), args.batch_size
-    )
+    decoding = Decoding(**config["decode"])
+    predictions = predict(model.to(device), records, store, recipe["clip_seconds"], decoding, args.batch_size)
     _report(args, predictions, records, recipe)
+    return 0
+
+
+def _ask_stored(args: Namespace) -> int:
+    """New sentences about a stored video."""
+    if args.annotations or args.qid:
+        raise UserError("sdst predict: --query asks something new; leave it, or --annotations and --qid out")
+    if args.vid is None:
+        raise UserError("sdst predict: --query needs --vid, the stored video to ask about, or --video")
+    # Only here: sentences need libraries that stored features do without.
+    from sdst.grounder import EncodedVideo
+    from sdst.predict_video import check_queries, load_grounder
+
+    check_queries(args)
+    store = open_matching_store(args.features, checkpoint.read(args.checkpoint)[checkpoint.KEY]["recipe"])
+    store.require([args.vid], [])
+    duration = store.num_clips(args.vid) * store.info.clip_seconds
+    video = EncodedVideo(args.vid, duration, store.video(args.vid))
+    grounder = load_grounder(args)
+    predictions = grounder.predict(video, args.query)
+    records = [Record(answer.qid, answer.vid, answer.query, duration) for answer in predictions]
+    _report(args, predictions, records, grounder.recipe)
     return 0
 
 
@@ -159,7 +186,7 @@ def run_model(
     """Batches of the records, from short to long videos, with the model's outputs.
 
     Args:
-        model: In evaluation mode.
+        model: In evaluation mode, on the device to compute on.
         records: Annotations, labelled or not; every video and query must be in the store.
         store: Features like those that the model was trained on.
         clip_seconds: Clip length.
@@ -170,7 +197,9 @@ def run_model(
     loader = DataLoader(
         dataset, batch_size=batch_size, sampler=EpochSampler(dataset.num_clips, seed=None), collate_fn=collate
     )
+    device = next(model.parameters()).device
     for batch in loader:
+        batch = batch.to(device)
         with torch.inference_mode():
             inputs = (batch.video, batch.video_mask, batch.text, batch.text_mask, batch.num_clips)
             output = model(*inputs, **options)
@@ -243,19 +272,25 @@ def _make_parser() -> Parser:
     add("--json", action="store_true", help="print JSON lines, the default without --out and --table")
     add("--plot", metavar="F.png", help=f"also draw the first {MAX_PLOTTED} queries")
 
-    videos = parser.add_argument_group("video files")
-    add = videos.add_argument
+    add = parser.add_argument_group("video files").add_argument
     add("--video", type=Path, nargs="+", action="extend", metavar="F.mp4", help="ask about these; any length")
-    add("--query", action="append", metavar="TEXT", help="ask every video this (repeatable)")
-    add_backbone_options(videos)
     add("--clips", type=Path, metavar="DIR", help="also cut each query's best moments out, into mp4 files")
     add("--clips-per-query", type=at_least(1), default=1, metavar="N", help="how many moments (%(default)s)")
+
+    sentences = parser.add_argument_group("sentences, and the backbone that encodes them and video files")
+    sentences.add_argument(
+        "--query",
+        action="append",
+        metavar="TEXT",
+        help="ask every video file this, or the stored --vid (repeatable)",
+    )
+    add_backbone_options(sentences)
 
     add = parser.add_argument_group("stored features").add_argument
     add("--features", metavar="H5", help="feature store with the videos and queries")
     add("--annotations", metavar="A.jsonl", help="predict the queries of this file")
     add("--qid", action="append", default=[], help="only this query (repeatable)")
-    add("--vid", help="only this video; without --annotations, the video to ask --qid about")
+    add("--vid", help="only this video; without --annotations, the video to ask --qid or --query about")
     add("--batch-size", type=at_least(1), default=32, metavar="N", help="queries at once (%(default)s)")
     return parser
 

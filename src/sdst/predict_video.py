@@ -34,11 +34,7 @@ def check_arguments(args: Namespace) -> None:
     """
     if not args.query:
         raise UserError("sdst predict: --video needs --query too")
-    check_backbone_options(args)
-    if not all(query.strip() for query in args.query):
-        raise UserError("sdst predict: --query is empty; give a sentence")
-    if not all(map(is_unicode, args.query)):
-        raise UserError("sdst predict: --query is not text in the terminal's encoding; give UTF-8")
+    check_queries(args)
     for path in args.video:
         VideoReader(path, ClipSpec()).check()
     if args.clips is not None:
@@ -48,6 +44,19 @@ def check_arguments(args: Namespace) -> None:
             raise UserError(
                 f"{args.clips}: cannot be made a folder ({error.strerror}); choose another"
             ) from error
+
+
+def check_queries(args: Namespace) -> None:
+    """Refuse sentences that cannot be encoded, before anything is loaded.
+
+    Raises:
+        UserError: A query is empty or no text, or half of the backbone's options is missing.
+    """
+    check_backbone_options(args)
+    if not all(query.strip() for query in args.query):
+        raise UserError("sdst predict: --query is empty; give a sentence")
+    if not all(map(is_unicode, args.query)):
+        raise UserError("sdst predict: --query is not text in the terminal's encoding; give UTF-8")
 
 
 def check_backbone_options(args: Namespace) -> None:
@@ -61,7 +70,7 @@ def check_backbone_options(args: Namespace) -> None:
 
 
 def load_grounder(args: Namespace) -> Grounder:
-    """The model and the backbone that the command line names, ready for video files.
+    """The model and the backbone that the command line names, ready for video files and sentences.
 
     Raises:
         UserError: A file cannot be used, or the backbone is none of those that come with the package.
@@ -74,6 +83,11 @@ def load_grounder(args: Namespace) -> Grounder:
             backbone_config=args.backbone_config,
             vocab=args.vocab,
             device=args.device,
+        )
+    if grounder.spec is None and grounder.recipe["simulated"]:
+        raise UserError(
+            f"{args.checkpoint}: was trained on simulated features, for which there is no backbone; train on "
+            "extracted ones"
         )
     if grounder.spec is None:
         raise UserError(
