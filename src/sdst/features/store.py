@@ -14,15 +14,12 @@ and makes the HDF5 file from it in one go at the end.
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from sdst import __version__
 from sdst.atomic import cannot_write, replacing
@@ -31,6 +28,7 @@ from sdst.features import hdf5
 from sdst.features.hdf5_output import new_hdf5
 from sdst.features.info import FORMAT, VERSION, open_store, partial_path, read_info
 from sdst.features.journal import Journal
+from sdst.progress import track
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -295,9 +293,7 @@ class FeatureWriter:
             )
         with replacing(self._path, alone=True) as temporary, new_hdf5(temporary) as (file, output):
             file.attrs.update(self._attrs)
-            keys = sorted(self._journal.keys)
-            console, hidden = Console(stderr=True), not sys.stderr.isatty()
-            for key in track(keys, f"writing {self._path.name}", console=console, disable=hidden):
+            for key in track(sorted(self._journal.keys), f"writing {self._path.name}"):
                 file[key] = self._journal.read(key)
                 output.check()
             file.attrs["complete"] = True
