@@ -20,7 +20,7 @@ from sdst.cli import main
 from sdst.config import TrainConfig, build, compose
 from sdst.data.annotations import read_annotations
 from sdst.errors import UserError
-from sdst.features.store import FeatureWriter
+from sdst.features.writer import FeatureWriter
 from sdst.fit import make_module
 from sdst.losses.criterion import TERMS
 from sdst.models.attention import ATTENTIONS

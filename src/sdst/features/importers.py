@@ -29,7 +29,8 @@ from sdst.archives import require_backed
 from sdst.data.annotations import read_annotations
 from sdst.errors import Parser, UserError
 from sdst.features.extract import layer_numbers, positive_number
-from sdst.features.store import FeatureStore, FeatureWriter, can_name_features
+from sdst.features.store import FeatureStore
+from sdst.features.writer import FeatureWriter, can_name_features
 from sdst.jsonfiles import write_atomically
 from sdst.progress import track
 from sdst.spans import count_clips

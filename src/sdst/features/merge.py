@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sdst.errors import Parser, UserError
 from sdst.features import hdf5
 from sdst.features.info import open_store, read_info
-from sdst.features.store import FeatureWriter
+from sdst.features.writer import FeatureWriter
 from sdst.progress import track
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdst.errors import UserError
-from sdst.features.store import FeatureWriter
+from sdst.features.writer import FeatureWriter
 from sdst.progress import progress_bars
 from sdst.spans import count_clips
 
