@@ -44,7 +44,7 @@ from sdst.experiments import experiments_dir
 from sdst.features.checkpoint import read_tensors
 from sdst.features.importers import read_query, read_video
 from sdst.features.sizes import SHIPPED, read_config
-from sdst.features.store import FeatureWriter
+from sdst.features.writer import FeatureWriter
 from shared_data import SHARED
 
 SECONDS_PER_CASE = 20

@@ -3,16 +3,22 @@
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from conftest import Corpus
 
 PROGRAM = """
 import resource, sys
 import torch
 from sdst.allocator import keep_freed_memory
+from sdst.cli import main
 
 if sys.argv[1] == "keep":
     keep_freed_memory()
+elif sys.argv[1] == "train":
+    assert main(sys.argv[1:]) == 0
 for _ in range(2):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     tensors = [torch.zeros(2**20, dtype=torch.uint8) for _ in range(64)]
@@ -22,13 +28,20 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 PAGES = 64 * 2**20 // 4096
 
 
-def faults(choice: str) -> int:
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+
+
+def faults(*arguments: str) -> int:
     """Pages that the second of two sets of tensors had to ask the system for."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM, choice], capture_output=True, text=True, check=True)
-    return int(done.stdout)
+    program = [sys.executable, "-c", PROGRAM, *arguments]
+    return int(subprocess.run(program, capture_output=True, text=True, check=True).stdout)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_tensors_take_the_pages_of_those_before_them() -> None:
     assert faults("keep") < PAGES / 4
     assert faults("leave") > PAGES * 3 / 4
+
+
+def test_training_keeps_what_it_frees(corpus: Corpus, tmp_path: Path) -> None:
+    overrides = [*corpus.overrides, "trainer.max_epochs=1", f"run_dir={tmp_path / 'run'}"]
+    assert faults("train", *overrides) < PAGES / 4

@@ -18,7 +18,8 @@ from sdst.data.collate import collate
 from sdst.data.dataset import EpochSampler, GroundingDataset, Sample, saliency_target, usable_clips
 from sdst.data.levels import Levels
 from sdst.errors import UserError
-from sdst.features.store import FeatureStore, FeatureWriter
+from sdst.features.store import FeatureStore
+from sdst.features.writer import FeatureWriter
 from sdst.types import Record
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from sdst.errors import UserError
-from sdst.features.store import FeatureStore, FeatureWriter
+from sdst.features.store import FeatureStore
+from sdst.features.writer import FeatureWriter
 from sdst.jsonfiles import write_atomically
 
 

@@ -12,7 +12,8 @@ from sdst.cli import main
 from sdst.errors import UserError
 from sdst.features.fingerprint import fingerprint
 from sdst.features.info import read_info
-from sdst.features.store import FeatureStore, FeatureWriter
+from sdst.features.store import FeatureStore
+from sdst.features.writer import FeatureWriter
 
 VIDEO, TEXT = "video/adaptive/v", "text/q"
 Spoil = Callable[[h5py.File, Path], None]

@@ -56,7 +56,7 @@ def test_a_part_imports_only_what_lies_before_it(part):
 
 
 def test_the_entry_points_are_seen_to_import_what_they_train_with():
-    assert {"losses", "metrics", "module"} <= imported_parts("train")
+    assert {"losses", "metrics", "module"} <= imported_parts("fit")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_evaluation_and_published_numbers_need_no_torch(module):
     assert imported(module, "torch", "lightning", "hydra", "torchmetrics", "matplotlib") == "[]"
 
 
-@pytest.mark.parametrize("module", ["predict", "reports.commands", "show.commands", "sweep", "demo"])
+@pytest.mark.parametrize("module", ["train", "predict", "reports.commands", "show.commands", "sweep", "demo"])
 def test_commands_do_not_wait_for_lightning_before_they_train(module):
     assert imported(f"sdst.{module}", "torch", "lightning") == "['torch']"
 

@@ -16,7 +16,8 @@ from sdst.cli import main
 from sdst.data.annotations import read_annotations
 from sdst.data.collate import collate
 from sdst.data.dataset import GroundingDataset
-from sdst.features.store import FeatureStore, FeatureWriter
+from sdst.features.store import FeatureStore
+from sdst.features.writer import FeatureWriter
 from sdst.types import Batch, Record
 
 DV, DT = 6, 5  # of anchor_models

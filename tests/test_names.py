@@ -12,7 +12,8 @@ from sdst.checkpoint import BEST
 from sdst.cli import main
 from sdst.errors import UserError
 from sdst.features.extract import find_videos
-from sdst.features.store import FeatureStore, FeatureWriter
+from sdst.features.store import FeatureStore
+from sdst.features.writer import FeatureWriter
 from sdst.jsonfiles import read_rows
 from sdst.plot import plot_predictions
 from sdst.terminal import printable

@@ -1,10 +1,14 @@
 """Progress where there is no terminal: a line a minute."""
 
 import logging
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from conftest import make_rows, write_rows
 from sdst import progress
+from sdst.cli import main
 
 
 @pytest.fixture
@@ -44,3 +48,42 @@ def test_short_work_tells_nothing(clock: list[float], caplog: pytest.LogCaptureF
         clock[0] += 2
         bars.advance(task, 1000)
     assert [record.message for record in caplog.records] == ["queries: 1,004"]
+
+
+def test_tools_of_feature_files_tell_every_step_that_may_be_long(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0)
+
+    def told(*arguments: object) -> list[str]:
+        """What the end of each step tells."""
+        caplog.clear()
+        assert main(["features", *map(str, arguments)]) == 0
+        lines = [tuple(record.message.partition(": ")[::2]) for record in caplog.records]
+        return [f"{step}: {how}" for step, how in dict(lines).items() if " of " in how]
+
+    rows = make_rows("val", 3)  # of two videos
+    annotations, made = write_rows(tmp_path / "a.jsonl", rows), tmp_path / "made.h5"
+    with caplog.at_level(logging.INFO, logger="sdst"):
+        sizes = ["--video-dim", 8, "--text-dim", 8]
+        assert told("simulate", annotations, "--out", made, *sizes) == [
+            "simulating videos: 2 of 2",
+            "simulating queries: 3 of 3",
+            "writing made.h5: 5 of 5",
+        ]
+        assert told("validate", made) == ["reading videos (adaptive): 2 of 2", "reading queries: 3 of 3"]
+        assert told("merge", made, "--out", tmp_path / "merged.h5") == [
+            "reading made.h5: 5 of 5",
+            "writing merged.h5: 5 of 5",
+        ]
+        folder = tmp_path / "arrays"
+        folder.mkdir()
+        for row in rows:
+            np.save(folder / f"{row['vid']}.npy", np.ones((int(row["duration"]) // 2, 8)))
+            np.save(folder / f"{row['qid']}.npy", np.ones((4, 8)))
+        places = ["--videos", folder, "--queries", folder, "--out", tmp_path / "imported.h5"]
+        assert told("import", "--annotations", annotations, "--backbone", "other", *places) == [
+            "videos: 2 of 2",
+            "queries: 3 of 3",
+            "writing imported.h5: 5 of 5",
+        ]

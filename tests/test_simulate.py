@@ -15,7 +15,8 @@ from sdst.cli import main
 from sdst.data.annotations import read_annotations
 from sdst.errors import UserError
 from sdst.features.simulate import query_concept, visibility, write_simulated
-from sdst.features.store import FeatureStore, FeatureWriter
+from sdst.features.store import FeatureStore
+from sdst.features.writer import FeatureWriter
 from sdst.types import Record
 from shared_data import SHARED, needs_shared
 from toy_annotations import HELD_OUT, THINGS, VERBS, write_toy_annotations

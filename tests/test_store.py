@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 from sdst.cli import main
 from sdst.errors import UserError
+from sdst.features.float16 import to_float16
 from sdst.features.info import read_info
-from sdst.features.store import FeatureStore, FeatureWriter, to_float16
+from sdst.features.store import FeatureStore
+from sdst.features.writer import FeatureWriter
 
 LAYERS = {"video_layers": [37, 38, 40], "text_layers": [18, 19]}
 VIDEOS = {"a b": 4, "-ä_0.0_150.0": 2, "c": 1}  # vid -> clips
@@ -207,7 +209,7 @@ def test_forked_readers_get_right_features_from_an_open_store(path: Path) -> Non
 KILLED_WRITER = """
 import sys
 import numpy as np
-from sdst.features.store import FeatureWriter
+from sdst.features.writer import FeatureWriter
 
 with FeatureWriter(sys.argv[1], backbone="b", video_layers=[1, 2], text_layers=[1], clip_seconds=2) as writer:
     for number in range(60):

@@ -331,3 +331,15 @@ def test_console_script_tells_errors_the_same_way(corpus: Corpus, tmp_path: Path
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "sdst: error: unknown override 'model.dmi'; did you mean model.dim?\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["predict --video a.mp4 --query dog", "serve"])
+def test_video_files_without_the_library_that_reads_them(command: str) -> None:
+    program = "import sys; sys.modules['av'] = None; from sdst.cli import main; raise SystemExit(main(sys.argv[1:]))"
+    arguments = [*command.split(), "--checkpoint", "best.ckpt"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert "pip install 'sdst[extract]'" in line or "pip install 'sdst[serve]'" in line

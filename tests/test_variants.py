@@ -20,7 +20,8 @@ from sdst.cli import main
 from sdst.config import TrainConfig, build, compose
 from sdst.data.annotations import read_annotations
 from sdst.errors import UserError
-from sdst.features.store import FeatureWriter
+from sdst.features.writer import FeatureWriter
+from sdst.fit import make_module
 from sdst.losses.criterion import TERMS
 from sdst.models.attention import ATTENTIONS
 from sdst.models.dense_stream import SIGNALS
@@ -28,7 +29,6 @@ from sdst.models.sparse_stream import MODULES
 from sdst.module import GroundingModule
 from sdst.options import check_options, settle
 from sdst.postprocess import decode
-from sdst.train import make_module
 from sdst.types import Batch, Output
 
 K, M, DIM, TEXT_DIM = 3, 4, 16, 12

@@ -9,7 +9,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import av
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -17,6 +16,9 @@ from torch.nn import functional as F
 from sdst.atomic import replacing
 from sdst.errors import UserError
 from sdst.features.video import ClipSpec, VideoReader, declared_start, upright
+
+# isort: split
+import av  # after the module that says so if PyAV is missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -28,8 +28,8 @@ from sdst.data.dataset import Sample
 from sdst.errors import UserError
 from sdst.features.backbones import Backbone, load_backbone, usable_device
 from sdst.features.encode import QUERIES_PER_BATCH, encode_clips
+from sdst.features.float16 import to_float16
 from sdst.features.sizes import SHIPPED
-from sdst.features.store import to_float16
 from sdst.postprocess import Decoding, clip_saliency, decode_moments, raw_moments
 from sdst.sliding import average_parts, part_starts
 from sdst.types import Prediction, Record

@@ -110,8 +110,6 @@ def run_job(jobs: Path, name: str, *, wait: bool) -> Status | Literal["busy"]:
         name: The job's identity.
         wait: While another process trains the job, wait for its result instead of returning ``busy``.
     """
-    from sdst.tracking import tracked_run
-
     run_dir = jobs / name
     with _locked(jobs / f"{name}.lock", wait) as free:
         if not free:
@@ -122,7 +120,7 @@ def run_job(jobs: Path, name: str, *, wait: bool) -> Status | Literal["busy"]:
         with _log_to(jobs / f"{name}.log"):
             try:
                 config = stored_config(jobs / f"{name}.yaml")
-                with tracked_run(), own_gpu() as gpu:
+                with own_gpu() as gpu:
                     if gpu is not None and config.trainer.devices == 1:
                         config.trainer.devices = [gpu]
                     train_once(run_dir, config)
@@ -141,7 +139,7 @@ def train_once(run_dir: Path, config: DictConfig) -> dict[str, Any]:
     """
     # Here, for whoever only reads jobs would wait seconds for what training imports.
     from sdst.checkpoint import LAST
-    from sdst.train import train
+    from sdst.fit import train
 
     finished = run_dir / "metrics.json"
     if finished.is_file():

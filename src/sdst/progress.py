@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -18,6 +19,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+Item = TypeVar("Item")
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +43,12 @@ def progress_bars() -> Progress:
     )
     # Otherwise what is meant for stdout would be shown above the bars, on stderr.
     return Progress(*columns, console=Console(stderr=True), redirect_stdout=False)
+
+
+def track(items: Collection[Item], description: str) -> Iterator[Item]:
+    """The items, with a bar of their own while they are gone through."""
+    with progress_bars() as bars:
+        yield from bars.track(items, description=description)
 
 
 class _RateColumn(ProgressColumn):

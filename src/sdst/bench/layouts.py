@@ -19,7 +19,8 @@ import h5py
 import numpy as np
 
 from sdst.bench.rounds import interleave, spread
-from sdst.features.store import FeatureStore, FeatureWriter
+from sdst.features.store import FeatureStore
+from sdst.features.writer import FeatureWriter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 
 from sdst.allocator import keep_freed_memory
 from sdst.config import TrainConfig, compose
+from sdst.fit import make_module
 from sdst.options import check_options, precision, settle
 from sdst.postprocess import decode
-from sdst.train import make_module
 from sdst.types import Batch, Record
 
 if TYPE_CHECKING:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdst.errors import Parser, UserError
+from sdst.progress import track
 from sdst.spans import count_clips
 from sdst.terminal import printable
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from sdst.features.store import FeatureStore
     from sdst.types import Record
@@ -127,7 +128,7 @@ def _video_problems(store: FeatureStore, pooling: str, records: list[Record]) ->
     for record in records:
         durations[record.vid] = max(record.duration, durations.get(record.vid, 0))
     problems = [f"/video/{pooling} lacks {vid}" for vid in store.missing(durations, [])[0]]
-    for vid in _track(store.vids(), f"reading videos ({pooling})"):
+    for vid in track(store.vids(), f"reading videos ({pooling})"):
         try:
             num_clips = store.video(vid).shape[1]
         except UserError as error:
@@ -142,19 +143,12 @@ def _video_problems(store: FeatureStore, pooling: str, records: list[Record]) ->
 def _text_problems(store: FeatureStore, records: list[Record]) -> list[str]:
     """Missing and unreadable queries."""
     problems = [f"/text lacks {qid}" for qid in store.missing([], (record.qid for record in records))[1]]
-    for qid in _track(store.qids(), "reading queries"):
+    for qid in track(store.qids(), "reading queries"):
         try:
             store.text(qid)
         except UserError as error:
             problems.append(str(error))
     return problems
-
-
-def _track(names: list[str], description: str) -> Iterable[str]:
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(names, description, console=Console(stderr=True), disable=not sys.stderr.isatty())
 
 
 def _simulate(args: Namespace) -> int:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sdst.features.backbones import Backbone
     from sdst.features.clip_loader import ClipBatch
-    from sdst.features.store import FeatureWriter
+    from sdst.features.writer import FeatureWriter
     from sdst.types import Record
 
 QUERIES_PER_BATCH = 64

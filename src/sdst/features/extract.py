@@ -121,8 +121,8 @@ def _extract(
     """Write the feature file and tell the throughput; vid -> reason of the videos refused."""
     from sdst.features.clip_loader import load_clips
     from sdst.features.encode import encode_queries, encode_videos
-    from sdst.features.store import FeatureWriter
     from sdst.features.video import ClipSpec
+    from sdst.features.writer import FeatureWriter
 
     sizes = backbone.vision_config
     spec = ClipSpec(args.clip_seconds, sizes.num_frames, sizes.img_size, args.resize, args.antialias)

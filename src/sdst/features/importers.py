@@ -23,15 +23,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from sdst.archives import require_backed
 from sdst.data.annotations import read_annotations
 from sdst.errors import Parser, UserError
 from sdst.features.extract import layer_numbers, positive_number
-from sdst.features.store import FeatureStore, FeatureWriter, can_name_features
+from sdst.features.store import FeatureStore
+from sdst.features.writer import FeatureWriter, can_name_features
 from sdst.jsonfiles import write_atomically
+from sdst.progress import track
 from sdst.spans import count_clips
 
 if TYPE_CHECKING:
@@ -182,17 +183,12 @@ def _copy(
     writer: FeatureWriter, pooling: str, videos: Mapping[Qid, Path], queries: Mapping[Qid, Path]
 ) -> None:
     """Read and write one file at a time, except those that an interrupted import has written."""
-    for vid, path in _track(videos, "videos"):
+    for vid, path in track(videos.items(), "videos"):
         if not writer.has_video(str(vid), pooling):
             writer.write_video(pooling, str(vid), read_video(path, pooling))
-    for qid, path in _track(queries, "queries"):
+    for qid, path in track(queries.items(), "queries"):
         if not writer.has_text(qid):
             writer.write_text(qid, read_query(path))
-
-
-def _track(files: Mapping[Qid, Path], description: str) -> Iterable[tuple[Qid, Path]]:
-    console = Console(stderr=True)
-    return track(list(files.items()), description, console=console, disable=not sys.stderr.isatty())
 
 
 def _report(out: Path, coverages: Sequence[Coverage]) -> int:

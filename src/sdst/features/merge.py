@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from sdst.errors import Parser, UserError
 from sdst.features import hdf5
 from sdst.features.info import open_store, read_info
-from sdst.features.store import FeatureWriter
+from sdst.features.writer import FeatureWriter
+from sdst.progress import track
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +61,7 @@ def merge(inputs: Sequence[Path], out: Path) -> None:
 
 def _copy(path: Path, writer: FeatureWriter) -> None:
     with open_store(path) as file:
-        for key in _keys(file):
+        for key in track(_keys(file), f"reading {path.name}"):
             group, _, name = key.rpartition("/")
             if group == "text":
                 if not writer.has_text(name):  # else an interrupted merge has it

@@ -13,17 +13,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
 from collections import defaultdict
 from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress, ProgressColumn, TaskProgressColumn
 
 from sdst.errors import UserError
-from sdst.features.store import FeatureWriter
+from sdst.features.writer import FeatureWriter
+from sdst.progress import progress_bars
 from sdst.spans import count_clips
 
 if TYPE_CHECKING:
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from rich.progress import Task
-    from rich.text import Text
 
     from sdst.types import Record
 
@@ -100,10 +96,8 @@ def write_simulated(
         simulated=True,
         extra={"simulation": f"seed {seed}, widths {video_dim} and {text_dim}"},
     )
-    columns = (*Progress.get_default_columns(), RateColumn())
-    hidden = not sys.stderr.isatty()
     with writer:
-        with Progress(*columns, console=Console(stderr=True), disable=hidden) as progress:
+        with progress_bars() as progress:
             for vid, rows in progress.track(videos.items(), description="simulating videos"):
                 if not writer.has_video(vid, "adaptive"):
                     concepts = video_concepts(rows, clip_seconds, seed)
@@ -166,14 +160,6 @@ def query_concept(query: str) -> NDArray[np.float32]:
 def word_concept(word: str) -> NDArray[np.float32]:
     """(C,) unit direction of a lower-case word, the same in every file, run and seed."""
     return _unit(_generator("word", word).standard_normal(NUM_CONCEPTS))
-
-
-class RateColumn(ProgressColumn):
-    """Items per second."""
-
-    def render(self, task: Task) -> Text:
-        """The rate, empty before it is known."""
-        return TaskProgressColumn.render_speed(task.finished_speed or task.speed)
 
 
 def _queries_by_qid(records: Sequence[Record]) -> dict[str, Record]:

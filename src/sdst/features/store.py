@@ -6,41 +6,27 @@
                             created_by, complete, simulated, and any more that the writer was given
     /video/<pooling>/<vid>  float16 (T, n, Dv)     n layers, shallow to deep
     /text/<qid>             float16 (L, n, Dt)     CLS token first
-
-HDF5 promises nothing about a file whose writer was killed. The writer therefore collects items in a journal,
-and makes the HDF5 file from it in one go at the end.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
-from sdst import __version__
-from sdst.atomic import cannot_write, replacing
 from sdst.errors import UserError
 from sdst.features import hdf5
-from sdst.features.hdf5_output import new_hdf5
-from sdst.features.info import FORMAT, VERSION, open_store, partial_path, read_info
-from sdst.features.journal import Journal
+from sdst.features.float16 import all_finite
+from sdst.features.info import open_store, read_info
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from numpy.typing import ArrayLike
-
     from sdst.types import Qid
-
-Scalar = str | int | float | bool
-"""What a further root attribute may be."""
 
 
 class _Item(NamedTuple):
@@ -198,160 +184,6 @@ class FeatureStore:
         else:
             stored = hdf5.read_place(self._file, key, item.offset, item.shape)
         wanted = stored[:, layers]
-        if not _all_finite(wanted):
+        if not all_finite(wanted):
             raise UserError(f"{self.info.path}: /{key} holds NaN or Inf; extract it again")
         return wanted.transpose(1, 0, 2)
-
-
-class FeatureWriter:
-    """Writes a feature file; a context manager that can be killed at any moment and continued.
-
-    Items are collected in the journal ``<path>.partial``. Leaving the context keeps it; ``finish`` turns it
-    into the HDF5 file.
-
-    Args:
-        path: The feature file to write. Its folder is made.
-        backbone: Name of the network.
-        video_layers: Layer numbers of the video tower, increasing.
-        text_layers: Layer numbers of the text tower, increasing.
-        clip_seconds: Length of a clip.
-        simulated: The features are made up.
-        extra: Further root attributes.
-
-    Raises:
-        UserError: The file exists; another process writes it; its journal was begun with other attributes.
-    """
-
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        backbone: str,
-        video_layers: Sequence[int],
-        text_layers: Sequence[int],
-        clip_seconds: float,
-        simulated: bool = False,
-        extra: dict[str, Scalar] | None = None,
-    ) -> None:
-        self._path = Path(path)
-        if self._path.exists():
-            raise UserError(f"{path}: exists and is never overwritten; delete it or choose another name")
-        for kind, layers in (("video_layers", video_layers), ("text_layers", text_layers)):
-            if not layers or list(layers) != sorted(set(layers)):
-                raise UserError(
-                    f"{path}: {kind} {list(layers)} are not increasing; list them shallow to deep"
-                )
-        self._attrs: dict[str, Any] = {
-            **(extra or {}),
-            "format": FORMAT,
-            "version": VERSION,
-            "backbone": backbone,
-            "video_layers": list(map(int, video_layers)),
-            "text_layers": list(map(int, text_layers)),
-            "clip_seconds": float(clip_seconds),
-            "created_by": f"sdst {__version__}",
-            "simulated": simulated,
-        }
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._journal = Journal(partial_path(self._path), self._attrs)
-        except OSError as error:
-            raise cannot_write(path, error) from None
-        self._widths = {_group(key): self._journal.shape(key)[2] for key in self._journal.keys}  # Dv or Dt
-
-    def has_video(self, vid: str, pooling: str) -> bool:
-        """Whether this video is already written in this pooling."""
-        return f"video/{pooling}/{vid}" in self._journal.keys
-
-    def has_text(self, qid: Qid) -> bool:
-        """Whether this query is already written."""
-        return f"text/{qid}" in self._journal.keys
-
-    def write_video(self, pooling: str, vid: str, array: ArrayLike) -> None:
-        """Add a video's features (T, n, Dv), stored as float16.
-
-        Raises:
-            UserError: Wrong rank, layer count or width, NaN or Inf in float16, or it is already written.
-        """
-        self._write(f"video/{pooling}", vid, array, len(self._attrs["video_layers"]))
-
-    def write_text(self, qid: Qid, array: ArrayLike) -> None:
-        """Add a query's features (L, n, Dt), CLS token first, stored as float16.
-
-        Raises:
-            UserError: As for ``write_video``.
-        """
-        self._write("text", str(qid), array, len(self._attrs["text_layers"]))
-
-    def finish(self) -> None:
-        """Make the HDF5 file from the journal, put it in place under its name, and delete the journal.
-
-        Raises:
-            UserError: No video or no query was written.
-        """
-        if len({key.partition("/")[0] for key in self._journal.keys}) < 2:
-            raise UserError(
-                f"{self._path}: no video or no query was written; give annotations that have both"
-            )
-        with replacing(self._path, alone=True) as temporary, new_hdf5(temporary) as (file, output):
-            file.attrs.update(self._attrs)
-            keys = sorted(self._journal.keys)
-            console, hidden = Console(stderr=True), not sys.stderr.isatty()
-            for key in track(keys, f"writing {self._path.name}", console=console, disable=hidden):
-                file[key] = self._journal.read(key)
-                output.check()
-            file.attrs["complete"] = True
-        self._journal.delete()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._journal.close()
-
-    def _write(self, group: str, name: str, array: ArrayLike, num_layers: int) -> None:
-        key = f"{group}/{name}"
-        if not can_name_features(name):
-            raise UserError(f"{self._path}: {name!r} cannot name features; rename it without '/'")
-        if key in self._journal.keys:
-            raise UserError(f"{self._path}: /{key} is already written; give every item once")
-        data = to_float16(array, f"{self._path}: /{key}")
-        if data.ndim != 3 or 0 in data.shape or data.shape[1] != num_layers:
-            raise UserError(
-                f"{self._path}: /{key} has shape {data.shape}, not (n, {num_layers}, width); check it"
-            )
-        if self._widths.setdefault(group, data.shape[2]) != data.shape[2]:
-            raise UserError(
-                f"{self._path}: /{key} is {data.shape[2]} wide, others {self._widths[group]}; check it"
-            )
-        self._journal.append(key, data)
-
-
-def can_name_features(name: str) -> bool:
-    """Whether a video or query of that name is one step in a feature file, and so in a folder too."""
-    return name not in {"", ".", ".."} and "/" not in name and "\0" not in name
-
-
-def to_float16(array: ArrayLike, name: str) -> NDArray[np.float16]:
-    """Features in the precision of the file.
-
-    Raises:
-        UserError: NaN or Inf in float16; ``name`` says where.
-    """
-    with np.errstate(over="ignore"):  # what overflows is refused below
-        data = np.ascontiguousarray(array, dtype=np.float16)
-    if not _all_finite(data):
-        raise UserError(f"{name} holds NaN, Inf or values beyond float16; check its source")
-    return data
-
-
-def _group(key: str) -> str:
-    return key.rpartition("/")[0]
-
-
-def _all_finite(array: NDArray[np.float16]) -> bool:
-    # Bit patterns of float16, as unsigned numbers: 0 to 7BFF are finite and 7C00 to 7FFF are not, then the same for
-    # negative numbers from 8000 on. Two maxima find what is not several times as fast as np.isfinite.
-    return bool(
-        array.view(np.int16).max(initial=0) < 0x7C00 and array.view(np.uint16).max(initial=0) < 0xFC00
-    )
