@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import h5py
 import pytest
 
 from conftest import Corpus, make_corpus, make_rows, write_rows
@@ -55,6 +56,18 @@ def test_recipe_says_how_the_features_were_made(corpus: Corpus) -> None:
         "max_clips": max(record.duration for record in read_annotations(corpus.paths["train"]).records) / 2,
         "fingerprint": fingerprint(corpus.features, "adaptive"),
     }
+
+
+def test_a_fingerprint_reads_up_to_the_last_of_many_items(tmp_path: Path) -> None:
+    """Of 12 videos at most every other one is left out."""
+    corpus = make_corpus(tmp_path, {"train": make_rows("train", 18)})
+    before = fingerprint(corpus.features, "adaptive")
+    with h5py.File(corpus.features, "r+") as file:
+        videos = file["video/adaptive"]
+        assert len(videos) == 12
+        for name in sorted(videos)[-2:]:
+            videos[name][0] += 1
+    assert fingerprint(corpus.features, "adaptive") != before
 
 
 def test_short_videos_are_left_out_of_training_only(

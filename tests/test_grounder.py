@@ -255,6 +255,8 @@ def test_bad_arguments_are_refused(video_run, grounder, tmp_path):
     video = grounder.encode(video_run.video("a"))
     with pytest.raises(UserError, match="query 1 is empty"):
         grounder.predict(video, ["dog", " "])
+    with pytest.raises(UserError, match="query 0 has half of a character"):
+        grounder.predict(video, ["\ud800"])
     with pytest.raises(TypeError, match="a list of sentences"):
         grounder.predict(video, "dog")
     with pytest.raises(UserError, match=r"absent\.mp4: is not a file"):

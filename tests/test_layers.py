@@ -140,6 +140,12 @@ def test_dropout_drops_that_share_independently_and_keeps_the_mean(probability, 
     torch.testing.assert_close(x.grad * 3, y)
 
 
+def test_dropout_of_nearly_everything_stays_finite():
+    y = Dropout(1 - 1e-9).train()(torch.ones(1000))
+    assert y.isfinite().all()
+    assert (y == 0).double().mean() > 0.9
+
+
 def test_dropout_is_seeded_and_off_in_evaluation():
     dropout, x = Dropout(0.3), torch.randn(5, 7)
     assert dropout.eval()(x) is x

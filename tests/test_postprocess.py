@@ -160,6 +160,13 @@ def test_what_is_no_moment_is_left_out_and_suppresses_nothing(nms):
     assert one(none, [-np.inf, -np.inf], 8.0, decoding) == []
 
 
+@pytest.mark.parametrize("nms", ["linear", "none"])
+def test_a_score_that_is_not_a_number_shows(nms):
+    found = one([[0.0, 4.0], [1.0, 5.0]], [np.nan, 0.5], 8.0, replace(PLAIN, nms=nms))
+    assert len(found) == 2
+    assert np.isnan([score for _, _, score in found]).any()
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -262,3 +262,15 @@ def test_toy_files_follow_from_the_seed(tmp_path: Path) -> None:
         paths = write_toy_annotations(tmp_path / folder, num_train=3, num_val=1, num_test=1, seed=seed)
         texts.append([path.read_bytes() for path in paths.values()])
     assert texts[0] == texts[1] != texts[2]
+
+
+@pytest.mark.parametrize("seconds", ["inf", "nan", "0", "-1"])
+def test_a_clip_length_that_is_none_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], seconds: str
+) -> None:
+    paths = write_toy_annotations(tmp_path, num_train=2, num_val=2, num_test=0, seed=3)
+    out = tmp_path / "f.h5"
+    arguments = [str(paths["train"]), "--out", str(out), "--clip-seconds", seconds]
+    assert main(["features", "simulate", *arguments]) == 2
+    assert f"--clip-seconds: {seconds} is no finite number above 0" in capsys.readouterr().err
+    assert not list(tmp_path.glob("f.h5*"))

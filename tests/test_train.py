@@ -14,12 +14,13 @@ import pytest
 import torch
 import yaml
 
-from conftest import Corpus, make_corpus, make_rows
+from conftest import TINY, Corpus, make_corpus, make_rows
 from same_result import assert_equal, assert_same_result, load, read_json
 from sdst.checkpoint import BEST, LAST
 from sdst.cli import main
 from sdst.metrics.evaluation import evaluate
 from sdst.module import GroundingModule
+from sdst.resume import LOCK, alone_in
 
 Train = Callable[..., Path]
 FINER = ["decode.round_to=null", "trainer.max_epochs=4"]
@@ -260,6 +261,7 @@ def test_an_unfinished_run_is_refused_without_resume(
         ("levels.count=1", "another levels.count;"),
         ("optim.lr=0.5", "another optim.lr;"),
         ("seed=5", "another seed;"),
+        ("trainer.accumulate_grad_batches=2", "another trainer.accumulate_grad_batches;"),
     ],
 )
 def test_resume_refuses_what_would_make_another_run_of_it(
@@ -272,6 +274,59 @@ def test_resume_refuses_what_would_make_another_run_of_it(
     assert str(tmp_path / "run") in line
     assert named in line
     assert contents(tmp_path) == before
+
+
+def test_a_run_that_a_process_trains_is_left_alone(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir)
+    (run_dir / "metrics.json").unlink()
+    latest = ["resume=latest", f"paths.runs={tmp_path}"]
+    with alone_in(run_dir):  # a lock counts within a process too
+        before = contents(run_dir)
+        assert "another process trains this run" in refusal(capsys, f"resume={run_dir}")
+        assert "was left unfinished" in refusal(capsys, *latest)
+        assert contents(run_dir) == before
+    (tmp_path / "run.yaml").touch()  # as beside the job of a sweep
+    assert "was left unfinished" in refusal(capsys, *latest)
+    (tmp_path / "run.yaml").unlink()
+    assert main(["train", *latest]) == 0
+    assert (run_dir / "metrics.json").exists()
+    assert not (run_dir / LOCK).exists()
+
+
+def test_the_folder_of_a_refused_run_is_not_left_behind(corpus: Corpus, tmp_path: Path) -> None:
+    options = [*corpus.overrides, f"run_dir={tmp_path / 'run'}"]
+    assert main(["train", *options, "trainer.limit_val_batches=0.001"]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_that_moved_with_their_folder_are_found_again(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("d/qvhighlights").mkdir(parents=True)
+    for split, name in (("train", "train_release"), ("val", "val_release"), ("test", "test_with_gt")):
+        shutil.copy(corpus.paths[split], f"d/qvhighlights/highlight_{name}.jsonl")
+    shutil.copy(corpus.features, "d/qvhighlights.h5")
+    command = ["data=qvhighlights", *TINY]
+    assert main(["train", *command, "paths.data=d", "paths.features=d", "run_dir=run"]) == 0
+    Path("run/metrics.json").unlink()
+    Path("d").rename("moved here")
+    moved = ["paths.data=moved here", "paths.features=moved here"]
+    assert "give data=NAME with it" in refusal(capsys, "resume=run", *moved)
+    assert main(["train", "resume=run", *command, *moved]) == 0
+    assert "moved here/qvhighlights.h5" in Path("run/config.yaml").read_text()
+
+
+def test_limited_validation_leaves_the_metrics_of_the_best_checkpoint_whole(
+    train: Train, corpus: Corpus, tmp_path: Path
+) -> None:
+    run_dir = train(tmp_path / "run", "trainer.limit_val_batches=1", "trainer.max_epochs=1")
+    for split in ("val", "test"):
+        predicted = (run_dir / f"{split}_submission.jsonl").read_text().splitlines()
+        assert len(predicted) == len(corpus.paths[split].read_text().splitlines())
 
 
 def test_resume_refuses_a_damaged_checkpoint_one_of_weights_alone_and_a_folder_without_a_run(

@@ -37,6 +37,13 @@ def one_line(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
 
 OPTIONS = {
     "seed=abc": ["seed", "abc"],
+    "seed=4294967296": ["seed", "4294967295"],
+    "trainer.log_every_n_steps=0": ["trainer.log_every_n_steps", "at least 1"],
+    "trainer.accumulate_grad_batches=0": ["trainer.accumulate_grad_batches", "at least 1"],
+    "trainer.limit_val_batches=2.5": ["trainer.limit_val_batches", "2.5"],
+    "trainer.limit_train_batches=0.001": ["trainer.limit_train_batches", "of 3 batches is none"],
+    "trainer.accelerator=tpu": ["trainer", "torch_xla"],
+    "+trainer.overfit_batches=1": ["trainer.overfit_batches", "limit_train_batches"],
     "model.dmi=32": ["model.dmi", "did you mean model.dim?"],
     "nonsense=1": ["nonsense", "--cfg job"],
     "data=unknown": ["data/unknown", "qvhighlights"],

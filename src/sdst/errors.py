@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 from typing import TYPE_CHECKING, NoReturn
 
@@ -41,6 +42,14 @@ def at_least(least: int) -> Callable[[str], int]:
         return number
 
     return whole_number
+
+
+def positive_number(text: str) -> float:
+    """An argparse type: a finite number above 0."""
+    number = float(text)
+    if not (number > 0 and math.isfinite(number)):
+        raise argparse.ArgumentTypeError(f"{text} is no finite number above 0")
+    return number
 
 
 class Parser(argparse.ArgumentParser):

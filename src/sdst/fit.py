@@ -6,11 +6,12 @@ import json
 import logging
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -33,7 +34,7 @@ from sdst.options import check_options, num_processes, precision, settle
 from sdst.predictions import write_predictions
 from sdst.preemption import StopOnSigterm
 from sdst.provenance import describe_run, peak_memory_gb, reset_peak_memory
-from sdst.resume import batches_done, check_folder
+from sdst.resume import alone_in, batches_done, check_folder
 from sdst.tracking import begin, show_predictions, tracked_run
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
         run_processes(world, _train_as_one_of_several, config, run_dir, resume)
         result: dict[str, Any] = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
         return result
-    with tracked_run(), writing_below(run_dir):
+    with tracked_run(), writing_below(run_dir), alone_in(run_dir) if is_first() else nullcontext():
         return _train_here(config, run_dir, resume, world)
 
 
@@ -106,7 +107,11 @@ def _train_here(config: DictConfig, run_dir: Path, resume: bool, world: int) -> 
     module = make_module(config, options, data.recipe)
     timer = StepTimer()
     trainer = _make_trainer(config, options.select, run_dir, timer)
-    steps = data.train_dataloader()
+    steps, validation = data.train_dataloader(), data.loader(options.select.split)
+    for key, batches in (("limit_train_batches", len(steps)), ("limit_val_batches", len(validation))):
+        limit = config.trainer[key]
+        if isinstance(limit, float) and limit * batches < 1:
+            raise UserError(f"trainer.{key}: {limit} of {batches} batches is none; give a larger share")
     begun = run_dir / LAST if resume and (run_dir / LAST).exists() else None
     if begun:
         stored = checkpoint.read(begun)
@@ -129,7 +134,7 @@ def _train_here(config: DictConfig, run_dir: Path, resume: bool, world: int) -> 
         trainer.fit(
             module,
             steps,
-            data.loader(options.select.split),
+            validation,
             ckpt_path=begun,
             weights_only=True,
         )
@@ -155,6 +160,9 @@ def _train_here(config: DictConfig, run_dir: Path, resume: bool, world: int) -> 
     best = checkpoint.read(run_dir / BEST)
     checkpoint.fill(module, best["state_dict"], run_dir / BEST)
     result["selected"]["epoch"] = best["epoch"]
+    trainer.limit_val_batches = (
+        1.0  # the limit shortens a run's validations; these numbers are of whole splits
+    )
     for split in splits:
         module.split = split
         trainer.validate(module, data.loader(split), verbose=False)
@@ -215,25 +223,28 @@ def make_module(config: DictConfig, options: TrainConfig, recipe: dict[str, Any]
 def _make_trainer(config: DictConfig, select: SelectConfig, run_dir: Path, timer: StepTimer) -> L.Trainer:
     """The trainer with its logger, checkpoints and progress."""
     interactive = sys.stderr.isatty()
-    trainer: L.Trainer = build(
-        config.trainer,
-        precision=precision(config.trainer),
-        callbacks=[
-            *checkpoints(run_dir, monitor=f"{select.split}/{select.metric}"),
-            RichProgressBar(leave=True) if interactive else EpochLog(),
-            LossWatch(run_dir),
-            StopOnSigterm(run_dir),
-            timer,
-        ],
-        plugins=[CheckpointFiles(), make_environment()],
-        strategy=make_strategy(config.trainer, unused_parameters=not all(config.loss.weights.values())),
-        logger=build(config.logger, save_dir=str(run_dir)),
-        default_root_dir=run_dir,
-        enable_progress_bar=interactive,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
+    try:
+        trainer: L.Trainer = build(
+            config.trainer,
+            precision=precision(config.trainer),
+            callbacks=[
+                *checkpoints(run_dir, monitor=f"{select.split}/{select.metric}"),
+                RichProgressBar(leave=True) if interactive else EpochLog(),
+                LossWatch(run_dir),
+                StopOnSigterm(run_dir),
+                timer,
+            ],
+            plugins=[CheckpointFiles(), make_environment()],
+            strategy=make_strategy(config.trainer, unused_parameters=not all(config.loss.weights.values())),
+            logger=build(config.logger, save_dir=str(run_dir)),
+            default_root_dir=run_dir,
+            enable_progress_bar=interactive,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+    except InstantiationException as error:  # Lightning's, about a device that is not there
+        raise UserError(f"trainer: {' '.join(str(error.__cause__).split())}") from error
     return trainer
 
 

@@ -30,6 +30,7 @@ from sdst.features.backbones import Backbone, load_backbone, usable_device
 from sdst.features.encode import QUERIES_PER_BATCH, encode_clips
 from sdst.features.float16 import to_float16
 from sdst.features.sizes import SHIPPED
+from sdst.jsonfiles import is_unicode
 from sdst.postprocess import Decoding, clip_saliency, decode_moments, raw_moments
 from sdst.sliding import average_parts, part_starts
 from sdst.types import Prediction, Record
@@ -156,7 +157,7 @@ class Grounder:
             queries: Sentences.
 
         Raises:
-            UserError: A query is empty, or the file cannot be used.
+            UserError: A query is empty or no text, or the file cannot be used.
         """
         if isinstance(queries, str):
             raise TypeError("queries must be a list of sentences, not one string")
@@ -164,6 +165,10 @@ class Grounder:
             raise UserError(NO_BACKBONE)
         if empty := [index for index, query in enumerate(queries) if not query.strip()]:
             raise UserError(f"query {empty[0]} is empty; give a sentence")
+        if broken := [index for index, query in enumerate(queries) if not is_unicode(query)]:
+            raise UserError(
+                f"query {broken[0]} has half of a character, \\ud800 to \\udfff alone; correct it"
+            )
         if not isinstance(video, EncodedVideo):
             video = self.encode(video)
         tokens = []

@@ -58,6 +58,8 @@ FAILED = "failed.txt"
 def identity(config: DictConfig) -> str:
     """12 hexadecimal digits that depend on everything a training's result depends on, and on nothing else.
 
+    Of the features only the :func:`~sdst.features.fingerprint.fingerprint` counts, which samples them.
+
     Args:
         config: A composed configuration; its annotations and features are read.
 

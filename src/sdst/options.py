@@ -47,7 +47,7 @@ def settle(config: DictConfig) -> None:
 def check_options(config: DictConfig) -> None:
     """Refuse what would only fail after hours, or say nothing about its cause."""
     trainer = config.trainer
-    for key in ("max_epochs", "check_val_every_n_epoch"):
+    for key in ("max_epochs", "check_val_every_n_epoch", "log_every_n_steps", "accumulate_grad_batches"):
         if not isinstance(trainer[key], int) or trainer[key] < 1:
             raise UserError(f"trainer.{key}: {trainer[key]} must be a whole number of at least 1")
     if trainer.check_val_every_n_epoch > trainer.max_epochs:
@@ -56,14 +56,17 @@ def check_options(config: DictConfig) -> None:
             f"1..{trainer.max_epochs}, or no epoch is validated"
         )
     for key in ("limit_train_batches", "limit_val_batches"):
-        if not isinstance(trainer[key], int | float) or trainer[key] <= 0:
-            raise UserError(f"trainer.{key}: {trainer[key]} must be a positive share or number of batches")
+        limit = trainer[key]
+        if not isinstance(limit, int | float) or limit <= 0 or (limit > 1 and limit != int(limit)):
+            raise UserError(f"trainer.{key}: {limit} must be a positive share or number of batches")
+    if "overfit_batches" in trainer:
+        raise UserError("trainer.overfit_batches: would draw videos in its own way; give limit_train_batches")
     if trainer.precision not in PRECISIONS:
         raise UserError(f"trainer.precision: {trainer.precision!r} is none of {', '.join(PRECISIONS)}")
     num_processes(trainer)
     _check_variants(config)
-    if config.seed < 0:
-        raise UserError(f"seed: {config.seed} must be 0 or more")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"seed: {config.seed} must lie in 0..{2**32 - 1}")
     if config.compile is not None and config.compile not in torch.compiler.list_backends(exclude_tags=()):
         known = ", ".join(torch.compiler.list_backends())
         raise UserError(f"compile: no backend {config.compile!r}; choose from {known}, or null")

@@ -142,7 +142,8 @@ def decode_moments(windows_se: Tensor, scores: Tensor, durations: Tensor, decodi
     scores = suppress(windows_se, scores, decoding)
     order = scores.argsort(dim=1, descending=True, stable=True)[..., None]
     moments = torch.cat([windows_se, scores[..., None]], dim=-1).take_along_dim(order, dim=1)
-    return [sample[sample[:, 2] > -torch.inf] for sample in moments]
+    # What is not a number stays, for whoever writes predictions refuses it.
+    return [sample[sample[:, 2] != -torch.inf] for sample in moments]
 
 
 def fit_windows(windows_se: Tensor, durations: Tensor, decoding: Decoding) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +15,25 @@ from sdst.errors import UserError
 from sdst.options import num_processes, settle
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from omegaconf import DictConfig
 
+FILES = ("data.features", "data.annotations", "data.num_workers")
 CHANGEABLE = (
-    "trainer.",
+    *FILES,
+    "trainer.max_epochs",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.precision",
+    "trainer.log_every_n_steps",
     "recompute",
-    "data.num_workers",
-    "data.features",
-    "data.annotations.",
     "paths.",
     "run_dir",
 )
 """What may differ when a run is resumed: how long and on what machine it runs, and where its files are now."""
+LOCK = "run.lock"
+"""In the folder of a run, while a process trains it."""
 
 
 def stored_run(resume: str, overrides: Sequence[str]) -> tuple[Path, DictConfig]:
@@ -40,10 +47,10 @@ def stored_run(resume: str, overrides: Sequence[str]) -> tuple[Path, DictConfig]
         unfinished = [
             path.parent
             for path in Path(given.paths.runs).rglob("config.yaml")
-            if not path.with_name("metrics.json").exists()
+            if not path.with_name("metrics.json").exists() and not _belongs_to_another(path.parent)
         ]
         if not unfinished:
-            raise UserError(f"resume=latest: no unfinished run below {given.paths.runs}")
+            raise UserError(f"resume=latest: no run below {given.paths.runs} was left unfinished")
         run_dir = max(unfinished, key=_last_written)
     else:
         run_dir = Path(resume)
@@ -51,8 +58,14 @@ def stored_run(resume: str, overrides: Sequence[str]) -> tuple[Path, DictConfig]
         raise UserError(f"resume={resume}: {run_dir} is no run folder (it has no config.yaml)")
     config = stored_config(run_dir / "config.yaml")
     world = num_processes(config.trainer)
+    OmegaConf.resolve(given)
     settle(given)  # as the stored one is
-    for key in (override.lstrip("+~").partition("=")[0] for override in overrides):
+    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    if moved := [key for key in ("paths.data", "paths.features") if key in keys]:
+        if "data" not in keys:
+            raise UserError(f"resume={resume}: {moved[0]} says where a data set is; give data=NAME with it")
+        keys = [*FILES, *keys]
+    for key in keys:
         value = OmegaConf.select(given, key)
         if key.startswith(CHANGEABLE):
             OmegaConf.update(config, key, value)
@@ -90,6 +103,43 @@ def batches_done(checkpoint: Mapping[str, Any], path: Path) -> tuple[int, int]:
         return int(checkpoint["epoch"]), int(done)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: does not tell how far training was; use the run's {LAST}") from error
+
+
+def _belongs_to_another(run_dir: Path) -> bool:
+    """Whether a process trains this run, or a sweep will continue it, whose job has a file beside its folder."""
+    if run_dir.with_suffix(".yaml").exists():
+        return True
+    if not (run_dir / LOCK).exists():
+        return False
+    with (run_dir / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+@contextmanager
+def alone_in(run_dir: Path) -> Iterator[None]:
+    """Let no other process train this run meanwhile; makes its folder, and removes it where nothing was written.
+
+    The lock ends with the process, however that ends.
+
+    Raises:
+        UserError: Another process trains it.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{run_dir}: another process trains this run; wait, or choose another") from None
+        try:
+            yield
+        finally:
+            (run_dir / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):
+                run_dir.rmdir()
 
 
 def _last_written(run_dir: Path) -> float:

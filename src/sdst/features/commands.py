@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdst.errors import Parser, UserError
+from sdst.errors import Parser, UserError, positive_number
 from sdst.progress import track
 from sdst.spans import count_clips
 from sdst.terminal import printable
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     simulate = tools.add_parser("simulate", help="make up features for annotation files, to rehearse a run")
     simulate.add_argument("annotations", type=Path, nargs="+")
     simulate.add_argument("--out", type=Path, required=True, help="the feature file to write, or to continue")
-    simulate.add_argument("--clip-seconds", type=float, default=2.0)
+    simulate.add_argument("--clip-seconds", type=positive_number, default=2.0)
     simulate.add_argument("--video-dim", type=int, default=768)
     simulate.add_argument("--text-dim", type=int, default=1024)
     simulate.add_argument("--levels", type=int, default=4, help="layers of each tower, the deepest ones")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdst.data.annotations import read_annotations
-from sdst.errors import Parser, UserError, at_least
+from sdst.errors import Parser, UserError, at_least, positive_number
 from sdst.jsonfiles import write_atomically
 from sdst.progress import progress_bars
 from sdst.spans import count_clips
@@ -262,13 +262,6 @@ def layer_numbers(text: str) -> list[int]:
     if not re.fullmatch(r"\d+(,\d+)*", text):
         raise argparse.ArgumentTypeError(f"'{text}' is no list such as 31,34,37,40")
     return [int(number) for number in text.split(",")]
-
-
-def positive_number(text: str) -> float:
-    """An option's value above 0."""
-    if not (number := float(text)) > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return number
 
 
 def _parser() -> Parser:

@@ -20,7 +20,8 @@ SAMPLES = 8
 def fingerprint(path: Path, pooling: str) -> str:
     """SHA-256 of a store's recipe, of the names of all items of one pooling, and of a few items' features.
 
-    It does not change when the file moves, is written again with the same features, or gets another pooling.
+    It does not change when the file moves, is written again with the same features, or gets another pooling. Nor does
+    it where only features that are not read were changed; another backbone or extraction changes all of them.
 
     Raises:
         UserError: The file cannot be used, or lacks the pooling.
@@ -33,7 +34,8 @@ def fingerprint(path: Path, pooling: str) -> str:
         for key in (f"video/{pooling}", "text"):
             names = sorted(hdf5.names(file, key))
             digest.update("\n".join(names).encode(errors="surrogateescape"))
-            for name in names[:: max(1, len(names) // SAMPLES)][:SAMPLES]:
+            for index in range(min(SAMPLES, len(names))):
+                name = names[index * len(names) // min(SAMPLES, len(names))]
                 features = hdf5.read(hdf5.array(file, f"{key}/{name}"))
                 digest.update(f"{features.shape}".encode())
                 digest.update(features.tobytes())

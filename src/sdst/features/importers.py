@@ -27,8 +27,8 @@ from rich.table import Table
 
 from sdst.archives import require_backed
 from sdst.data.annotations import read_annotations
-from sdst.errors import Parser, UserError
-from sdst.features.extract import layer_numbers, positive_number
+from sdst.errors import Parser, UserError, positive_number
+from sdst.features.extract import layer_numbers
 from sdst.features.store import FeatureStore
 from sdst.features.writer import FeatureWriter, can_name_features
 from sdst.jsonfiles import write_atomically

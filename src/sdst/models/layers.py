@@ -38,12 +38,12 @@ class Dropout(nn.Module):
     """Zero each element with ``probability`` in training and scale the others up, like ``nn.Dropout``.
 
     Takes 16 random bits an element where PyTorch on a CPU draws a number, which is several times as fast. The
-    probability is rounded to a multiple of 2^-16 and the scale is exact for the rounded one.
+    probability is rounded to a multiple of 2^-16 below 1 and the scale is exact for the rounded one.
     """
 
     def __init__(self, probability: float) -> None:
         super().__init__()
-        self.dropped = round(probability * 2**16)
+        self.dropped = min(round(probability * 2**16), 2**16 - 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""
