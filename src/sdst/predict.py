@@ -18,6 +18,7 @@ from sdst.data.annotations import read_annotations
 from sdst.data.collate import collate
 from sdst.data.dataset import EpochSampler, GroundingDataset
 from sdst.errors import Parser, UserError, at_least
+from sdst.features.backbones import usable_device
 from sdst.features.store import FeatureStore
 from sdst.plot import SHOWN_MOMENTS, plot_predictions
 from sdst.postprocess import Decoding, decode
@@ -63,12 +64,12 @@ def _predict_stored(args: Namespace) -> int:
     for option in VIDEO_OPTIONS:
         if getattr(args, option):
             raise UserError(f"sdst predict: --{option.replace('_', '-')} needs --video")
+    device = usable_device(args.device)
     model, config, recipe = checkpoint.load(args.checkpoint)
     store = open_matching_store(args.features, recipe)
     records = _choose_records(args.annotations, args.vid, args.qid, store)
-    predictions = predict(
-        model, records, store, recipe["clip_seconds"], Decoding(**config["decode"]), args.batch_size
-    )
+    decoding = Decoding(**config["decode"])
+    predictions = predict(model.to(device), records, store, recipe["clip_seconds"], decoding, args.batch_size)
     _report(args, predictions, records, recipe)
     return 0
 
@@ -156,7 +157,7 @@ def run_model(
     batch_size: int = 32,
     **options: bool,
 ) -> Iterator[tuple[Batch, Output]]:
-    """Batches of the records, from short to long videos, with the model's outputs.
+    """Batches of the records, from short to long videos, with the model's outputs, both where the model is.
 
     Args:
         model: In evaluation mode.
@@ -170,7 +171,9 @@ def run_model(
     loader = DataLoader(
         dataset, batch_size=batch_size, sampler=EpochSampler(dataset.num_clips, seed=None), collate_fn=collate
     )
-    for batch in loader:
+    device = next(model.parameters()).device
+    for loaded in loader:
+        batch = loaded.to(device)
         with torch.inference_mode():
             inputs = (batch.video, batch.video_mask, batch.text, batch.text_mask, batch.num_clips)
             output = model(*inputs, **options)
