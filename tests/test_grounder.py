@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -111,7 +110,7 @@ def test_a_long_video_is_the_union_of_its_parts(video_run, backbone):
     parted = with_options(video_run, backbone, max_clips=4)
     # 9 clips for 17.4 s: parts of clips 0-3, 2-5, 4-7 and 5-8, the last one ending at 17.4 s.
     features = np.random.default_rng(0).normal(size=(2, 9, 64)).astype(np.float16)
-    long = EncodedVideo(video_run.video("a"), 17.4, features)
+    long = EncodedVideo("a", 17.4, features)
     queries = ["dog jumps", "red balls"]
     ours = parted.predict(long, queries)
 
@@ -153,7 +152,7 @@ class TooWide(torch.nn.Module):
 def test_a_moment_does_not_leave_the_part_it_was_found_in():
     grounder = Grounder(TooWide(), PLAIN, {"max_clips": 4, "clip_seconds": 2.0}, None, torch.device("cpu"))
     features = np.arange(9, dtype=np.float16).reshape(1, 9, 1)
-    long = EncodedVideo(Path("long.mp4"), 17.4, features)
+    long = EncodedVideo("long", 17.4, features)
     (prediction,) = grounder.predict_encoded(long, ["dog"], [np.zeros((1, 2, 1), np.float16)])
     expected = [[0, 8], [4, 12], [8, 16], [10, 17.4]]
     np.testing.assert_allclose(prediction.windows[:, :2], expected, atol=1e-9)
@@ -163,7 +162,7 @@ def test_a_moment_does_not_leave_the_part_it_was_found_in():
 @needs_shared
 def test_moments_of_all_parts_suppress_each_other(video_run, backbone):
     features = np.random.default_rng(1).normal(size=(2, 9, 64)).astype(np.float16)
-    long = EncodedVideo(video_run.video("a"), 18.0, features)
+    long = EncodedVideo("a", 18.0, features)
     decodings = (PLAIN, replace(PLAIN, nms="hard"), replace(PLAIN, max_moments=3))
     plain, hard, short = (
         with_options(video_run, backbone, decoding, max_clips=4).predict(long, ["dog"])[0].windows
@@ -239,14 +238,14 @@ def test_a_model_of_imported_or_simulated_features_is_refused(finished, backbone
 def test_without_a_backbone_stored_features_can_be_asked(video_run, grounder):
     alone = load(video_run.checkpoint)
     store = open_matching_store(video_run.features, alone.recipe)
-    video = EncodedVideo(video_run.video("a"), 8.0, store.video("a"))
+    video = EncodedVideo("a", 8.0, store.video("a"))
     texts = [store.text(row["qid"]) for row in video_run.rows if row["vid"] == "a"]
     queries = video_run.queries("a")
     for mine, theirs in zip(
         alone.predict_encoded(video, queries, texts), grounder.predict(video, queries), strict=True
     ):
         np.testing.assert_allclose(mine.windows, theirs.windows, rtol=0, atol=1e-6)
-    for call in (lambda: alone.encode(video.path), lambda: alone.predict(video, queries)):
+    for call in (lambda: alone.encode(video_run.video("a")), lambda: alone.predict(video, queries)):
         with pytest.raises(UserError, match="no backbone was loaded"):
             call()
 

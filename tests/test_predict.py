@@ -170,6 +170,8 @@ def test_what_is_not_stored_or_not_annotated_is_refused(
     assert "no qid 99" in refusal(capsys, *options, "--annotations", annotations, "--qid", 99)
     assert "no-video" in refusal(capsys, *options, "--annotations", annotations, "--vid", "no-video")
     assert "--batch-size" in refusal(capsys, *options, "--annotations", annotations, "--batch-size", 0)
+    with_vid = ["--vid", row["vid"], "--qid", row["qid"]]
+    assert "--vocab needs --video or --query" in refusal(capsys, *options, *with_vid, "--vocab", "v.txt")
     assert "device nonsense" in refusal(
         capsys, *options, "--annotations", annotations, "--device", "nonsense"
     )

@@ -214,7 +214,7 @@ class CountingGrounder:
         self.encoded.append(path.name)
         if path.name == "bad.mp4":
             raise VideoError(f"{path}: <b>damaged</b>")
-        return EncodedVideo(path, 4.0, np.zeros((1, 2, 3), np.float16))
+        return EncodedVideo(path.stem, 4.0, np.zeros((1, 2, 3), np.float16))
 
     def predict(self, video: EncodedVideo, queries: list[str]) -> list[Prediction]:
         return [Prediction(i, video.vid, q, np.array([[0.0, 2.0, 0.5]])) for i, q in enumerate(queries)]

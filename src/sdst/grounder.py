@@ -84,19 +84,14 @@ class EncodedVideo:
     """A video's features, to be asked any number of queries.
 
     Attributes:
-        path: The file.
+        vid: The video's name; that of a file has no extension.
         duration: Seconds.
         features: (K, T, Dv) float16, as a feature file holds them.
     """
 
-    path: Path
+    vid: str
     duration: float
     features: NDArray[np.float16]
-
-    @property
-    def vid(self) -> str:
-        """The video's name: the file's, without extension."""
-        return self.path.stem
 
 
 class Grounder:
@@ -151,7 +146,7 @@ class Grounder:
                 advance(len(batch.clips))
             duration = batch.duration or duration
         features = to_float16(np.concatenate(parts), str(path)).transpose(1, 0, 2)
-        return EncodedVideo(path, duration, features)
+        return EncodedVideo(path.stem, duration, features)
 
     def predict(self, video: EncodedVideo | str | Path, queries: Sequence[str]) -> list[Prediction]:
         """Moments and saliency of each query, in their order; ``qid`` is the query's index.

@@ -18,6 +18,7 @@ from sdst.types import Record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from sdst.grounder import EncodedVideo
     from sdst.types import Prediction
@@ -28,11 +29,14 @@ FILES = "/gradio_api/file="
 """Where the server has the uploaded files, by path."""
 
 
-def answers_frame(video: EncodedVideo, predictions: Sequence[Prediction], clip_seconds: float) -> str:
+def answers_frame(
+    video: EncodedVideo, path: Path, predictions: Sequence[Prediction], clip_seconds: float
+) -> str:
     """An iframe with a timeline for each query of a video.
 
     Args:
         video: An uploaded one.
+        path: Where it lies.
         predictions: At least one.
         clip_seconds: Length of a clip.
     """
@@ -40,7 +44,7 @@ def answers_frame(video: EncodedVideo, predictions: Sequence[Prediction], clip_s
     data = {
         "clip_seconds": clip_seconds,
         "runs": [{"name": "the model"}],
-        "videos": {video.vid: FILES + quote(str(video.path))},
+        "videos": {video.vid: FILES + quote(str(path))},
         "samples": describe_samples(records, [{answer.qid: answer for answer in predictions}], [None], {}),
     }
     own = resources.files("sdst.serve")
