@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 
+import h5py
 import numpy as np
 import pytest
 
@@ -72,33 +73,52 @@ def test_every_video_answers_every_query_as_from_stored_features(ask, video_run,
             np.testing.assert_allclose(row[key], theirs, rtol=0, atol=1e-6)
 
 
-def test_new_sentences_about_a_stored_video_are_answered_as_stored_ones(ask, video_run, capsys):
-    stored = ["--features", video_run.features, "--vid", "b"]
+def test_new_queries_about_a_stored_video_are_answered_as_about_its_file_and_as_stored_ones(
+    ask, video_run, capsys
+):
     queries = video_run.queries("b")
-    status, out, err = ask(*stored, queries=queries, without=("--video",))
+    _, of_file, _ = ask(queries=queries)
+    stored = ["--features", video_run.features, "--vid", "b"]
+    status, out, err = ask(*stored, without=("--video",), queries=queries)
     assert (status, err) == (0, "")
-    rows = [json.loads(line) for line in out.splitlines()]
-    assert [(row["qid"], row["vid"], row["query"]) for row in rows] == [
-        (qid, "b", query) for qid, query in enumerate(queries)
-    ]
-    qids = [str(row["qid"]) for row in video_run.rows if row["vid"] == "b"]
-    options = [
-        "--checkpoint",
-        video_run.checkpoint,
-        *stored,
-        *(part for qid in qids for part in ("--qid", qid)),
-    ]
-    assert main(["predict", *map(str, options)]) == 0
-    expected = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    for row, theirs in zip(rows, expected, strict=True):
-        for key in ("pred_relevant_windows", "pred_saliency_scores"):
-            np.testing.assert_allclose(row[key], theirs[key], rtol=0, atol=1e-6)
+    qids = [f"--qid={row['qid']}" for row in video_run.rows if row["vid"] == "b"]
+    assert main(["predict", "--checkpoint", *map(str, [video_run.checkpoint, *stored, *qids])]) == 0
+    of_qids = capsys.readouterr().out
+
+    ours, as_file, as_stored = (
+        [json.loads(line) for line in text.splitlines()] for text in (out, of_file, of_qids)
+    )
+    for key in ("qid", "vid", "query"):
+        assert [row[key] for row in ours] == [row[key] for row in as_file]
+    for theirs in (as_file, as_stored):
+        for row, other in zip(ours, theirs, strict=True):
+            for key in ("pred_relevant_windows", "pred_saliency_scores"):
+                np.testing.assert_allclose(row[key], other[key], rtol=0, atol=1e-6)
 
 
-def test_a_video_that_is_not_stored_is_refused_before_the_backbone_is_loaded(ask, no_loading, video_run):
-    status, out, err = ask("--features", video_run.features, "--vid", "z", without=("--video",))
+def test_answers_about_a_stored_video_are_shown_as_any(ask, video_run, tmp_path):
+    pytest.importorskip("matplotlib")
+    stored = ["--features", video_run.features, "--vid", "b"]
+    status, out, _ = ask(*stored, "--plot", tmp_path / "p.png", "--table", without=("--video",))
+    assert (status, "dog jumps" in out) == (0, True)
+    assert (tmp_path / "p.png").stat().st_size > 5000
+
+
+def test_a_stored_video_may_have_any_name(ask, video_run, tmp_path):
+    renamed = tmp_path / "f.h5"
+    shutil.copy(video_run.features, renamed)
+    with h5py.File(renamed, "r+") as file:
+        file.move("video/adaptive/b", "video/adaptive/b_60.0_210.0")
+    options = ["--features", renamed, "--vid", "b_60.0_210.0"]
+    status, out, _ = ask(*options, without=("--video",))
+    assert (status, json.loads(out)["vid"]) == (0, "b_60.0_210.0")
+
+
+def test_a_video_that_is_not_stored_is_refused_before_the_backbone_loads(ask, video_run, no_loading):
+    status, out, err = ask("--features", video_run.features, "--vid", "absent", without=("--video",))
     assert (status, out) == (2, "")
-    assert "lacks 1 that are needed (z)" in err
+    assert "(absent)" in err
+    assert err.count("\n") == 1
 
 
 def test_out_is_a_prediction_file_and_stdout_silent(ask, tmp_path):
@@ -207,10 +227,12 @@ def test_a_video_that_decoding_shows_to_be_damaged_does_not_cost_the_others(ask,
         (["--query", "  "], (), "--query is empty"),
         (["--clips-per-query", "0"], (), "--clips-per-query"),
         ([], ("--video",), "give --video files, or --features"),
-        (["--features", "f.h5"], ("--video",), "--query needs --vid"),
-        (["--features", "f.h5", "--vid", "a", "--qid", "0"], ("--video",), "--query asks something new"),
-        (["--features", "f.h5", "--vid", "a", "--query", " "], ("--video",), "--query is empty"),
+        (["--features", "f.h5"], ("--video",), "--query needs --video, or with --features the --vid"),
+        (["--features", "f.h5", "--vid", "a", "--qid", "1"], ("--video",), "leave it or --query out"),
+        (["--features", "f.h5", "--annotations", "a"], ("--video",), "leave it or --query out"),
         (["--features", "f.h5", "--clips", "cuts"], ("--video",), "--clips needs --video"),
+        (["--features", "f.h5", "--vid", "a", "--query", ""], ("--video",), "--query is empty"),
+        (["--features", "f.h5", "--vid", "a"], ("--video", "--vocab"), "--vocab belong together"),
         (["--plot", "absent/p.png"], (), "absent/p.png: its folder does not exist"),
     ],
 )

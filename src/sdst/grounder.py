@@ -85,7 +85,7 @@ class EncodedVideo:
     """A video's features, to be asked any number of queries.
 
     Attributes:
-        vid: The video's name; of a file its name without extension.
+        vid: The video's name; that of a file has no extension.
         duration: Seconds.
         features: (K, T, Dv) float16, as a feature file holds them.
     """

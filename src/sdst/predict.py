@@ -27,7 +27,7 @@ from sdst.terminal import printable
 from sdst.types import Record
 
 if TYPE_CHECKING:
-    from argparse import Namespace, _ActionsContainer
+    from argparse import Namespace
     from collections.abc import Iterator, Sequence
 
     from torch import nn
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 MAX_PLOTTED = 12
 PICTURES = (".png", ".jpg", ".pdf", ".svg")
-BACKBONE_OPTIONS = ("backbone_checkpoint", "vocab")
-STORED_OPTIONS = ("features", "annotations", "qid", "vid")
 NOT_COMPARED = ("pooling", "video_layers", "text_layers", "simulated", "max_clips", "fingerprint")
 """Keys of a recipe by which a store is opened, or that do not tell how features are made."""
 
@@ -55,19 +53,16 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(f"{path}: its folder does not exist; make it or choose another place")
     if args.plot and Path(args.plot).suffix.lower() not in PICTURES:
         raise UserError(f"{args.plot}: no picture format; choose from {', '.join(PICTURES)}")
-    return _predict_videos(args) if args.video else _predict_stored(args)
+    if args.video:
+        return _predict_videos(args)
+    if args.features is None:
+        raise UserError("sdst predict: give --video files, or --features of stored videos and queries")
+    return _ask_stored(args) if args.query else _predict_stored(args)
 
 
 def _predict_stored(args: Namespace) -> int:
-    if args.features is None:
-        raise UserError("sdst predict: give --video files, or --features of stored videos and queries")
-    if args.clips:
-        raise UserError("sdst predict: --clips needs --video")
-    if args.query:
-        return _ask_stored(args)
-    for option in BACKBONE_OPTIONS:
-        if getattr(args, option):
-            raise UserError(f"sdst predict: --{option.replace('_', '-')} needs --video or --query")
+    """The annotated queries, or those of --qid."""
+    _refuse(args, ("backbone_checkpoint", "vocab", "clips"), "needs --video or --query")
     device = usable_device(args.device)
     model, config, recipe = checkpoint.load(args.checkpoint)
     store = open_matching_store(args.features, recipe)
@@ -79,31 +74,29 @@ def _predict_stored(args: Namespace) -> int:
 
 
 def _ask_stored(args: Namespace) -> int:
-    """New sentences about a stored video."""
-    if args.annotations or args.qid:
-        raise UserError("sdst predict: --query asks something new; leave it, or --annotations and --qid out")
+    """New queries about a stored video."""
+    _refuse(args, ("clips",), "needs --video")
+    _refuse(args, ("annotations", "qid"), "is for stored queries; leave it or --query out")
     if args.vid is None:
-        raise UserError("sdst predict: --query needs --vid, the stored video to ask about, or --video")
-    # Only here: sentences need libraries that stored features do without.
-    from sdst.grounder import EncodedVideo
-    from sdst.predict_video import check_queries, load_grounder
+        raise UserError("sdst predict: --query needs --video, or with --features the --vid of a stored video")
+    # Only here, as for videos.
+    from sdst.predict_video import check_backbone_options, check_queries, load_grounder, predict_stored_video
 
     check_queries(args)
-    store = open_matching_store(args.features, checkpoint.read(args.checkpoint)[checkpoint.KEY]["recipe"])
-    store.require([args.vid], [])
-    duration = store.num_clips(args.vid) * store.info.clip_seconds
-    video = EncodedVideo(args.vid, duration, store.video(args.vid))
-    grounder = load_grounder(args)
-    predictions = grounder.predict(video, args.query)
-    records = [Record(answer.qid, answer.vid, answer.query, duration) for answer in predictions]
-    _report(args, predictions, records, grounder.recipe)
+    check_backbone_options(args)
+    _, _, recipe = checkpoint.load(args.checkpoint)
+    store = open_matching_store(args.features, recipe)
+    store.require([args.vid], [])  # before the backbone is loaded
+    answers = predict_stored_video(load_grounder(args), store, args.vid, args.query)
+    _report(args, answers.predictions, answers.records, recipe)
     return 0
 
 
 def _predict_videos(args: Namespace) -> int:
-    for option in STORED_OPTIONS:
-        if getattr(args, option):
-            raise UserError(f"sdst predict: --{option} is for stored features; leave it or --video out")
+    """All queries about every video file."""
+    _refuse(
+        args, ("features", "annotations", "qid", "vid"), "is for stored features; leave it or --video out"
+    )
     # Only here: videos need libraries that stored features do without.
     from sdst.predict_video import check_arguments, load_grounder, predict_videos
 
@@ -115,6 +108,12 @@ def _predict_videos(args: Namespace) -> int:
     if answers.damaged:
         raise UserError("; ".join(answers.damaged))
     return 0
+
+
+def _refuse(args: Namespace, options: Sequence[str], reason: str) -> None:
+    for option in options:
+        if getattr(args, option):
+            raise UserError(f"sdst predict: --{option.replace('_', '-')} {reason}")
 
 
 def _report(
@@ -183,10 +182,10 @@ def run_model(
     batch_size: int = 32,
     **options: bool,
 ) -> Iterator[tuple[Batch, Output]]:
-    """Batches of the records, from short to long videos, with the model's outputs.
+    """Batches of the records, from short to long videos, with the model's outputs, both where the model is.
 
     Args:
-        model: In evaluation mode, on the device to compute on.
+        model: In evaluation mode.
         records: Annotations, labelled or not; every video and query must be in the store.
         store: Features like those that the model was trained on.
         clip_seconds: Clip length.
@@ -198,8 +197,8 @@ def run_model(
         dataset, batch_size=batch_size, sampler=EpochSampler(dataset.num_clips, seed=None), collate_fn=collate
     )
     device = next(model.parameters()).device
-    for batch in loader:
-        batch = batch.to(device)
+    for loaded in loader:
+        batch = loaded.to(device)
         with torch.inference_mode():
             inputs = (batch.video, batch.video_mask, batch.text, batch.text_mask, batch.num_clips)
             output = model(*inputs, **options)
@@ -267,6 +266,8 @@ def _make_parser() -> Parser:
     )
     add = parser.add_argument
     add("--checkpoint", required=True, metavar="C", help="best.ckpt or last.ckpt of a run")
+    add("--query", action="append", metavar="TEXT", help="ask every --video, or the --vid, this (repeatable)")
+    add_backbone_options(parser)
     add("--out", metavar="F.jsonl", help="write here instead of to stdout")
     add("--table", action="store_true", help=f"print the best {SHOWN_MOMENTS} moments as a table instead")
     add("--json", action="store_true", help="print JSON lines, the default without --out and --table")
@@ -277,25 +278,22 @@ def _make_parser() -> Parser:
     add("--clips", type=Path, metavar="DIR", help="also cut each query's best moments out, into mp4 files")
     add("--clips-per-query", type=at_least(1), default=1, metavar="N", help="how many moments (%(default)s)")
 
-    sentences = parser.add_argument_group("sentences, and the backbone that encodes them and video files")
-    sentences.add_argument(
-        "--query",
-        action="append",
-        metavar="TEXT",
-        help="ask every video file this, or the stored --vid (repeatable)",
-    )
-    add_backbone_options(sentences)
-
     add = parser.add_argument_group("stored features").add_argument
-    add("--features", metavar="H5", help="feature store with the videos and queries")
+    add(
+        "--features",
+        metavar="H5",
+        help="feature store with the videos, and the queries of --annotations and --qid",
+    )
     add("--annotations", metavar="A.jsonl", help="predict the queries of this file")
     add("--qid", action="append", default=[], help="only this query (repeatable)")
     add("--vid", help="only this video; without --annotations, the video to ask --qid or --query about")
-    add("--batch-size", type=at_least(1), default=32, metavar="N", help="queries at once (%(default)s)")
+    add(
+        "--batch-size", type=at_least(1), default=32, metavar="N", help="stored queries at once (%(default)s)"
+    )
     return parser
 
 
-def add_backbone_options(parser: _ActionsContainer) -> None:
+def add_backbone_options(parser: Parser) -> None:
     """The options that :func:`sdst.predict_video.load_grounder` takes besides ``--checkpoint``."""
     add = parser.add_argument
     add(

@@ -1,4 +1,4 @@
-"""The ``--video`` half of ``sdst predict``: every file is encoded once and answers every query."""
+"""The half of ``sdst predict`` that needs a backbone: new queries about video files, or about a stored video."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sdst.clips import cut_moments, thumbnails
 from sdst.errors import UserError
 from sdst.features.video import ClipSpec, VideoError, VideoReader
-from sdst.grounder import load
+from sdst.grounder import EncodedVideo, load
 from sdst.jsonfiles import is_unicode
 from sdst.plot import THUMBNAIL_ROW
 from sdst.progress import progress_bars
@@ -18,10 +18,12 @@ from sdst.types import Record
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Sequence
 
     from rich.progress import Progress
 
-    from sdst.grounder import EncodedVideo, Grounder
+    from sdst.features.store import FeatureStore
+    from sdst.grounder import Grounder
     from sdst.plot import Thumbnail
     from sdst.types import Prediction
 
@@ -35,6 +37,7 @@ def check_arguments(args: Namespace) -> None:
     if not args.query:
         raise UserError("sdst predict: --video needs --query too")
     check_queries(args)
+    check_backbone_options(args)
     for path in args.video:
         VideoReader(path, ClipSpec()).check()
     if args.clips is not None:
@@ -47,12 +50,11 @@ def check_arguments(args: Namespace) -> None:
 
 
 def check_queries(args: Namespace) -> None:
-    """Refuse sentences that cannot be encoded, before anything is loaded.
+    """Refuse queries that are no sentences, before anything is loaded.
 
     Raises:
-        UserError: A query is empty or no text, or half of the backbone's options is missing.
+        UserError: One is empty or no text.
     """
-    check_backbone_options(args)
     if not all(query.strip() for query in args.query):
         raise UserError("sdst predict: --query is empty; give a sentence")
     if not all(map(is_unicode, args.query)):
@@ -70,7 +72,7 @@ def check_backbone_options(args: Namespace) -> None:
 
 
 def load_grounder(args: Namespace) -> Grounder:
-    """The model and the backbone that the command line names, ready for video files and sentences.
+    """The model and the backbone that the command line names, ready for video files.
 
     Raises:
         UserError: A file cannot be used, or the backbone is none of those that come with the package.
@@ -140,6 +142,17 @@ def predict_videos(args: Namespace, grounder: Grounder) -> VideoAnswers:
                 for prediction in progress.track(predictions, description=f"{video.vid}: cutting"):
                     cut_moments(prediction, path, args.clips, args.clips_per_query)
     return answers
+
+
+def predict_stored_video(
+    grounder: Grounder, store: FeatureStore, vid: str, queries: Sequence[str]
+) -> VideoAnswers:
+    """Ask all queries about a video of a feature file, which tells its length in whole clips."""
+    features = store.video(vid)
+    video = EncodedVideo(vid, features.shape[1] * store.info.clip_seconds, features)
+    predictions = grounder.predict(video, queries)
+    records = [Record(answer.qid, vid, answer.query, video.duration) for answer in predictions]
+    return VideoAnswers(predictions, records)
 
 
 def _encode(grounder: Grounder, path: Path, progress: Progress) -> EncodedVideo:

@@ -89,7 +89,7 @@ class GroundingDataModule(L.LightningDataModule):
     def recipe(self) -> dict[str, Any]:
         """How the features were made, as plain values; a checkpoint stores it and prediction compares it.
 
-        Beside it are ``max_clips``, the length of the longest training video, since longer ones are predicted in
+        Beside it are ``max_clips``, the length of the longest training video, since videos of more are asked in
         parts, and ``fingerprint``, by which a resumed run knows its features again.
         """
         info = self.store.info

@@ -30,13 +30,13 @@ FILES = "/gradio_api/file="
 
 
 def answers_frame(
-    path: Path, video: EncodedVideo, predictions: Sequence[Prediction], clip_seconds: float
+    video: EncodedVideo, path: Path, predictions: Sequence[Prediction], clip_seconds: float
 ) -> str:
     """An iframe with a timeline for each query of a video.
 
     Args:
-        path: The uploaded file.
-        video: The same, encoded.
+        video: An uploaded one.
+        path: Where it lies.
         predictions: At least one.
         clip_seconds: Length of a clip.
     """

@@ -65,7 +65,7 @@ class Desk:
             # People know their file by its name; where the server put it means nothing to them.
             message = str(error).replace(str(path), path.name)
             raise gr.Error(escape(message), print_exception=False) from error
-        return answers_frame(path, video, predictions, self._grounder.recipe["clip_seconds"])
+        return answers_frame(video, path, predictions, self._grounder.recipe["clip_seconds"])
 
     def _encode(self, path: Path, progress: gr.Progress) -> EncodedVideo:
         if path not in self._videos:
