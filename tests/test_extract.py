@@ -157,7 +157,7 @@ def test_layers_are_the_last_ones_or_those_named(corpus, backbone):
         (["--video-layers", "3,2"], "shallow to deep"),
         (["--video-layers", "x"], "31,34,37,40"),
         (["--shard", "2/2"], "'2/2' is not i/n"),
-        (["--clip-seconds", "0"], "0 is not positive"),
+        (["--clip-seconds", "0"], "0 is no finite number above 0"),
         (["--batch-size", "0"], "0 is below 1"),
         (["--videos", "nowhere"], "no such folder"),
         (["--only", "nowhere"], "nowhere: not a readable list"),
