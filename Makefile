@@ -6,7 +6,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 # Of make table5 and the like. ARGS are further overrides: ARGS="hydra/launcher=processes hydra.launcher.n_jobs=2".
 SCALE ?= laptop
-# All tables at laptop scale with two seeds take under 4 hours of 2 cores.
+# All tables at laptop scale with two seeds took 4.7 hours on 2 busy cores.
 SEEDS ?= $(if $(filter laptop,$(SCALE)),0 1,0 1 2)
 ARGS ?=
 FUZZ_SECONDS ?= 300
