@@ -6,8 +6,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from sdst.checkpoint import build_model
-from sdst.config import compose, conf_dir
+from sdst.config.schema import compose, conf_dir
+from sdst.training.checkpoint import build_model
 from sdst.types import Batch, Output, Record
 
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml") if path.stem != "sdst")

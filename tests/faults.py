@@ -34,16 +34,21 @@ import yaml
 from conftest import Corpus, make_corpus, make_rows
 from same_result import assert_equal, result_of_run
 from sdst.cli import main
-from sdst.features import hdf5
+from sdst.data.info import read_info
 from sdst.features.extract import shard_path
-from sdst.features.info import read_info
+from sdst.untrusted import hdf5
 from sweep_table import arguments, write_table
 from video_files import write_grey_video
 
 POLL = 0.002
 PATIENCE = 600
 """Seconds after which a process that should have ended hangs."""
-PRELOADED = ["sdst.sweep", "sdst.features.backbones", "sdst.features.clip_loader", "sdst.reports.commands"]
+PRELOADED = [
+    "sdst.sweeps.commands",
+    "sdst.features.backbone.backbone",
+    "sdst.features.clip_loader",
+    "sdst.reports.commands",
+]
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)
 READERS: dict[str, Callable[[Path], object]] = {
     ".json": lambda path: json.loads(path.read_text()),

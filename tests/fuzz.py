@@ -40,11 +40,11 @@ from mutations import (
 )
 from sdst.cli import main
 from sdst.errors import UserError
-from sdst.experiments import experiments_dir
-from sdst.features.checkpoint import read_tensors
+from sdst.features.backbone.sizes import SHIPPED, read_config
+from sdst.features.backbone.weights import read_tensors
 from sdst.features.importers import read_query, read_video
-from sdst.features.sizes import SHIPPED, read_config
 from sdst.features.writer import FeatureWriter
+from sdst.sweeps.tables import experiments_dir
 from shared_data import SHARED
 
 SECONDS_PER_CASE = 20

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sdst.experiments import RUN_FACTS, Experiment
-from sdst.sweep import manifest
+from sdst.sweeps.commands import manifest
+from sdst.sweeps.tables import RUN_FACTS, Experiment
 
 
 def write_runs(

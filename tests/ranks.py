@@ -11,9 +11,9 @@ import torch.distributed as dist
 from omegaconf import OmegaConf
 
 from anchor_models import build, configured, make_batch, run
-from sdst.distributed import gather, pad_alike, world_size
 from sdst.errors import UserError
 from sdst.losses.criterion import Criterion
+from sdst.training.processes import gather, pad_alike, world_size
 from sdst.types import Batch
 
 VIDEOS = ("u", "v", "w", "u")

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sdst.checkpoint import BEST, LAST
+from sdst.training.checkpoint import BEST, LAST
 
 COSTS = ("fit_seconds", "steps_per_second", "peak_memory_gb")
 

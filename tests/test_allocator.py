@@ -12,7 +12,7 @@ from conftest import Corpus
 PROGRAM = """
 import resource, sys
 import torch
-from sdst.allocator import keep_freed_memory
+from sdst.training.allocator import keep_freed_memory
 from sdst.cli import main
 
 if sys.argv[1] == "keep":

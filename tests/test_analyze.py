@@ -19,10 +19,10 @@ from sdst.analysis.ceilings import round_moments
 from sdst.analysis.groups import Scores
 from sdst.cli import main
 from sdst.data.annotations import read_annotations
+from sdst.data.predictions import read_predictions
 from sdst.metrics.error_kinds import error_kinds
 from sdst.metrics.evaluation import evaluate
-from sdst.postprocess import round_windows
-from sdst.predictions import read_predictions
+from sdst.models.decoding import round_windows
 from sdst.types import Prediction, Record
 from shared_data import SHARED, needs_shared
 

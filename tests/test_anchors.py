@@ -10,12 +10,12 @@ from torch import Tensor
 
 from anchor_models import MODELS, SAMPLES, build, configured, make_batch, run
 from sdst.baselines.pyramid import Pyramid, upsample
-from sdst.checkpoint import build_model
 from sdst.errors import UserError
-from sdst.experiments import find_experiment, number
 from sdst.losses.criterion import Criterion
 from sdst.losses.points import assign_points, boundary_loss
-from sdst.postprocess import Decoding, decode
+from sdst.models.decoding import Decoding, decode
+from sdst.sweeps.tables import find_experiment, number
+from sdst.training.checkpoint import build_model
 from sdst.types import Anchors, Batch, Output
 
 RAW = Decoding("none", sigma=0.5, iou_threshold=0.0, round_to=None, max_moments=None, score="class")

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from sdst.errors import UserError
-from sdst.features.backbones import load_backbone
-from sdst.features.internvideo2 import VisionTower
-from sdst.features.sizes import PRESETS, BackboneConfig, TextConfig, VisionConfig, read_config
-from sdst.features.text import TextTower
+from sdst.features.backbone.backbone import load_backbone
+from sdst.features.backbone.bert import TextTower
+from sdst.features.backbone.internvideo2 import VisionTower
+from sdst.features.backbone.sizes import PRESETS, BackboneConfig, TextConfig, VisionConfig, read_config
 from shared_data import SHARED, needs_shared
 
 pytest.importorskip("transformers")

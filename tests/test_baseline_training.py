@@ -11,9 +11,9 @@ import torch
 
 from anchor_models import MODELS, configured
 from conftest import Corpus
-from sdst.checkpoint import BEST, LAST
 from sdst.cli import main
-from sdst.module import GroundingModule
+from sdst.training.checkpoint import BEST, LAST
+from sdst.training.module import GroundingModule
 
 Train = Callable[[str, Path], int]
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from sdst.baselines.trivial import mean_moment, whole_video
 from sdst.metrics.evaluation import evaluate
+from sdst.metrics.trivial import mean_moment, whole_video
 from sdst.types import Record
 
 RECORDS = [

@@ -16,7 +16,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import TINY, Corpus
-from sdst.baselines.trivial import whole_video
 from sdst.bench import costs
 from sdst.bench.layouts import _write
 from sdst.bench.process import command
@@ -25,9 +24,10 @@ from sdst.bench.startup import UNTIL_FIRST_STEP
 from sdst.bench.workload import Shape, Workload, random_batch
 from sdst.cli import main
 from sdst.data.annotations import read_annotations
+from sdst.data.predictions import write_predictions
+from sdst.data.store import FeatureStore
 from sdst.errors import UserError
-from sdst.features.store import FeatureStore
-from sdst.predictions import write_predictions
+from sdst.metrics.trivial import whole_video
 
 SMALL = [override for override in TINY if override.startswith("model.")]
 SHAPE = Shape(batch=3, clips=6, tokens=4, queries=4, levels=2, video_dim=12, text_dim=10)

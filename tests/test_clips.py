@@ -8,9 +8,9 @@ import pytest
 
 av = pytest.importorskip("av")
 
-from sdst.clips import cut, cut_moments, file_words, thumbnails
 from sdst.errors import UserError
 from sdst.features.video import ClipSpec, VideoReader, upright
+from sdst.inference.clips import cut, cut_moments, file_words, thumbnails
 from sdst.types import Prediction
 from shared_data import SHARED, needs_shared
 from video_files import write_video

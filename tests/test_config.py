@@ -11,11 +11,11 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 import sdst
-from sdst.checkpoint import build_model
-from sdst.config import TrainConfig, build, compose, conf_dir
+from sdst.config.checks import check_options, settle
+from sdst.config.schema import TrainConfig, build, compose, conf_dir
 from sdst.data.datamodule import GroundingDataModule
 from sdst.errors import UserError
-from sdst.options import check_options, settle
+from sdst.training.checkpoint import build_model
 
 CONF = Path(sdst.__file__).parents[2] / "conf"
 

@@ -8,9 +8,9 @@ import pytest
 from conftest import Corpus, make_corpus, make_rows, write_rows
 from sdst.data.annotations import read_annotations
 from sdst.data.datamodule import GroundingDataModule
+from sdst.data.fingerprint import fingerprint
 from sdst.data.levels import Levels
 from sdst.errors import UserError
-from sdst.features.fingerprint import fingerprint
 
 
 def make_module(corpus: Corpus, **changes: object) -> GroundingDataModule:

@@ -17,8 +17,8 @@ from sdst.data.annotations import read_annotations
 from sdst.data.collate import collate
 from sdst.data.dataset import EpochSampler, GroundingDataset, Sample, saliency_target, usable_clips
 from sdst.data.levels import Levels
+from sdst.data.store import FeatureStore
 from sdst.errors import UserError
-from sdst.features.store import FeatureStore
 from sdst.features.writer import FeatureWriter
 from sdst.types import Record
 

@@ -14,10 +14,10 @@ import torch
 from conftest import Corpus
 from ranks import end_in_different_ways, gradients, save_gradients, share
 from same_result import assert_same_result
-from sdst.checkpoint import BEST, LAST
 from sdst.cli import main
-from sdst.distributed import run_processes
 from sdst.errors import UserError
+from sdst.training.checkpoint import BEST, LAST
+from sdst.training.processes import run_processes
 
 SMALL_STEPS = ["data.batch_size=2", "loss.weights.act=0"]  # of one head no parameter has a gradient
 SHARES = [(0, 1), (2, 3, 0)]

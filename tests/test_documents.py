@@ -17,9 +17,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from conftest import make_rows, write_rows
 from sdst.bench.report import Row
 from sdst.cli import main
-from sdst.config import compose, conf_dir
+from sdst.config.schema import compose, conf_dir
 from sdst.data.annotations import read_annotations
-from sdst.experiments import find_experiment
+from sdst.sweeps.tables import find_experiment
 from shared_data import needs_shared
 
 ROOT = Path(__file__).parents[1]
@@ -114,7 +114,7 @@ def tiny_backbone(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
     """Videos, and a tiny official checkpoint in the place and by the name of the large one."""
     pytest.importorskip("av")
     pytest.importorskip("transformers")
-    from sdst.features import sizes
+    from sdst.features.backbone import sizes
     from video_run import BACKBONE, BACKBONE_CONFIG, write_coloured_video, write_vocab
 
     monkeypatch.setitem(sizes.PRESETS, "internvideo2-1b", sizes.read_config(BACKBONE_CONFIG))

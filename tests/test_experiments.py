@@ -7,12 +7,12 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 import sdst
-from sdst.config import compose
+from sdst.config.schema import compose
 from sdst.data.levels import Levels
 from sdst.errors import UserError
-from sdst.experiments import Column, Job, list_experiments, number, read_experiment
-from sdst.features.sizes import PRESETS
+from sdst.features.backbone.sizes import PRESETS
 from sdst.metrics.evaluation import PROTOCOLS
+from sdst.sweeps.tables import Column, Job, list_experiments, number, read_experiment
 
 EXPERIMENTS = Path(sdst.__file__).parents[2] / "experiments"
 

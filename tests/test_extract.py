@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from sdst.cli import main
+from sdst.data.store import FeatureStore
 from sdst.errors import UserError
 from sdst.features import backbones, extract
-from sdst.features.backbones import IMAGENET_MEAN, IMAGENET_STD
+from sdst.features.backbone.backbone import IMAGENET_MEAN, IMAGENET_STD
 from sdst.features.extract import find_videos, shard_path
 from sdst.features.merge import merge, merge_main
-from sdst.features.store import FeatureStore
 from sdst.features.video import ClipSpec, VideoReader
 from shared_data import SHARED, needs_shared
 from video_files import write_grey_video, write_sound

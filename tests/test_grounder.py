@@ -11,15 +11,15 @@ import pytest
 import torch
 
 import sdst
-from sdst import checkpoint
 from sdst.cli import main
+from sdst.data.predictions import read_predictions
+from sdst.data.store import FeatureStore
 from sdst.errors import UserError
-from sdst.features.backbones import load_backbone
-from sdst.features.store import FeatureStore
-from sdst.grounder import EncodedVideo, Grounder, load
-from sdst.postprocess import Decoding
-from sdst.predict import open_matching_store
-from sdst.predictions import read_predictions
+from sdst.features.backbone.backbone import load_backbone
+from sdst.inference.commands import open_matching_store
+from sdst.inference.grounder import EncodedVideo, Grounder, load
+from sdst.models.decoding import Decoding
+from sdst.training import checkpoint
 from sdst.types import Output
 from shared_data import needs_shared
 

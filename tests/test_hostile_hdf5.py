@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from sdst.cli import main
+from sdst.data.fingerprint import fingerprint
+from sdst.data.info import read_info
+from sdst.data.store import FeatureStore
 from sdst.errors import UserError
-from sdst.features.fingerprint import fingerprint
-from sdst.features.info import read_info
-from sdst.features.store import FeatureStore
 from sdst.features.writer import FeatureWriter
 
 VIDEO, TEXT = "video/adaptive/v", "text/q"

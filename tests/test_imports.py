@@ -60,7 +60,15 @@ def test_the_entry_points_are_seen_to_import_what_they_train_with():
 
 
 @pytest.mark.parametrize(
-    "module", ["sdst", "sdst.types", "sdst.evaluate", "sdst.cli", "sdst.published", "sdst.analysis.commands"]
+    "module",
+    [
+        "sdst",
+        "sdst.types",
+        "sdst.metrics.commands",
+        "sdst.cli",
+        "sdst.reports.published",
+        "sdst.analysis.commands",
+    ],
 )
 def test_evaluation_and_published_numbers_need_no_torch(module):
     assert imported(module, "torch", "lightning", "hydra", "torchmetrics", "matplotlib") == "[]"

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdst.errors import UserError
-from sdst.features.backbones import load_backbone
-from sdst.features.checkpoint import split_unused
-from sdst.features.internvideo2 import VisionTower, resize_positions
-from sdst.features.sizes import PRESETS, VisionConfig
+from sdst.features.backbone.backbone import load_backbone
+from sdst.features.backbone.internvideo2 import VisionTower, resize_positions
+from sdst.features.backbone.sizes import PRESETS, VisionConfig
+from sdst.features.backbone.weights import split_unused
 from shared_data import SHARED, needs_shared
 
 ORACLE = SHARED / "oracles" / "internvideo2_stage2_tiny"

@@ -11,13 +11,13 @@ from torch import nn
 
 from anchor_models import build, configured, run
 from conftest import TINY, write_rows
-from sdst.checkpoint import BEST
 from sdst.cli import main
 from sdst.data.annotations import read_annotations
 from sdst.data.collate import collate
 from sdst.data.dataset import GroundingDataset
-from sdst.features.store import FeatureStore
+from sdst.data.store import FeatureStore
 from sdst.features.writer import FeatureWriter
+from sdst.training.checkpoint import BEST
 from sdst.types import Batch, Record
 
 DV, DT = 6, 5  # of anchor_models

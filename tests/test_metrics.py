@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdst.data.annotations import read_annotations
+from sdst.data.predictions import read_predictions
 from sdst.errors import UserError
 from sdst.metrics import highlight, moment
 from sdst.metrics.evaluation import evaluate
-from sdst.predictions import read_predictions
 from sdst.types import Prediction, Record
 from shared_data import SHARED, needs_shared
 

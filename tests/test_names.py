@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from conftest import Corpus, make_rows, write_rows
-from sdst.checkpoint import BEST
 from sdst.cli import main
+from sdst.console.terminal import printable
+from sdst.data.jsonlines import read_rows
+from sdst.data.store import FeatureStore
 from sdst.errors import UserError
 from sdst.features.extract import find_videos
-from sdst.features.store import FeatureStore
 from sdst.features.writer import FeatureWriter
-from sdst.jsonfiles import read_rows
-from sdst.plot import plot_predictions
-from sdst.terminal import printable
+from sdst.plotting.predictions import plot_predictions
+from sdst.training.checkpoint import BEST
 from sdst.types import Prediction, Record
 
 STEPS = ["../outside", "/etc/passwd", "a/b", "..", ".", "", "a\0b"]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdst.optim import Optimization
+from sdst.training.optim import Optimization
 
 
 @given(

@@ -9,11 +9,11 @@ import torch
 import yaml
 
 from conftest import Corpus
-from sdst.checkpoint import BEST
 from sdst.cli import main
-from sdst.config import compose
+from sdst.config.checks import check_options, settle
+from sdst.config.schema import compose
 from sdst.errors import UserError
-from sdst.options import check_options, settle
+from sdst.training.checkpoint import BEST
 
 Train = Callable[..., Path]
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdst.errors import UserError
-from sdst.postprocess import Decoding, decode, decode_moments
+from sdst.models.decoding import Decoding, decode, decode_moments
 from sdst.types import Batch, Output, Record
 
 PLAIN = Decoding(nms="none", sigma=0.5, iou_threshold=0.0, round_to=None, max_moments=None)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from conftest import Corpus, make_corpus, make_rows, write_rows
-from sdst.checkpoint import BEST
 from sdst.cli import main
-from sdst.postprocess import Decoding
+from sdst.models.decoding import Decoding
+from sdst.training.checkpoint import BEST
 from sdst.types import Batch, Output, Prediction
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -65,7 +65,7 @@ def test_the_model_runs_on_the_device_that_is_named(
         devices.update({output.saliency.device.type, batch.video.device.type})
         return [Prediction(r.qid, r.vid, r.query, np.array([[0.0, 1.0, 0.5]])) for r in batch.records]
 
-    monkeypatch.setattr("sdst.predict.decode", note)
+    monkeypatch.setattr("sdst.inference.commands.decode", note)
     # The one device beside the CPU that every machine has; what it computes has no values.
     assert predict("--annotations", str(corpus.paths["val"]), "--device", "meta")
     assert devices == {"meta"}

@@ -10,9 +10,8 @@ import pytest
 
 from sdst.cli import main
 from sdst.data.annotations import read_annotations
-from sdst.features import backbones
-from sdst.plot import plot_predictions
-from sdst.predictions import read_predictions
+from sdst.data.predictions import read_predictions
+from sdst.plotting.predictions import plot_predictions
 from shared_data import needs_shared
 
 pytestmark = needs_shared
@@ -49,8 +48,8 @@ def no_loading(monkeypatch):
     def load(*args, **kwargs):
         raise AssertionError("the backbone was loaded")
 
-    monkeypatch.setattr(backbones, "load_backbone", load)
-    monkeypatch.setattr("sdst.grounder.load_backbone", load)
+    monkeypatch.setattr("sdst.features.backbone.backbone.load_backbone", load)
+    monkeypatch.setattr("sdst.inference.grounder.load_backbone", load)
 
 
 def test_every_video_answers_every_query_as_from_stored_features(ask, video_run, tmp_path, capsys):

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sdst.data.predictions import read_predictions, write_predictions
 from sdst.errors import UserError
-from sdst.predictions import read_predictions, write_predictions
 from sdst.types import Prediction
 from shared_data import SHARED, needs_shared
 

@@ -9,9 +9,9 @@ import pytest
 
 from conftest import Corpus
 from same_result import assert_same_result, load
-from sdst.checkpoint import LAST
 from sdst.cli import main
-from sdst.module import GroundingModule
+from sdst.training.checkpoint import LAST
+from sdst.training.module import GroundingModule
 
 STEPS = ["data.batch_size=2", "trainer.max_epochs=3", "decode.round_to=null"]
 """An epoch has 5 steps."""

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from conftest import make_rows, write_rows
-from sdst import progress
 from sdst.cli import main
+from sdst.console import progress
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A clock that stands still unless the test moves it."""
     now = [0.0]
-    monkeypatch.setattr("sdst.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("sdst.console.progress.time.monotonic", lambda: now[0])
     return now
 
 

@@ -10,9 +10,9 @@ import pytest
 from torch import nn
 
 import sdst
-from sdst import tracking
 from sdst.errors import UserError
-from sdst.provenance import describe_run, parameter_table
+from sdst.training import loggers as tracking
+from sdst.training.provenance import describe_run, parameter_table
 
 
 def git(folder: Path, *arguments: str) -> str:

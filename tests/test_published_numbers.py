@@ -8,9 +8,9 @@ import pytest
 from omegaconf import OmegaConf
 
 import sdst
-from sdst.config import compose
-from sdst.experiments import RUN_FACTS, list_experiments, read_experiment
+from sdst.config.schema import compose
 from sdst.metrics.evaluation import PROTOCOLS
+from sdst.sweeps.tables import RUN_FACTS, list_experiments, read_experiment
 from shared_data import SHARED
 
 EXPERIMENTS = Path(sdst.__file__).parents[2] / "experiments"

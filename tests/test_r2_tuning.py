@@ -11,10 +11,10 @@ from torch import Tensor
 
 from anchor_models import build, make_batch, run
 from sdst.baselines.r2_tuning import R2Tuning, convert_official
-from sdst.config import compose
+from sdst.config.schema import compose
 from sdst.errors import UserError
 from sdst.losses.criterion import Criterion
-from sdst.postprocess import Decoding, decode
+from sdst.models.decoding import Decoding, decode
 from sdst.spans import cw_to_se, se_to_cw
 from sdst.types import Batch, Record
 from shared_data import SHARED, needs_shared

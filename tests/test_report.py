@@ -19,15 +19,15 @@ from conftest import Corpus
 from made_up_runs import write_runs
 from sdst.cli import main
 from sdst.data.annotations import read_annotations
+from sdst.data.predictions import read_predictions
 from sdst.errors import UserError
-from sdst.experiments import find_experiment, list_experiments, read_experiment
 from sdst.metrics.evaluation import evaluate
-from sdst.predictions import read_predictions
 from sdst.reports.noise import QUERIES, SEEDS, marks, query_values
 from sdst.reports.overview import duration
 from sdst.reports.render import comma_separated, escape_latex
 from sdst.reports.results import Results, collect
-from sdst.sweep import manifest, read_manifest
+from sdst.sweeps.commands import manifest, read_manifest
+from sdst.sweeps.tables import find_experiment, list_experiments, read_experiment
 from sweep_table import arguments, write_table
 
 KEYS = ("MR-full-R1@0.5", "MR-full-mAP", "HL-min-VeryGood-Hit1")

@@ -25,7 +25,7 @@ from gradio_client import Client, handle_file
 from browser import CHROMIUM, Browser
 from sdst.cli import main
 from sdst.features.video import VideoError
-from sdst.grounder import EncodedVideo
+from sdst.inference.grounder import EncodedVideo
 from sdst.types import Prediction
 from shared_data import needs_shared
 

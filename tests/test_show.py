@@ -14,18 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Corpus, make_rows, write_rows
-from sdst import checkpoint
-from sdst.checkpoint import BEST
 from sdst.cli import main
 from sdst.data.annotations import read_annotations
-from sdst.features.store import FeatureStore
+from sdst.data.store import FeatureStore
+from sdst.inference.commands import run_model
 from sdst.metrics.error_kinds import CONSIDERED
-from sdst.postprocess import Decoding, decode, fit_windows, raw_moments
-from sdst.predict import run_model
+from sdst.models.decoding import Decoding, decode, fit_windows, raw_moments
 from sdst.show.page import SCRIPTS, config_table, embed, metric_table, render
 from sdst.show.runs import Run, read_curves, read_run, selected_step
 from sdst.show.traces import find_queries, trace_moments
 from sdst.spans import cw_to_se
+from sdst.training import checkpoint
+from sdst.training.checkpoint import BEST
 
 CSS = Path(__file__).parents[1] / "src" / "sdst" / "show" / "page.css"
 

@@ -13,8 +13,8 @@ from browser import CHROMIUM, Browser
 from conftest import Corpus, make_rows, write_rows
 from sdst.cli import main
 from sdst.data.annotations import read_annotations
+from sdst.data.predictions import read_predictions, write_predictions
 from sdst.metrics.error_kinds import error_kinds
-from sdst.predictions import read_predictions, write_predictions
 from sdst.types import Prediction
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian's package: chromium)")

@@ -13,9 +13,9 @@ from scipy.stats import rankdata
 
 from sdst.cli import main
 from sdst.data.annotations import read_annotations
+from sdst.data.store import FeatureStore
 from sdst.errors import UserError
 from sdst.features.simulate import query_concept, visibility, write_simulated
-from sdst.features.store import FeatureStore
 from sdst.features.writer import FeatureWriter
 from sdst.types import Record
 from shared_data import SHARED, needs_shared

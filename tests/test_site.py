@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 import sdst
 from browser import CHROMIUM, Browser
-from sdst.config import compose, conf_dir
+from sdst.config.schema import compose, conf_dir
 
 pytest.importorskip("mkdocs")
 pytest.importorskip("material")
@@ -100,7 +100,7 @@ def test_every_module_has_a_place_in_the_python_interface(site: Path) -> None:
         if path.stem != "__init__":
             module = ".".join(path.relative_to(source.parent).with_suffix("").parts)
             assert f'id="{module}"' in pages, module
-    assert 'id="sdst.grounder.Grounder.predict"' in pages
+    assert 'id="sdst.inference.grounder.Grounder.predict"' in pages
     assert ":func:" not in pages
 
 

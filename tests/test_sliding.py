@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdst.sliding import average_parts, part_starts
+from sdst.inference.sliding import average_parts, part_starts
 
 lengths = st.integers(1, 400)
 

@@ -13,8 +13,8 @@ from scipy import integrate, stats
 
 import sdst
 from sdst.errors import UserError
-from sdst.published import describe, main_results, rank_differences, significance
-from sdst.statistics import bootstrap_queries, friedman, nemenyi, paired_difference, rank_columns
+from sdst.reports.published import describe, main_results, rank_differences, significance
+from sdst.reports.statistics import bootstrap_queries, friedman, nemenyi, paired_difference, rank_columns
 
 EXPERIMENTS = Path(sdst.__file__).parents[2] / "experiments"
 

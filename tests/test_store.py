@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdst.cli import main
+from sdst.data.float16 import to_float16
+from sdst.data.info import read_info
+from sdst.data.store import FeatureStore
 from sdst.errors import UserError
-from sdst.features.float16 import to_float16
-from sdst.features.info import read_info
-from sdst.features.store import FeatureStore
 from sdst.features.writer import FeatureWriter
 
 LAYERS = {"video_layers": [37, 38, 40], "text_layers": [18, 19]}

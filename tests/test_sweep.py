@@ -16,13 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from conftest import Corpus, make_corpus, make_rows
 from sdst.cli import main
-from sdst.config import compose, conf_dir
+from sdst.config.schema import compose, conf_dir
 from sdst.errors import UserError
-from sdst.gpus import own_gpu
-from sdst.jobs import ELSEWHERE, identity, run_job, train_once
-from sdst.module import GroundingModule
-from sdst.provenance import peak_memory_gb, reset_peak_memory
-from sdst.sweep import Planned, manifest, plan, read_manifest
+from sdst.sweeps.commands import Planned, manifest, plan, read_manifest
+from sdst.sweeps.gpus import own_gpu
+from sdst.sweeps.jobs import ELSEWHERE, identity, run_job, train_once
+from sdst.training.module import GroundingModule
+from sdst.training.provenance import peak_memory_gb, reset_peak_memory
 from sweep_table import ROWS, arguments, write_table
 
 
@@ -87,7 +87,7 @@ def test_a_second_sweep_trains_nothing_and_another_seed_is_added(
 
 
 def test_seeds_of_an_earlier_sweep_are_forgotten_where_the_jobs_would_be_others(tables: Path) -> None:
-    from sdst.experiments import find_experiment
+    from sdst.sweeps.tables import find_experiment
 
     table = find_experiment("tableX", tables)
     first, _ = plan(table, "laptop", [0], [], [])
@@ -106,7 +106,7 @@ def test_seeds_of_an_earlier_sweep_are_forgotten_where_the_jobs_would_be_others(
 KILLED = """
 import os, signal, sys
 from sdst.cli import main
-from sdst.module import GroundingModule
+from sdst.training.module import GroundingModule
 step, steps = GroundingModule.training_step, []
 def killed(self, batch, batch_idx):
     steps.append(None)
@@ -171,8 +171,8 @@ def test_a_job_of_another_sweep_is_waited_for(swept: Path, tmp_path: Path) -> No
 WAITING = """
 import sys
 from pathlib import Path
-from sdst.gpus import own_gpu
-from sdst.jobs import run_job
+from sdst.sweeps.gpus import own_gpu
+from sdst.sweeps.jobs import run_job
 print("waits", flush=True)
 print(run_job(Path(sys.argv[1]), "abc", wait=True))
 """
@@ -202,7 +202,7 @@ def test_a_failing_job_does_not_stop_the_others_and_is_tried_again(
             raise [UserError("no luck"), ValueError("a bug")][config.seed]
         return train_once(run_dir, config)
 
-    monkeypatch.setattr("sdst.jobs.train_once", failing)
+    monkeypatch.setattr("sdst.sweeps.jobs.train_once", failing)
     command = ["sweep", *arguments(tables, tmp_path, "--seeds", "0", "1")]
     assert main(command) == 1
     assert "1 finished, 2 failed, 1 left" in caplog.text
@@ -346,7 +346,7 @@ def test_identity_changes_with_every_value_but_place_and_machine(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Not what it calls: that would stay in its cache for other tests.
-    monkeypatch.setattr("sdst.jobs._features_hash", lambda path, pooling: "fixed")
+    monkeypatch.setattr("sdst.sweeps.jobs._features_hash", lambda path, pooling: "fixed")
     config = OmegaConf.create(OmegaConf.to_container(compose(corpus.overrides), resolve=True))
     before = identity(config)
     kept = []

@@ -6,23 +6,23 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from sdst.config import as_config, build, compose, stored_config
+from sdst.config.schema import as_config, build, compose, stored_config
 from sdst.errors import UserError
-from sdst.yamlfiles import MOST_BYTES, read_yaml
+from sdst.files.yaml import MOST_BYTES, read_yaml
 
 FORBIDDEN = [
     "os.system",
     "pathlib.Path.touch",
     "builtins.eval",
     "torch.os.system",  # another package's, behind an allowed name
-    "sdst.jobs.shutil.rmtree",
+    "sdst.sweeps.jobs.shutil.rmtree",
     "lightning.pytorch.trainer.trainer.os.remove",
     "torch.load",  # theirs, but no class that training is made of
     "torch.hub.load",
     "torch.package.PackageImporter",
     "torch.distributed.elastic.multiprocessing.subprocess_handler.SubprocessHandler",  # a class that starts programs
     "lightning.pytorch.cli.LightningCLI",
-    "sdst.jsonfiles.write_atomically",
+    "sdst.data.jsonlines.write_atomically",
     "sdst.features.journal.Journal",
     "hydra.utils.instantiate",
     "transformers.BertModel",

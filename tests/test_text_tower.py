@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from sdst.errors import UserError
-from sdst.features.backbones import Backbone, load_backbone
-from sdst.features.internvideo2 import VisionTower
-from sdst.features.sizes import BackboneConfig, TextConfig, VisionConfig
-from sdst.features.text import TextTower, Tokenizer
+from sdst.features.backbone.backbone import Backbone, load_backbone
+from sdst.features.backbone.bert import TextTower, Tokenizer
+from sdst.features.backbone.internvideo2 import VisionTower
+from sdst.features.backbone.sizes import BackboneConfig, TextConfig, VisionConfig
 from shared_data import SHARED, needs_shared
 
 pytest.importorskip("transformers")

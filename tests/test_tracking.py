@@ -10,13 +10,13 @@ import pytest
 import torch
 import yaml
 
-from sdst import tracking
-from sdst.checkpoint import LAST
 from sdst.cli import main
-from sdst.config import compose
+from sdst.config.schema import compose
+from sdst.data.predictions import read_predictions
 from sdst.metrics.moment import top1_iou
-from sdst.module import GroundingModule
-from sdst.predictions import read_predictions
+from sdst.training import loggers as tracking
+from sdst.training.checkpoint import LAST
+from sdst.training.module import GroundingModule
 from wandb_file import WandbFile
 
 wandb = pytest.importorskip("wandb")

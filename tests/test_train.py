@@ -16,11 +16,11 @@ import yaml
 
 from conftest import TINY, Corpus, make_corpus, make_rows
 from same_result import assert_equal, assert_same_result, load, read_json
-from sdst.checkpoint import BEST, LAST
 from sdst.cli import main
 from sdst.metrics.evaluation import evaluate
-from sdst.module import GroundingModule
-from sdst.resume import LOCK, alone_in
+from sdst.training.checkpoint import BEST, LAST
+from sdst.training.module import GroundingModule
+from sdst.training.resume import LOCK, alone_in
 
 Train = Callable[..., Path]
 FINER = ["decode.round_to=null", "trainer.max_epochs=4"]
@@ -117,7 +117,7 @@ def test_same_seed_gives_the_same_run_with_any_number_of_workers(
 KILLED = """
 import os, signal, sys
 from sdst.cli import main
-from sdst.module import GroundingModule
+from sdst.training.module import GroundingModule
 step = GroundingModule.training_step
 def killed(self, batch, batch_idx):
     if (self.current_epoch, batch_idx) == (2, 1):

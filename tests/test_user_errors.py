@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from conftest import Corpus, make_corpus, make_rows
-from sdst.checkpoint import BEST
 from sdst.cli import main
+from sdst.training.checkpoint import BEST
 
 
 def one_line(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:

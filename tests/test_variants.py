@@ -15,20 +15,20 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from conftest import TINY, make_rows, write_rows
-from sdst.checkpoint import build_model
 from sdst.cli import main
-from sdst.config import TrainConfig, build, compose
+from sdst.config.checks import check_options, settle
+from sdst.config.schema import TrainConfig, build, compose
 from sdst.data.annotations import read_annotations
 from sdst.errors import UserError
 from sdst.features.writer import FeatureWriter
-from sdst.fit import make_module
 from sdst.losses.criterion import TERMS
 from sdst.models.attention import ATTENTIONS
+from sdst.models.decoding import decode
 from sdst.models.dense_stream import SIGNALS
 from sdst.models.sparse_stream import MODULES
-from sdst.module import GroundingModule
-from sdst.options import check_options, settle
-from sdst.postprocess import decode
+from sdst.training.checkpoint import build_model
+from sdst.training.fit import make_module
+from sdst.training.module import GroundingModule
 from sdst.types import Batch, Output
 
 K, M, DIM, TEXT_DIM = 3, 4, 16, 12

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from conftest import Corpus, make_corpus, make_rows
-from sdst.callbacks import MOST_OVERFLOWS, NONFINITE, SPIKE, SPIKE_STEPS, LossWatch
-from sdst.checkpoint import LAST
 from sdst.cli import main
 from sdst.data.datamodule import GroundingDataModule
 from sdst.data.levels import Levels
-from sdst.module import GroundingModule
+from sdst.training.callbacks.checkpoints import MOST_OVERFLOWS, NONFINITE, SPIKE, SPIKE_STEPS, LossWatch
+from sdst.training.checkpoint import LAST
+from sdst.training.module import GroundingModule
 
 Train = Callable[..., Path]
 

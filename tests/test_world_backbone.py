@@ -12,9 +12,9 @@ pytest.importorskip("av")
 pytest.importorskip("transformers")
 
 from sdst.cli import main
-from sdst.features.backbones import load_backbone
-from sdst.features.sizes import PRESETS, SHIPPED
-from sdst.features.text import Tokenizer
+from sdst.features.backbone.backbone import load_backbone
+from sdst.features.backbone.bert import Tokenizer
+from sdst.features.backbone.sizes import PRESETS, SHIPPED
 from sdst.features.video import ClipSpec, VideoReader
 from sdst.world import captioned, train_backbone
 from sdst.world.captioned import FACTS, STREAM, draw_clips, draw_scene_clips, plan_clips

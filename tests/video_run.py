@@ -7,7 +7,7 @@ import numpy as np
 
 from conftest import TINY, write_rows
 from sdst.cli import main
-from sdst.features.sizes import read_config
+from sdst.features.backbone.sizes import read_config
 from shared_data import SHARED
 from video_files import write_video
 

@@ -11,8 +11,8 @@ from griffe import Docstring, DocstringSectionKind
 from mkdocs.structure.files import File
 from omegaconf import OmegaConf
 
-from sdst.config import TrainConfig, compose, conf_dir
-from sdst.targets import find_target
+from sdst.config.schema import TrainConfig, compose, conf_dir
+from sdst.untrusted.targets import find_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -43,8 +43,8 @@ def page() -> str:
     default = compose()
     parts = [
         "# All options",
-        "Made from the schema in `src/sdst/config.py`, the docstrings of what is built, and `conf/`. Any of them is "
-        "set on the command line as `key=value`. The defaults are those of `sdst train` without arguments, SDST on "
+        "Made from the schema in `src/sdst/config/schema.py`, the docstrings of what is built, and `conf/`. Any "
+        "of them is set on the command line as `key=value`. The defaults are those of `sdst train` without arguments, SDST on "
         "QVHighlights; `data=`, `model=` and `logger=` change several at once, as told below.",
         "## The run",
         _table(_schema_rows(TrainConfig, default, "")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sdst.grounder import load as load
+    from sdst.inference.grounder import load as load
 
 __version__ = "0.1.0"
 
@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """Import ``sdst.load`` when it is first used: it brings torch, which much of the package does without."""
     if name == "load":
-        from sdst.grounder import load
+        from sdst.inference.grounder import load
 
         return load
     raise AttributeError(f"module 'sdst' has no attribute '{name}'")

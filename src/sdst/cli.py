@@ -8,27 +8,33 @@ import sys
 from typing import TYPE_CHECKING
 
 from sdst import __version__
-from sdst.atomic import FULL
+from sdst.console.terminal import log_to_stderr, printable
 from sdst.errors import UserError
-from sdst.terminal import log_to_stderr, printable
+from sdst.files.atomic import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COMMANDS = {
-    "train": ("sdst.train", "train, validate and test (Hydra: sdst train data=qvhighlights optim.lr=2e-4)"),
-    "sweep": ("sdst.sweep", "train all rows of one of the paper's tables or figures"),
+    "train": (
+        "sdst.training.train",
+        "train, validate and test (Hydra: sdst train data=qvhighlights optim.lr=2e-4)",
+    ),
+    "sweep": ("sdst.sweeps.commands", "train all rows of one of the paper's tables or figures"),
     "report": ("sdst.reports.commands", "a table or figure: ours beside the paper's"),
     "show": (
         "sdst.show.commands",
         "a run, or two side by side, as a page: metrics, curves, every prediction",
     ),
-    "evaluate": ("sdst.evaluate", "score any model's prediction file against annotations"),
+    "evaluate": ("sdst.metrics.commands", "score any model's prediction file against annotations"),
     "analyze": (
         "sdst.analysis.commands",
         "what predictions get right and wrong, by what is asked, and what could be reached",
     ),
-    "predict": ("sdst.predict", "moments and saliency for queries about videos or stored features"),
+    "predict": (
+        "sdst.inference.commands",
+        "moments and saliency for queries about videos or stored features",
+    ),
     "serve": ("sdst.serve.commands", "a page on this machine: drop a video, ask it, play the moments"),
     "extract": ("sdst.features.extract", "videos and their annotated queries to a feature file"),
     "features": ("sdst.features.commands", "feature files: inspect, validate, merge, import, simulate"),
@@ -37,7 +43,7 @@ COMMANDS = {
         "an invented world of moving shapes: make its videos, run SDST in it",
     ),
     "bench": ("sdst.bench.commands", "how fast it is here, and what a step costs"),
-    "demo": ("sdst.demo", "the whole path on a small world: videos, features, training, answers"),
+    "demo": ("sdst.world.demo", "the whole path on a small world: videos, features, training, answers"),
 }
 """Command -> (module with a ``main(argv) -> exit status``, one line of help)."""
 

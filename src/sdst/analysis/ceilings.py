@@ -83,7 +83,7 @@ def highlight_ceilings(records: Sequence[Record]) -> dict[str, dict[str, float]]
 def round_moments(moments: NDArray[np.float64], duration: float, unit: float) -> NDArray[np.float64]:
     """(G, 2) starts and ends at the nearest multiples of ``unit`` seconds, none beyond the video, none empty.
 
-    NumPy's twin of :func:`sdst.postprocess.round_windows`, for the evaluation needs no torch.
+    NumPy's twin of :func:`sdst.models.decoding.round_windows`, for the evaluation needs no torch.
     """
     per_second = 1 / unit
     rounded = np.minimum(np.round(moments * per_second) / per_second, duration)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from sdst.analysis.analysis import analyze
 from sdst.analysis.figures import draw
 from sdst.analysis.tables import markdown
+from sdst.console.terminal import printable
 from sdst.data.annotations import read_annotations
+from sdst.data.jsonlines import write_atomically
+from sdst.data.predictions import read_predictions
 from sdst.errors import Parser, UserError
-from sdst.jsonfiles import write_atomically
+from sdst.files.yaml import read_yaml
 from sdst.metrics.evaluation import PROTOCOLS
-from sdst.predictions import read_predictions
-from sdst.terminal import printable
-from sdst.yamlfiles import read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdst.atomic import replacing
 from sdst.errors import UserError
+from sdst.files.atomic import replacing
 from sdst.reports.plots import OURS_COLOURS
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdst.bench.workload import Workload
-from sdst.provenance import parameter_table, peak_memory_gb, reset_peak_memory
+from sdst.training.provenance import parameter_table, peak_memory_gb, reset_peak_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

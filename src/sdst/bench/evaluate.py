@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from sdst.bench.process import command
 from sdst.bench.rounds import interleave, spread
 from sdst.data.annotations import read_annotations
+from sdst.data.predictions import read_predictions
 from sdst.metrics.evaluation import evaluate
-from sdst.predictions import read_predictions
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ from sdst.bench.costs import count_flops
 from sdst.bench.machine import GEMM_GFLOP, gemm
 from sdst.bench.rounds import interleave, spread
 from sdst.errors import UserError
-from sdst.features.backbones import load_backbone, usable_device
+from sdst.features.backbone.backbone import load_backbone, usable_device
 from sdst.features.encode import encode_clips
 from sdst.features.video import ClipSpec, VideoReader
 

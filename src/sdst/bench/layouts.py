@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from sdst.bench.rounds import interleave, spread
-from sdst.features.store import FeatureStore
+from sdst.data.store import FeatureStore
 from sdst.features.writer import FeatureWriter
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from sdst.bench.rounds import interleave, spread
 from sdst.bench.workload import Shape, Workload
-from sdst.config import TrainConfig, build, compose
+from sdst.config.schema import TrainConfig, build, compose
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

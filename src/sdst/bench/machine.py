@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdst.provenance import describe_process
+from sdst.training.provenance import describe_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable

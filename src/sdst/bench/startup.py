@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 UNTIL_FIRST_STEP = f"""
 import os
-from sdst.callbacks import StepTimer
+from sdst.training.callbacks.checkpoints import StepTimer
 StepTimer.on_train_batch_end = lambda *_: os._exit(0)
 {CONSOLE_SCRIPT}
 """

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from sdst.allocator import keep_freed_memory
-from sdst.config import TrainConfig, compose
-from sdst.fit import make_module
-from sdst.options import check_options, precision, settle
-from sdst.postprocess import decode
+from sdst.config.checks import check_options, precision, settle
+from sdst.config.schema import TrainConfig, compose
+from sdst.models.decoding import decode
+from sdst.training.allocator import keep_freed_memory
+from sdst.training.fit import make_module
 from sdst.types import Batch, Record
 
 if TYPE_CHECKING:

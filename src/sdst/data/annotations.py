@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdst.jsonfiles import read_rows
+from sdst.data.jsonlines import read_rows
 from sdst.types import Record
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from sdst.jsonfiles import Row
+    from sdst.data.jsonlines import Row
 
 LABELLED_CLIP_SECONDS = 2
 """Length of the clips that carry saliency labels, fixed by the QVHighlights annotation."""

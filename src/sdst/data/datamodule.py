@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader
 from sdst.data.annotations import read_annotations
 from sdst.data.collate import collate
 from sdst.data.dataset import EpochSampler, GroundingDataset
+from sdst.data.fingerprint import fingerprint
 from sdst.data.levels import Levels
+from sdst.data.store import FeatureStore
 from sdst.errors import UserError
-from sdst.features.fingerprint import fingerprint
-from sdst.features.store import FeatureStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +32,7 @@ class GroundingDataModule(L.LightningDataModule):
     Args:
         name: ``qvhighlights``, ``charades``, ``tacos`` or ``world``: whose metrics are computed.
         annotations: Split name -> JSON lines file, or None where there is no such split.
-        features: The feature store (layout: ``sdst.features.store``).
+        features: The feature store (layout: ``sdst.data.store``).
         pooling: Which pooled features, ``adaptive``, ``avg`` or ``cls`` (Tab. 3).
         clip_seconds: Clip length; must be the store's.
         min_duration: Shorter videos are left out of training (App. A), in seconds.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from sdst.features.store import FeatureStore
+    from sdst.data.store import FeatureStore
     from sdst.types import Record
 
 SCORED_CLIP_SECONDS = 2.0

@@ -10,16 +10,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdst.console.progress import track
+from sdst.console.terminal import printable
 from sdst.errors import Parser, UserError, positive_number
-from sdst.progress import track
 from sdst.spans import count_clips
-from sdst.terminal import printable
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Sequence
 
-    from sdst.features.store import FeatureStore
+    from sdst.data.store import FeatureStore
     from sdst.types import Record
 
 log = logging.getLogger(__name__)
@@ -80,8 +80,8 @@ def _inspect(args: Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from sdst.features.info import read_info
-    from sdst.features.store import FeatureStore
+    from sdst.data.info import read_info
+    from sdst.data.store import FeatureStore
 
     info = read_info(args.file)
     facts: dict[str, Any] = {**asdict(info), "path": str(info.path), "bytes": info.path.stat().st_size}
@@ -105,8 +105,8 @@ def _inspect(args: Namespace) -> int:
 
 
 def _validate(args: Namespace) -> int:
-    from sdst.features.info import read_info
-    from sdst.features.store import FeatureStore
+    from sdst.data.info import read_info
+    from sdst.data.store import FeatureStore
 
     records = _read_records(args.annotations)
     poolings = read_info(args.file).poolings

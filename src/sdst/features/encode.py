@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from sdst.features.backbones import IMAGENET_MEAN, IMAGENET_STD
+from sdst.features.backbone.backbone import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from sdst.features.backbones import Backbone
+    from sdst.features.backbone.backbone import Backbone
     from sdst.features.clip_loader import ClipBatch
     from sdst.features.writer import FeatureWriter
     from sdst.types import Record

@@ -20,17 +20,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdst.console.progress import progress_bars
+from sdst.console.terminal import printable
 from sdst.data.annotations import read_annotations
+from sdst.data.jsonlines import write_atomically
 from sdst.errors import Parser, UserError, at_least, positive_number
-from sdst.jsonfiles import write_atomically
-from sdst.progress import progress_bars
 from sdst.spans import count_clips
-from sdst.terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sdst.features.backbones import Backbone
+    from sdst.features.backbone.backbone import Backbone
     from sdst.features.video import ClipSpec
     from sdst.types import Record
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
 
     import torch
 
-    from sdst.features.backbones import load_backbone, usable_device
+    from sdst.features.backbone.backbone import load_backbone, usable_device
 
     dtypes = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     device = usable_device(args.device)
@@ -167,7 +167,7 @@ def _extract(
 
 
 def _check_backbone(args: argparse.Namespace) -> None:
-    from sdst.features.sizes import SHIPPED
+    from sdst.features.backbone.sizes import SHIPPED
 
     given = args.checkpoint is not None, args.vocab is not None
     if given != (True, True) and (any(given) or args.config not in SHIPPED):

@@ -25,15 +25,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from sdst.archives import require_backed
+from sdst.console.progress import track
 from sdst.data.annotations import read_annotations
+from sdst.data.jsonlines import write_atomically
+from sdst.data.store import FeatureStore
 from sdst.errors import Parser, UserError, positive_number
 from sdst.features.extract import layer_numbers
-from sdst.features.store import FeatureStore
 from sdst.features.writer import FeatureWriter, can_name_features
-from sdst.jsonfiles import write_atomically
-from sdst.progress import track
 from sdst.spans import count_clips
+from sdst.untrusted.archives import require_backed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from sdst.atomic import cannot_write
 from sdst.errors import UserError
+from sdst.files.atomic import cannot_write
 
 if TYPE_CHECKING:
     from collections.abc import KeysView

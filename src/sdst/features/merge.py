@@ -7,18 +7,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdst.console.progress import track
+from sdst.data.info import open_store, read_info
 from sdst.errors import Parser, UserError
-from sdst.features import hdf5
-from sdst.features.info import open_store, read_info
 from sdst.features.writer import FeatureWriter
-from sdst.progress import track
+from sdst.untrusted import hdf5
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import h5py
 
-    from sdst.features.info import StoreInfo
+    from sdst.data.info import StoreInfo
 
 
 def merge_main(argv: Sequence[str]) -> int:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sdst.console.progress import progress_bars
 from sdst.errors import UserError
 from sdst.features.writer import FeatureWriter
-from sdst.progress import progress_bars
 from sdst.spans import count_clips
 
 if TYPE_CHECKING:

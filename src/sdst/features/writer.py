@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sdst import __version__
-from sdst.atomic import cannot_write, replacing
+from sdst.console.progress import track
+from sdst.data.float16 import to_float16
+from sdst.data.info import FORMAT, VERSION, partial_path
 from sdst.errors import UserError
-from sdst.features.float16 import to_float16
 from sdst.features.hdf5_output import new_hdf5
-from sdst.features.info import FORMAT, VERSION, partial_path
 from sdst.features.journal import Journal
-from sdst.progress import track
+from sdst.files.atomic import cannot_write, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

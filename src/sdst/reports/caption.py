@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sdst.jobs import FAILED
 from sdst.reports.noise import ALPHA, QUERIES, SEEDS
+from sdst.sweeps.jobs import FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -7,8 +7,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdst.data.jsonlines import write_atomically
 from sdst.errors import Parser, UserError
-from sdst.experiments import (
+from sdst.reports import caption, render, speed
+from sdst.reports.noise import marks
+from sdst.reports.overview import duration, overview, records, training_seconds
+from sdst.reports.plots import plot
+from sdst.reports.published import describe as describe_published
+from sdst.reports.results import Results, collect
+from sdst.sweeps.commands import manifest, read_manifest
+from sdst.sweeps.tables import (
     SCALES,
     Experiment,
     experiments_dir,
@@ -16,14 +24,6 @@ from sdst.experiments import (
     list_experiments,
     read_experiment,
 )
-from sdst.jsonfiles import write_atomically
-from sdst.published import describe as describe_published
-from sdst.reports import caption, render, speed
-from sdst.reports.noise import marks
-from sdst.reports.overview import duration, overview, records, training_seconds
-from sdst.reports.plots import plot
-from sdst.reports.results import Results, collect
-from sdst.sweep import manifest, read_manifest
 
 if TYPE_CHECKING:
     from argparse import Namespace

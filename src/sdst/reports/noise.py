@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdst.data.annotations import read_annotations
+from sdst.data.predictions import read_predictions
 from sdst.errors import UserError
-from sdst.experiments import RUN_FACTS
+from sdst.files.yaml import read_yaml
 from sdst.metrics import highlight, moment
 from sdst.metrics.evaluation import PROTOCOLS
-from sdst.predictions import read_predictions
-from sdst.statistics import bootstrap_queries, paired_difference
-from sdst.yamlfiles import read_yaml
+from sdst.reports.statistics import bootstrap_queries, paired_difference
+from sdst.sweeps.tables import RUN_FACTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from sdst.experiments import Column
     from sdst.reports.results import Cell, Results, RowResult, Run
+    from sdst.sweeps.tables import Column
     from sdst.types import Prediction, Record
 
 SEEDS, QUERIES = "†", "‡"

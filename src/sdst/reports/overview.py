@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sdst.reports.results import collect
-from sdst.sweep import manifest, read_manifest
+from sdst.sweeps.commands import manifest, read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from sdst.experiments import Experiment
     from sdst.reports.results import RowResult, Run
+    from sdst.sweeps.tables import Experiment
 
 
 @dataclass(frozen=True, slots=True)

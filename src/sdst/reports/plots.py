@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdst.atomic import replacing
 from sdst.errors import UserError
-from sdst.experiments import number
+from sdst.files.atomic import replacing
+from sdst.sweeps.tables import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,10 +70,10 @@ def mean_offsets(run: Run) -> tuple[NDArray[np.float64], NDArray[np.float64]] | 
     """
     import torch
 
-    from sdst import checkpoint
-    from sdst.checkpoint import BEST
-    from sdst.config import build, stored_config
+    from sdst.config.schema import build, stored_config
     from sdst.data.levels import Levels
+    from sdst.training import checkpoint
+    from sdst.training.checkpoint import BEST
 
     config = stored_config(run.folder / "config.yaml")
     model, _, _ = checkpoint.load(run.folder / BEST)

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sdst.experiments import number
+from sdst.sweeps.tables import number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

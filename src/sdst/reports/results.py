@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdst.errors import UserError
-from sdst.experiments import RUN_FACTS, number
-from sdst.jobs import status
+from sdst.sweeps.jobs import status
+from sdst.sweeps.tables import RUN_FACTS, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from sdst.experiments import Column, Experiment, Row
-    from sdst.jobs import Status
-    from sdst.sweep import Planned
+    from sdst.sweeps.commands import Planned
+    from sdst.sweeps.jobs import Status
+    from sdst.sweeps.tables import Column, Experiment, Row
 
 
 @dataclass(frozen=True, slots=True)

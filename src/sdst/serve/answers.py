@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from sdst.grounder import EncodedVideo
+    from sdst.inference.grounder import EncodedVideo
     from sdst.types import Prediction
 
 SHOW_SCRIPTS = ("elements.js", "charts.js", "timeline.js", "video.js")

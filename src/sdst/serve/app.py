@@ -11,9 +11,9 @@ import gradio as gr
 from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
 
+from sdst.data.jsonlines import is_unicode
 from sdst.errors import UserError
-from sdst.jsonfiles import is_unicode
-from sdst.predict_video import expected_clips
+from sdst.inference.video import expected_clips
 from sdst.serve.answers import answers_frame
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from sdst.grounder import EncodedVideo, Grounder
+    from sdst.inference.grounder import EncodedVideo, Grounder
 
 KEPT_VIDEOS = 16
 """So many videos' features are kept for further queries."""

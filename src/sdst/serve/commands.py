@@ -11,7 +11,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from sdst.errors import Parser, UserError, at_least
-from sdst.predict import add_backbone_options
+from sdst.inference.commands import add_backbone_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
         try:
             import uvicorn
 
-            from sdst.predict_video import check_backbone_options, load_grounder
+            from sdst.inference.video import check_backbone_options, load_grounder
             from sdst.serve.app import Desk, make_app
         except ImportError as error:
             raise UserError(

@@ -15,11 +15,11 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from sdst import __version__
-from sdst.config import compose
-from sdst.jobs import ELSEWHERE
+from sdst.config.checks import settle
+from sdst.config.schema import compose
 from sdst.metrics.error_kinds import KINDS
-from sdst.options import settle
 from sdst.show.runs import flatten
+from sdst.sweeps.jobs import ELSEWHERE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sdst.config import stored_config
+from sdst.config.schema import stored_config
+from sdst.data.predictions import read_predictions
 from sdst.errors import UserError
-from sdst.predictions import read_predictions
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from sdst.jsonfiles import write_atomically
-from sdst.progress import progress_bars
+from sdst.console.progress import progress_bars
+from sdst.data.jsonlines import write_atomically
 from sdst.world.annotate import visible_facts
 from sdst.world.draw import draw_scene
 from sdst.world.grammar import all_facts
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from sdst.features.sizes import VisionConfig
+    from sdst.features.backbone.sizes import VisionConfig
 
 FACTS = all_facts()
 STREAM = 100

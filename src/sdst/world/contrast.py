@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdst.features.backbone.bert import TextTower
+from sdst.features.backbone.internvideo2 import LayerScale, VisionTower
 from sdst.features.encode import normalise
-from sdst.features.internvideo2 import LayerScale, VisionTower
-from sdst.features.text import TextTower
 from sdst.world.captioned import FACTS
 from sdst.world.grammar import MOTIONS
 
 if TYPE_CHECKING:
-    from sdst.features.sizes import BackboneConfig
+    from sdst.features.backbone.sizes import BackboneConfig
 
 JOINT_DIM = 64
 WEIGHT_STD = 0.08

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from sdst.atomic import replacing
 from sdst.errors import UserError
+from sdst.files.atomic import replacing
 from sdst.world.scene import CLIP_SECONDS, SIDE, actor_states
 from sdst.world.shapes import band, coverage
 

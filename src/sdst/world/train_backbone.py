@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sdst.atomic import replacing
+from sdst.console.progress import progress_bars
+from sdst.data.jsonlines import write_atomically
 from sdst.errors import UserError
-from sdst.features.sizes import PRESETS
-from sdst.features.text import Tokenizer
-from sdst.jsonfiles import write_atomically
-from sdst.progress import progress_bars
+from sdst.features.backbone.bert import Tokenizer
+from sdst.features.backbone.sizes import PRESETS
+from sdst.files.atomic import replacing
 from sdst.world.captioned import FACTS, draw_clips, plan_clips
 from sdst.world.contrast import DualEncoder, contrastive_loss, motion_loss, retrieval
 from sdst.world.grammar import MOTIONS, sentence, vague_sentences, words
@@ -220,7 +220,7 @@ A small video-text backbone for the invented world of moving shapes (`sdst world
 run on a laptop. It knows nothing but that world; it is neither InternVideo2 nor made from it.
 
 - **Architecture**: the classes of the real backbone (`VisionTower` with attention pooling, BERT text tower), sizes in
-  `sdst.features.sizes.PRESETS["{NAME}"]`.
+  `sdst.features.backbone.sizes.PRESETS["{NAME}"]`.
 - **Data**: {report["clips"]:,} clips of {report["scenes"]:,} scenes drawn for this training alone, in none of the
   world's splits; every fourth combination of colour, shape and motion is never shown and never named.
 - **Training**: video-text contrast, {report["steps"]:,} steps of {report["batch_size"]} clips, seed {report["seed"]},

@@ -1,0 +1,143 @@
+"""What a feature file says about itself: its attributes and groups, read and checked without its features."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from sdst.errors import UserError
+from sdst.untrusted import hdf5
+
+FORMAT = "sdst-features"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """What a feature file says about itself.
+
+    Attributes:
+        path: The file.
+        backbone: Name of the network that made the features.
+        video_layers: Stored layer numbers of the video tower, shallow to deep.
+        text_layers: Stored layer numbers of the text tower, shallow to deep.
+        clip_seconds: Length of a clip.
+        created_by: The program that wrote the file.
+        complete: True; an unfinished file is refused.
+        simulated: The features were made up from annotations, so no result from them counts.
+        poolings: Stored poolings of a clip's tokens.
+        video_dims: Pooling -> Dv.
+        text_dim: Dt.
+        num_videos: Videos stored in any pooling.
+        num_queries: Queries stored.
+        extra: All further root attributes.
+    """
+
+    path: Path
+    backbone: str
+    video_layers: tuple[int, ...]
+    text_layers: tuple[int, ...]
+    clip_seconds: float
+    created_by: str
+    complete: bool
+    simulated: bool
+    poolings: tuple[str, ...]
+    video_dims: dict[str, int]
+    text_dim: int
+    num_videos: int
+    num_queries: int
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """How the features came about, as the writer's arguments."""
+        return {
+            "backbone": self.backbone,
+            "video_layers": self.video_layers,
+            "text_layers": self.text_layers,
+            "clip_seconds": self.clip_seconds,
+            "simulated": self.simulated,
+            "extra": self.extra,
+        }
+
+
+def read_info(path: str | Path) -> StoreInfo:
+    """Read and check what a feature file says about itself.
+
+    Raises:
+        UserError: The file is missing, no HDF5 file, of another format or version, incomplete or empty.
+    """
+    with open_store(Path(path)) as file:
+        attrs = hdf5.attributes(file)
+        if attrs.pop("format", None) != FORMAT:
+            raise UserError(f"{path}: attribute 'format' is not '{FORMAT}'; give a feature file of sdst")
+        if (version := attrs.pop("version", None)) != VERSION:
+            raise UserError(f"{path}: attribute 'version' is {version}, not {VERSION}; write the file again")
+        if attrs.get("complete") is not True:
+            raise UserError(f"{path}: attribute 'complete' is not true; let the writing command finish")
+        poolings = {name: hdf5.names(file, f"video/{name}") for name in hdf5.names(file, "video")}
+        queries = hdf5.names(file, "text")
+        try:
+            return StoreInfo(
+                path=Path(path),
+                backbone=str(attrs.pop("backbone")),
+                video_layers=_layers(attrs, "video_layers"),
+                text_layers=_layers(attrs, "text_layers"),
+                clip_seconds=_seconds(attrs, "clip_seconds"),
+                created_by=str(attrs.pop("created_by")),
+                complete=attrs.pop("complete"),
+                simulated=bool(attrs.pop("simulated", False)),
+                poolings=tuple(poolings),
+                video_dims={name: _width(file, f"video/{name}/{vids[0]}") for name, vids in poolings.items()},
+                text_dim=_width(file, f"text/{queries[0]}"),
+                num_videos=len(set().union(*poolings.values())),
+                num_queries=len(queries),
+                extra=attrs,
+            )
+        except KeyError as error:
+            raise UserError(f"{path}: attribute {error} is missing; write the file again") from None
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; write the file again") from None
+
+
+def open_store(path: Path) -> h5py.File:
+    """Open a feature file for reading.
+
+    Raises:
+        UserError: There is none, or HDF5 cannot read it.
+    """
+    if not path.is_file():
+        if (unfinished := partial_path(path)).exists():
+            raise UserError(f"{path}: only {unfinished.name} is there; repeat the command that writes it")
+        raise UserError(f"{path}: no such file; check the path or write features there first")
+    try:
+        return h5py.File(path, "r")
+    except OSError:
+        raise UserError(f"{path}: no HDF5 file, or truncated; copy or write it again") from None
+
+
+def partial_path(path: Path) -> Path:
+    """Where the journal of an unfinished feature file lies."""
+    return path.with_name(path.name + ".partial")
+
+
+def _width(file: h5py.File, key: str) -> int:
+    return int(hdf5.array(file, key).shape[2])
+
+
+def _layers(attrs: dict[str, Any], name: str) -> tuple[int, ...]:
+    layers = attrs.pop(name)
+    if not isinstance(layers, list) or not layers or any(type(layer) is not int for layer in layers):
+        raise ValueError(f"attribute '{name}' is {layers!r}, no list of layer numbers")
+    return tuple(layers)
+
+
+def _seconds(attrs: dict[str, Any], name: str) -> float:
+    seconds = attrs.pop(name)
+    if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise ValueError(f"attribute '{name}' is {seconds!r}, no positive number")
+    return float(seconds)

@@ -1,0 +1,80 @@
+"""Prediction files in the QVHighlights submission format: read from any model, written by ours."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdst.data.jsonlines import read_rows, write_atomically
+from sdst.errors import UserError
+from sdst.types import Prediction
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from sdst.data.jsonlines import Row
+
+
+def read_predictions(path: str | Path) -> list[Prediction]:
+    """Read a prediction file; windows keep the order of the file, which the official metrics go by.
+
+    ``vid`` and ``query`` may be missing (then ""), and so may ``pred_saliency_scores`` (then None, as for an
+    empty list).
+
+    Raises:
+        UserError: A malformed row, a reversed window, a value that is not finite; names file, line and qid.
+    """
+    return [_to_prediction(row) for row in read_rows(path)]
+
+
+def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> None:
+    """Write one JSON object per prediction, windows by falling score (equal scores keep their order).
+
+    The file appears under its name only when it is complete.
+    """
+    text = "".join(
+        json.dumps(format_prediction(prediction), allow_nan=False) + "\n" for prediction in predictions
+    )
+    write_atomically(path, text)
+
+
+def _to_prediction(row: Row) -> Prediction:
+    windows = row.numbers("pred_relevant_windows", 3)
+    is_reversed = windows[:, 0] > windows[:, 1]
+    if is_reversed.any():
+        window = windows[is_reversed.argmax()].tolist()
+        raise row.error(f"window {window} ends before it starts; give [start s, end s, score]")
+    saliency = row.numbers("pred_saliency_scores") if row.has("pred_saliency_scores") else None
+    return Prediction(
+        qid=row.qid,
+        vid=row.text("vid") if row.has("vid") else "",
+        query=row.text("query") if row.has("query") else "",
+        windows=windows,
+        saliency=saliency if saliency is not None and len(saliency) else None,
+    )
+
+
+def format_prediction(prediction: Prediction) -> dict[str, Any]:
+    """The row of a submission file, its windows by falling score.
+
+    Raises:
+        UserError: A number is not finite, as from a damaged model.
+    """
+    for values in (prediction.windows, prediction.saliency):
+        if values is not None and not np.isfinite(values).all():
+            raise UserError(
+                f"qid {prediction.qid!r}: predicted NaN or Inf; the checkpoint or the features are damaged"
+            )
+    by_score = np.argsort(-prediction.windows[:, 2], kind="stable")
+    fields = {
+        "qid": prediction.qid,
+        "query": prediction.query,
+        "vid": prediction.vid,
+        "pred_relevant_windows": prediction.windows[by_score].tolist(),
+    }
+    if prediction.saliency is not None:
+        fields["pred_saliency_scores"] = prediction.saliency.tolist()
+    return fields

@@ -1,0 +1,189 @@
+"""Backbone features on disk: one HDF5 file per dataset and backbone, read by layer number.
+
+::
+
+    /                       attrs: format, version, backbone, video_layers, text_layers, clip_seconds,
+                            created_by, complete, simulated, and any more that the writer was given
+    /video/<pooling>/<vid>  float16 (T, n, Dv)     n layers, shallow to deep
+    /text/<qid>             float16 (L, n, Dt)     CLS token first
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from sdst.data.float16 import all_finite
+from sdst.data.info import open_store, read_info
+from sdst.errors import UserError
+from sdst.untrusted import hdf5
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sdst.types import Qid
+
+
+class _Item(NamedTuple):
+    """An array that was looked up and checked: its shape, and where in the file it begins if it is in one piece."""
+
+    shape: tuple[int, int, int]
+    offset: int | None
+
+
+class FeatureStore:
+    """Reads one pooling and chosen layers of a feature file.
+
+    Cheap to pickle and safe to fork: each process opens its own handle at the first read. Items are copied from the
+    operating system's page cache, which all processes of a machine share; none holds features of its own.
+
+    Args:
+        path: The feature file.
+        pooling: How a clip's tokens were pooled: adaptive, avg or cls.
+        video_layers: Layer numbers as in the file's attributes, in the order wanted; a number may repeat
+            (Tab. K: the last layer K times). None takes all that are stored.
+        text_layers: The same for the text tower.
+
+    Attributes:
+        info: What the file says about itself.
+        video_dim: Dv of the pooling.
+        text_dim: Dt.
+
+    Raises:
+        UserError: The file cannot be used (see ``read_info``), or lacks the pooling or a layer.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        pooling: str = "adaptive",
+        video_layers: Sequence[int] | None = None,
+        text_layers: Sequence[int] | None = None,
+    ) -> None:
+        self.info = read_info(path)
+        if pooling not in self.info.poolings:
+            raise UserError(f"{path}: no group /video/{pooling}; choose from {', '.join(self.info.poolings)}")
+        self.video_dim = self.info.video_dims[pooling]
+        self.text_dim = self.info.text_dim
+        self.pooling = pooling
+        self._video_choice = self._choose("video_layers", video_layers)
+        self._text_choice = self._choose("text_layers", text_layers)
+        self._handle: h5py.File | None = None
+        self._handle_pid = -1
+        self._items: dict[str, _Item] = {}  # of the open handle
+
+    def video(self, vid: str) -> NDArray[np.float16]:
+        """Features (K, T, Dv) of a video's clips in the wanted layers; not contiguous, as the file has clips first.
+
+        Raises:
+            UserError: The video is missing or damaged, or holds NaN or Inf.
+        """
+        return self._read(self._video_key(vid), self._video_choice)
+
+    def text(self, qid: Qid) -> NDArray[np.float16]:
+        """Features (K, L, Dt) of a query's tokens in the wanted layers, CLS first.
+
+        Raises:
+            UserError: The query is missing or damaged, or holds NaN or Inf.
+        """
+        return self._read(f"text/{qid}", self._text_choice)
+
+    def num_clips(self, vid: str) -> int:
+        """T of a video, without reading its features.
+
+        Raises:
+            UserError: The video is missing or damaged.
+        """
+        return self._find(self._video_key(vid)).shape[0]
+
+    def vids(self) -> list[str]:
+        """Names of all stored videos of the pooling."""
+        return hdf5.names(self._file, f"video/{self.pooling}")
+
+    def qids(self) -> list[str]:
+        """Identities of all stored queries."""
+        return hdf5.names(self._file, "text")
+
+    def missing(self, vids: Iterable[str], qids: Iterable[Qid]) -> tuple[list[str], list[str]]:
+        """Which of these videos and queries are not stored, each once, in the order given."""
+        stored_vids, stored_qids = set(self.vids()), set(self.qids())
+        return (
+            [vid for vid in dict.fromkeys(vids) if vid not in stored_vids],
+            [qid for qid in dict.fromkeys(map(str, qids)) if qid not in stored_qids],
+        )
+
+    def require(self, vids: Iterable[str], qids: Iterable[Qid]) -> None:
+        """Refuse before any work starts if one of these videos or queries is not stored.
+
+        Raises:
+            UserError: Says how many are missing and names the first few.
+        """
+        missing_vids, missing_qids = self.missing(vids, qids)
+        for group, absent in ((f"video/{self.pooling}", missing_vids), ("text", missing_qids)):
+            if absent:
+                names = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+                raise UserError(
+                    f"{self.info.path}: /{group} lacks {len(absent)} that are needed ({names}); "
+                    "write features for all annotated rows"
+                )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handle": None, "_items": {}}
+
+    @property
+    def _file(self) -> h5py.File:
+        # HDF5 handles must not be used across a fork: they share one file position and one cache.
+        if self._handle is None or self._handle_pid != os.getpid():
+            self._handle = open_store(self.info.path)
+            self._handle_pid = os.getpid()
+            self._items = {}  # by now there may be another file of that name
+        return self._handle
+
+    def _video_key(self, vid: str) -> str:
+        return f"video/{self.pooling}/{vid}"
+
+    def _choose(self, kind: str, layers: Sequence[int] | None) -> slice | NDArray[np.int64]:
+        """Places of the wanted layers among the stored ones."""
+        stored: tuple[int, ...] = getattr(self.info, kind)
+        wanted = stored if layers is None else tuple(layers)
+        if not wanted or not set(wanted) <= set(stored):
+            raise UserError(f"{self.info.path}: {kind} {wanted} are not all stored; choose from {stored}")
+        places = np.array([stored.index(layer) for layer in wanted])
+        # A slice makes a view, and what follows copies into a batch anyway.
+        in_a_row = (np.diff(places) == 1).all()
+        return slice(int(places[0]), int(places[-1]) + 1) if in_a_row else places
+
+    def _find(self, key: str) -> _Item:
+        """Look an item up, once."""
+        file = self._file
+        if key not in self._items:
+            array = hdf5.array(file, key)
+            if key.startswith("text/"):
+                promised = len(self.info.text_layers), self.text_dim
+            else:
+                promised = len(self.info.video_layers), self.video_dim
+            if array.shape[1:] != promised:
+                raise UserError(
+                    f"{self.info.path}: /{key} has layers x width {array.shape[1:]} where the file promises "
+                    f"{promised}; write the file again"
+                )
+            self._items[key] = _Item(array.shape, hdf5.place(array))
+        return self._items[key]
+
+    def _read(self, key: str, layers: slice | NDArray[np.int64]) -> NDArray[np.float16]:
+        item = self._find(key)
+        # All layers even where one is wanted of sixteen: one long read is faster than one for each clip.
+        if item.offset is None:
+            stored = hdf5.read(hdf5.array(self._file, key))
+        else:
+            stored = hdf5.read_place(self._file, key, item.offset, item.shape)
+        wanted = stored[:, layers]
+        if not all_finite(wanted):
+            raise UserError(f"{self.info.path}: /{key} holds NaN or Inf; extract it again")
+        return wanted.transpose(1, 0, 2)

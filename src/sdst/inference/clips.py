@@ -1,0 +1,160 @@
+"""What people see of a video: thumbnails along its time axis, and the found moments as files of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import re
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from sdst.errors import UserError
+from sdst.features.video import ClipSpec, VideoReader, declared_start, upright
+from sdst.files.atomic import replacing
+
+# isort: split
+import av  # after the module that says so if PyAV is missing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from av.container import OutputContainer
+    from av.packet import Packet
+    from av.video.stream import VideoStream
+    from numpy.typing import NDArray
+
+    from sdst.types import Prediction
+
+THUMBNAIL_HEIGHT = 96  # pixels
+FRAME_RATES = (10, 60)  # of a cut, the slowest and the fastest per second
+AUDIO_RATE = 48000
+NAME_BYTES = 60  # of each text in a file name, so that the whole stays below 255
+
+
+def thumbnails(path: Path, duration: float, width: float) -> list[tuple[float, NDArray[np.uint8]]]:
+    """As many pictures of a video as fit in a row, each with its time in seconds.
+
+    Args:
+        path: The video file.
+        duration: Its length in seconds.
+        width: Of the row, in heights of a thumbnail.
+
+    Returns:
+        (time, RGB picture) from the middle of equal parts of the video.
+    """
+    reader = VideoReader(path, ClipSpec())
+    first = _shrink(upright(next(reader.frames_at([0.0]))))
+    count = max(1, int(width * first.shape[0] / first.shape[1]))
+    times = [(index + 0.5) * duration / count for index in range(count)]
+    return [(time, _shrink(upright(next(reader.frames_at([time]))))) for time in times]
+
+
+def cut_moments(prediction: Prediction, source: Path, folder: Path, count: int = 1) -> list[Path]:
+    """Write a query's best moments as video files; their names.
+
+    Args:
+        prediction: Moments, best first.
+        source: The video file they lie in.
+        folder: Where the files go.
+        count: How many moments at most.
+
+    Raises:
+        UserError: The video cannot be read or a file cannot be written.
+    """
+    paths = []
+    for rank, (start, end, _) in enumerate(prediction.windows[:count].tolist(), start=1):
+        parts = (f"{prediction.qid:03}", file_words(prediction.vid), file_words(prediction.query), rank)
+        paths.append(folder / f"{'_'.join(map(str, parts))}_{start:.1f}-{end:.1f}s.mp4")
+        cut(source, start, end, paths[-1])
+    return paths
+
+
+def cut(source: Path, start: float, end: float, out: Path) -> None:
+    """Write the part of a video from ``start`` to ``end`` seconds, with its sound, as an mp4 file.
+
+    Pictures and sound are encoded again, so the cut is where it should be and not at the nearest key frame. The
+    frame rate is constant and the picture upright. The file appears under its name when it is complete.
+
+    Raises:
+        UserError: The video cannot be read or the file cannot be written.
+    """
+    try:
+        with replacing(out) as temporary, av.open(str(temporary), "w", format="mp4") as target:
+            tracks = [_video_packets(source, start, end, target), _audio_packets(source, start, end, target)]
+            for packet in heapq.merge(*tracks, key=_seconds):
+                target.mux(packet)
+    except av.FFmpegError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another place") from error
+
+
+def file_words(text: str) -> str:
+    """The words of a text as part of a file name: letters, digits and hyphens, whatever the text."""
+    words = re.sub(r"[\W_]+", "-", text).strip("-")
+    return words.encode()[:NAME_BYTES].decode(errors="ignore").strip("-")
+
+
+def _video_packets(source: Path, start: float, end: float, target: OutputContainer) -> Iterator[Packet[Any]]:
+    reader = VideoReader(source, ClipSpec())
+    reader.check()
+    slowest, fastest = FRAME_RATES
+    rate = min(max(reader.frame_rate, Fraction(slowest)), Fraction(fastest)).limit_denominator(1001)
+    count = max(1, round((end - start) * rate))
+    # Half a frame late: a timestamp rounded the wrong way must not show the frame before.
+    times = [start + float((index + 0.5) / rate) for index in range(count)]
+    stream = None
+    for index, shown in enumerate(reader.frames_at(times)):
+        picture = upright(shown)
+        height, width = (max(2, size // 2 * 2) for size in picture.shape[:2])  # the codec wants even sizes
+        if stream is None:
+            codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+            stream = cast("VideoStream", target.add_stream(codec, rate=rate))
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]), format="rgb24")
+        frame.pts, frame.time_base = index, 1 / rate
+        yield from stream.encode(frame)
+    assert stream is not None  # frames_at gave one frame per time
+    yield from stream.encode(None)
+
+
+def _audio_packets(source: Path, start: float, end: float, target: OutputContainer) -> Iterator[Packet[Any]]:
+    """The sound, to the frame of a fiftieth of a second; nothing for a silent video."""
+    with av.open(str(source.absolute())) as container:
+        if not container.streams.audio:
+            return
+        origin = start + (declared_start(container.streams.video[0]) or 0.0)
+        stream = None
+        with contextlib.suppress(av.FFmpegError):  # a format that cannot be searched is read from the start
+            container.seek(int(max(0.0, origin - 1) * av.time_base))
+        for frame in container.decode(container.streams.audio[0]):
+            if frame.time is None or frame.time_base is None or frame.time < origin:
+                continue
+            if frame.time >= origin + end - start:
+                break
+            if stream is None:
+                stream = target.add_stream("aac", rate=AUDIO_RATE)
+            frame.pts = round((frame.time - origin) / frame.time_base)
+            yield from stream.encode(frame)
+        if stream is not None:
+            yield from stream.encode(None)
+
+
+def _seconds(packet: Packet[Any]) -> float:
+    assert packet.dts is not None  # encoders set it
+    assert packet.time_base is not None
+    return float(packet.dts * packet.time_base)
+
+
+def _shrink(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """To the height of a thumbnail; smaller pictures stay as they are."""
+    height, width = picture.shape[:2]
+    if height <= THUMBNAIL_HEIGHT:
+        return picture
+    shape = (THUMBNAIL_HEIGHT, max(1, round(width * THUMBNAIL_HEIGHT / height)))
+    pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float()
+    small = F.interpolate(pixels, shape, mode="area")[0].permute(1, 2, 0)
+    return np.asarray(small.round().to(torch.uint8).numpy())

@@ -1,0 +1,270 @@
+"""``sdst sweep``: every training that a table or figure needs, through any of Hydra's launchers.
+
+All jobs are composed and checked before the first one starts; those that are finished
+(``sdst.sweeps.jobs``) are left out.
+``RUNS/sweeps/EXPERIMENT-SCALE.json`` says which job is which row, for ``sdst report``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sdst.config.checks import check_options, num_processes
+from sdst.config.schema import compose, conf_dir, explain, quoted
+from sdst.console.terminal import log_to_stderr
+from sdst.data.jsonlines import write_atomically
+from sdst.errors import Parser, UserError, at_least
+from sdst.sweeps.jobs import freeze, identity, run_job, status
+from sdst.sweeps.tables import SCALES, Experiment, find_experiment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sdst.sweeps.tables import Job
+
+logger = logging.getLogger(__name__)
+
+LAUNCHER = ("hydra.", "hydra/")
+"""What an override of the launcher begins with; all others are for the jobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A job of a row: ``identity`` is None where the model of the row is not there."""
+
+    row: str
+    dataset: str
+    seed: int
+    identity: str | None
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run what is left of a sweep; the exit status is 1 if a job failed or a row is not implemented."""
+    overrides = [arg for arg in argv if "=" in arg and not arg.startswith("-")]
+    args = _parser().parse_args([arg for arg in argv if arg not in overrides])
+    experiment = find_experiment(args.experiment, args.experiments)
+    ours = [arg for arg in overrides if not arg.startswith(LAUNCHER)]
+    if bad := [arg for arg in ours if arg.startswith("seed=")]:
+        raise UserError(f"{bad[0]}: a sweep has a seed per job; give --seeds {bad[0].partition('=')[2]}")
+    runs = Path(args.runs or _compose(ours, "sdst sweep").paths.runs).resolve()
+    jobs, sweep = runs / "jobs", manifest(runs, experiment.name, args.scale)
+    launcher = [
+        *(arg for arg in overrides if arg.startswith(LAUNCHER)),
+        f"jobs={quoted(jobs)}",
+        f"sweep={quoted(sweep)}",
+    ]
+    _check_launcher(launcher)
+    planned, configs = plan(experiment, args.scale, args.seeds, ours, read_manifest(sweep))
+    if not planned:
+        raise UserError(
+            f"{experiment.name}: nothing to train at {args.scale} scale; see sdst report {args.experiment}"
+        )
+
+    for folder in (jobs, sweep.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    document = {"experiment": experiment.name, "scale": args.scale, "overrides": ours}
+    rows = [asdict(job) for job in planned]
+    write_atomically(sweep, json.dumps(document | {"jobs": rows}, indent=1) + "\n")
+    names = list(dict.fromkeys(job.identity for job in planned if job.identity and job.seed in args.seeds))
+    left = [name for name in names if status(jobs, name) != "finished"]
+    for name in left:
+        freeze(configs[name], jobs, name)
+    logger.info(
+        "%s, %s scale: %d jobs, %d finished", experiment.name, args.scale, len(names), len(names) - len(left)
+    )
+    _launch(left, launcher)
+    busy = [name for name in left if status(jobs, name) == "missing"]
+    if busy:
+        logger.info("waiting for %d jobs that another sweep trains", len(busy))
+        _launch(busy, [*launcher, "wait=true"])
+    return _report(planned, jobs, names)
+
+
+def manifest(runs: Path, name: str, scale: str) -> Path:
+    """The file of a sweep."""
+    return runs / "sweeps" / f"{name}-{scale}.json"
+
+
+def read_manifest(path: Path) -> list[Planned]:
+    """The jobs of an earlier sweep; none where there was no sweep.
+
+    Raises:
+        UserError: The file is none of ours.
+    """
+    if not path.is_file():
+        return []
+    try:
+        return [_planned(job) for job in json.loads(path.read_text(encoding="utf-8"))["jobs"]]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(f"{path}: not written by sdst sweep ({error}); remove it") from error
+
+
+def _planned(job: dict[str, Any]) -> Planned:
+    """A job as a manifest has it; its identity becomes part of paths."""
+    planned = Planned(**job)
+    named = isinstance(planned.row, str) and isinstance(planned.dataset, str)
+    identity_fits = planned.identity is None or re.fullmatch(r"[0-9a-f]{12}", planned.identity)
+    if not named or type(planned.seed) is not int or not identity_fits:
+        raise ValueError(f"no job: {job}")
+    return planned
+
+
+def plan(
+    experiment: Experiment,
+    scale: str,
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    before: Iterable[Planned],
+) -> tuple[list[Planned], dict[str, DictConfig]]:
+    """Every job of a sweep, and the configurations of those to run by their identity.
+
+    Args:
+        experiment: What to run.
+        scale: Of :data:`SCALES`.
+        seeds: Of each row.
+        overrides: For every job, after those of its row.
+        before: Jobs of an earlier sweep. Those with other seeds stay if they would be the same today.
+
+    Raises:
+        UserError: Names the file and the row whose overrides, annotations or features cannot be used.
+    """
+    planned, configs = [], {}
+    earlier = set(before)
+    others = {job.seed for job in earlier} - set(seeds)
+    models = {path.stem for path in (conf_dir() / "model").glob("*.yaml")}
+    for job in experiment.jobs(scale):
+        place = f"{experiment.name}.yaml: row '{job.label}'"
+        if misplaced := [override for override in job.overrides if override.startswith(LAUNCHER)]:
+            raise UserError(f"{place}: {misplaced[0]} would change nothing; give it to sdst sweep instead")
+        if _model(job) not in models:
+            planned += [Planned(job.label, job.dataset, seed, None) for seed in seeds]
+            continue
+        config = _compose([*job.overrides, *overrides], place)
+        _set_group(config, experiment.name)
+        for seed in sorted({*seeds, *others}):
+            config.seed = seed
+            try:
+                name = identity(config)
+            except UserError as error:
+                raise UserError(f"{place}: {error}") from error
+            entry = Planned(job.label, job.dataset, seed, name)
+            if seed in seeds or entry in earlier:
+                planned.append(entry)
+            if seed in seeds:
+                configs[name] = config.copy()
+    return planned, configs
+
+
+def train_job(config: DictConfig) -> None:
+    """One job of a multirun, in whatever process the launcher runs it; its result is what it leaves on disk."""
+    log_to_stderr()
+    jobs, name = Path(config.jobs), config.job
+    result = run_job(jobs, name, wait=config.wait)
+    if result == "busy":
+        return
+    planned = read_manifest(Path(config.sweep))
+    names = list(dict.fromkeys(job.identity for job in planned if job.identity))
+    states = [status(jobs, other) for other in names]
+    told = ", ".join(f"{job.row} ({job.dataset}, seed {job.seed})" for job in planned if job.identity == name)
+    counts = f"{states.count('finished')} finished, {states.count('failed')} failed, {states.count('missing')} left"
+    logger.info("job %d of %d %s: %s; %s", names.index(name) + 1, len(names), result, told, counts)
+
+
+def _launch(names: Sequence[str], launcher: Sequence[str]) -> None:
+    """Hydra's multirun over jobs; nothing where there are none."""
+    if not names:
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own report
+    for package in ("hydra", "hydra_plugins"):
+        logging.getLogger(package).setLevel(logging.WARNING)
+    arguments = sys.argv
+    # In quotes, or an identity of digits alone would be a number.
+    sys.argv = ["sdst sweep", "-m", *launcher, f"job={','.join(map(quoted, names))}"]
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="sweep")(
+            train_job
+        )()
+    finally:
+        sys.argv = arguments
+
+
+def _report(planned: Sequence[Planned], jobs: Path, names: Sequence[str]) -> int:
+    """Tell what failed or is not there, and return the exit status."""
+    absent = list(dict.fromkeys(job.row for job in planned if job.identity is None))
+    if absent:
+        logger.info("not implemented: %s", ", ".join(absent))
+    unfinished = [name for name in names if status(jobs, name) != "finished"]
+    for name in unfinished:
+        logger.info("%s: %s; see %s", name, status(jobs, name), jobs / f"{name}.log")
+    return int(bool(absent or unfinished))
+
+
+def _compose(overrides: Sequence[str], place: str) -> DictConfig:
+    try:
+        config = compose(overrides)
+        OmegaConf.resolve(config)
+        check_options(config)
+        if num_processes(config.trainer) > 1:
+            raise UserError(
+                "trainer.devices: a sweep trains each job on one device; run several jobs at once"
+            )
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{place}: {explain(error)}") from error
+    return config
+
+
+def _check_launcher(overrides: Sequence[str]) -> None:
+    """Refuse a launcher that is not installed, or an option it does not have, before any work."""
+    try:
+        with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
+            config = hydra.compose("sweep", [*overrides, "job=none"], return_hydra_config=True)
+            OmegaConf.to_container(config.hydra.launcher, resolve=False)
+    except (HydraException, OmegaConfBaseException) as error:
+        message = " ".join(str(error).split())
+        raise UserError(f"sdst sweep: {message}; is the launcher's package installed?") from error
+
+
+def _set_group(config: DictConfig, name: str) -> None:
+    """Let a logger that groups runs, like wandb, group them by experiment."""
+    for node in (config, config.logger):
+        if "group" in node:
+            node.group = name
+
+
+def _model(job: Job) -> str:
+    chosen = [override.partition("=")[2] for override in job.overrides if override.startswith("model=")]
+    return chosen[-1] if chosen else "sdst"
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="sdst sweep",
+        description="Train what a table or figure needs. Further arguments key=value are Hydra overrides of all jobs, "
+        "or of the launcher: hydra/launcher=processes hydra.launcher.n_jobs=2.",
+    )
+    add = parser.add_argument
+    add("experiment", help="table5, figure4, ..., or the path of such a file")
+    add("--scale", choices=SCALES, default="laptop", help="of data and model (default: %(default)s)")
+    add("--seeds", type=at_least(0), nargs="+", default=[0], metavar="N", help="of each row (default: 0)")
+    add("--runs", type=Path, metavar="DIR", help="where the runs go (default: paths.runs)")
+    add(
+        "--experiments",
+        type=Path,
+        metavar="DIR",
+        help="folder of the experiments (default: the repository's)",
+    )
+    return parser

@@ -1,0 +1,220 @@
+"""A job is one training, known by what decides its result: sweeps share jobs, skip finished ones and retry others.
+
+The folder of jobs holds for each::
+
+    IDENTITY.yaml   its resolved configuration, frozen at launch
+    IDENTITY.lock   locked by the process that trains it
+    IDENTITY.log    what the training told
+    IDENTITY/       its run folder: metrics.json there says that it is finished, failed.txt why it is not
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import shutil
+import traceback
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from omegaconf import OmegaConf
+
+from sdst.config.schema import stored_config
+from sdst.data.fingerprint import fingerprint
+from sdst.data.jsonlines import write_atomically
+from sdst.errors import UserError
+from sdst.sweeps.gpus import own_gpu
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from omegaconf import DictConfig
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["finished", "failed", "missing"]
+
+ELSEWHERE = (
+    "group",
+    "run_dir",
+    "resume",
+    "recompute",
+    "logger",
+    "paths",
+    "trainer.accelerator",
+    "trainer.devices",
+    "data.num_workers",
+    "data.features",
+    "data.annotations",
+)
+"""Where and how a job runs, and where it is logged. Of files, not the name counts but the content."""
+FAILED = "failed.txt"
+
+
+def identity(config: DictConfig) -> str:
+    """12 hexadecimal digits that depend on everything a training's result depends on, and on nothing else.
+
+    Of the features only the :func:`~sdst.data.fingerprint.fingerprint` counts, which samples them.
+
+    Args:
+        config: A composed configuration; its annotations and features are read.
+
+    Raises:
+        UserError: One of these files is missing or cannot be used.
+    """
+    essence: Any = OmegaConf.to_container(config, resolve=True)
+    data = essence["data"]
+    files = {split: path and _file_hash(path) for split, path in data["annotations"].items()}
+    features = _features_hash(data["features"], data["pooling"])
+    for key in ELSEWHERE:
+        *parents, leaf = key.split(".")
+        node = essence
+        for parent in parents:
+            node = node[parent]
+        node.pop(leaf, None)
+    essence["content"] = {"annotations": files, "features": features}
+    return hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def freeze(config: DictConfig, jobs: Path, name: str) -> None:
+    """Write a job's configuration, with absolute paths, for whichever process will train it.
+
+    Args:
+        config: Of the job.
+        jobs: The folder of jobs.
+        name: The job's identity.
+    """
+    config = config.copy()
+    config.run_dir = str(jobs / name)
+    OmegaConf.resolve(config)
+    for split, path in config.data.annotations.items():
+        config.data.annotations[split] = path and str(Path(path).absolute())
+    config.data.features = str(Path(config.data.features).absolute())
+    write_atomically(jobs / f"{name}.yaml", OmegaConf.to_yaml(config))
+
+
+def status(jobs: Path, name: str) -> Status:
+    """What the disk says about a job."""
+    if (jobs / name / "metrics.json").is_file():
+        return "finished"
+    return "failed" if (jobs / name / FAILED).is_file() else "missing"
+
+
+def run_job(jobs: Path, name: str, *, wait: bool) -> Status | Literal["busy"]:
+    """Train a frozen job, unless it is finished; a failure is told in its folder and log, not raised.
+
+    Args:
+        jobs: The folder of jobs.
+        name: The job's identity.
+        wait: While another process trains the job, wait for its result instead of returning ``busy``.
+    """
+    run_dir = jobs / name
+    with _locked(jobs / f"{name}.lock", wait) as free:
+        if not free:
+            return "busy"
+        if status(jobs, name) == "finished":
+            return "finished"
+        (run_dir / FAILED).unlink(missing_ok=True)
+        with _log_to(jobs / f"{name}.log"):
+            try:
+                config = stored_config(jobs / f"{name}.yaml")
+                with own_gpu() as gpu:
+                    if gpu is not None and config.trainer.devices == 1:
+                        config.trainer.devices = [gpu]
+                    train_once(run_dir, config)
+            except Exception as error:
+                reason = f"{error}\n" if isinstance(error, UserError) else traceback.format_exc()
+                logger.info("%s", reason.rstrip())
+                run_dir.mkdir(parents=True, exist_ok=True)
+                write_atomically(run_dir / FAILED, reason)
+    return status(jobs, name)
+
+
+def train_once(run_dir: Path, config: DictConfig) -> dict[str, Any]:
+    """The content of the run's metrics.json: of the finished run there, the continued one, or a new one.
+
+    A run is continued as it was begun, but for :data:`ELSEWHERE`.
+    """
+    # Here, for whoever only reads jobs would wait seconds for what training imports.
+    from sdst.training.checkpoint import LAST
+    from sdst.training.fit import train
+
+    finished = run_dir / "metrics.json"
+    if finished.is_file():
+        logger.info("%s: trained already; remove the folder to train again", run_dir)
+        stored: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+        return stored
+    if (run_dir / LAST).is_file():
+        begun = stored_config(run_dir / "config.yaml")
+        for key in ELSEWHERE:
+            if (value := OmegaConf.select(config, key)) is not None:
+                OmegaConf.update(begun, key, value, merge=False)
+        return train(begun, run_dir, resume=True)
+    if (run_dir / "config.yaml").is_file():  # a run of ours, interrupted before its first epoch ended
+        shutil.rmtree(run_dir)
+    return train(config, run_dir)
+
+
+@contextmanager
+def _locked(path: Path, wait: bool) -> Iterator[bool]:
+    """Hold a lock that ends with the process; False where another process has it and ``wait`` is not asked for."""
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+class _JobLog(logging.FileHandler):
+    """A log that ends what it cannot tell of, instead of printing a traceback and going on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # its name in logging
+        """Raise what is being handled."""
+        raise
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Let the package tell everything to a file instead of the terminal, where a sweep has a line per job."""
+    package = logging.getLogger("sdst")
+    handler = _JobLog(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    level, propagate = package.level, package.propagate
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    package.propagate = False
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
+        package.propagate = propagate
+        handler.close()
+
+
+def _file_hash(path: str) -> str:
+    try:
+        return _hash(path, Path(path).stat().st_mtime_ns)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+
+
+@lru_cache
+def _hash(path: str, _mtime: int) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _features_hash(path: str, pooling: str) -> str:
+    file = Path(path)
+    return _fingerprint(path, pooling, file.stat().st_mtime_ns if file.is_file() else 0)
+
+
+@lru_cache
+def _fingerprint(path: str, pooling: str, _mtime: int) -> str:
+    return fingerprint(Path(path), pooling)

@@ -1,0 +1,267 @@
+"""The paper's tables and figures as data: ``experiments/*.yaml``, what to run for each row and what the paper prints.
+
+A file has exactly these keys::
+
+    title: what the table compares
+    source: where the paper has it, "Tab. 3"
+    selection: how the paper chose the checkpoint, as far as it says
+    notes: [doubts about the whole table]                        # may be left out
+    scales:                                                      # Hydra overrides of each data set, per scale
+      paper: {qvhighlights: [data=qvhighlights]}
+      laptop: {qvhighlights: [data=world]}                       # a data set may be absent at this scale
+    columns:                                                     # blocks of columns, left to right
+      - title: the printed header above them, "" for none
+        dataset: whose numbers they are, null for all
+        split: val, test, or null where the numbers depend on none
+        metrics: {printed header: key of ours, or null}
+    rows:
+      - label: as printed
+        overrides: [model.attention=standard]                    # [] is SDST itself; left out: not run here
+        paper: ["70.77", null]                                   # cells as printed, one per column; null is missing
+        note: a doubt about this row                             # may be left out
+        only: paper                                              # its one scale, the note says why; or left out
+
+A key of ours is one of a run's metrics, such as ``MR-full-mAP``, or one of ``RUN_FACTS``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sdst
+from sdst.errors import UserError
+from sdst.files.yaml import read_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+SCALES = ("paper", "laptop")
+RUN_FACTS = ("parameters.total", "peak_memory_gb", "steps_per_second")
+"""Keys of columns that tell of a run what is no metric: trainable parameters, memory in GB, training speed."""
+
+_NUMBER = r"\d+(?:\.\d+)?"
+_PRINTED = re.compile(rf"{_NUMBER}(?: ?M| ± {_NUMBER}| \([+-]{_NUMBER}\))?")
+_OVERRIDE = re.compile(r"[^\s=]+=\S+")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of numbers: what its block says, its own printed ``header`` and our ``key`` for it."""
+
+    title: str
+    header: str
+    key: str | None
+    dataset: str | None
+    split: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row; ``overrides`` is None where the file has none, ``paper`` has one cell per column (:func:`number`)."""
+
+    label: str
+    overrides: tuple[str, ...] | None
+    paper: tuple[str | None, ...]
+    note: str | None
+    only: str | None = None
+
+    def is_run_at(self, scale: str) -> bool:
+        """Whether there is something to train for it at ``paper`` or ``laptop`` scale."""
+        return self.overrides is not None and self.only in (None, scale)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A training that a row needs, once per seed: with all overrides, those of the data set first."""
+
+    label: str
+    dataset: str
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """One table or figure; the attributes are the keys of its file, whose name is ``name``.
+
+    ``columns`` are single columns here, and ``scales`` maps a scale and a data set to overrides.
+    """
+
+    name: str
+    title: str
+    source: str
+    selection: str
+    notes: tuple[str, ...]
+    scales: Mapping[str, Mapping[str, tuple[str, ...]]]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+    def jobs(self, scale: str) -> list[Job]:
+        """What to run at ``paper`` or ``laptop`` scale: every row that is run here, on every data set."""
+        return [
+            Job(row.label, dataset, (*overrides, *row.overrides))
+            for row in self.rows
+            if row.overrides is not None and row.is_run_at(scale)
+            for dataset, overrides in self.scales[scale].items()
+        ]
+
+
+def number(cell: str | None) -> float | None:
+    """The number of a printed cell without its unit, deviation or difference; None for a missing cell."""
+    match = None if cell is None else re.match(_NUMBER, cell)
+    return None if match is None else float(match[0])
+
+
+def experiments_dir() -> Path:
+    """The ``experiments`` folder beside ``src``, where the cloned repository has it."""
+    return Path(sdst.__file__).parents[2] / "experiments"
+
+
+def find_experiment(name: str, folder: str | Path | None = None) -> Experiment:
+    """Read an experiment by its name in a folder (the repository's by default), or by its path.
+
+    Raises:
+        UserError: There is no such experiment, or it is malformed (see :func:`read_experiment`).
+    """
+    if name.endswith(".yaml"):
+        return read_experiment(name)
+    paths = {path.stem: path for path in list_experiments(folder or experiments_dir())}
+    if name not in paths:
+        raise UserError(f"{name}: no such experiment; choose from {', '.join(paths)}")
+    return read_experiment(paths[name])
+
+
+def list_experiments(folder: str | Path) -> list[Path]:
+    """The files of a folder, in the order of their names.
+
+    Raises:
+        UserError: There is none.
+    """
+    paths = sorted(Path(folder).glob("*.yaml"))
+    if not paths:
+        raise UserError(f"{folder}: no experiment here; give the folder that has table1.yaml and the others")
+    return paths
+
+
+def read_experiment(path: str | Path) -> Experiment:
+    """Read and check one file.
+
+    Raises:
+        UserError: The file cannot be read or breaks the format above.
+    """
+    fields = _mapping(read_yaml(path), str(path), "title source selection scales columns rows", "notes")
+    scales = {
+        scale: {
+            dataset: _overrides(given, f"{path}: scales.{scale}.{dataset}")
+            for dataset, given in _mapping(value, f"{path}: scales.{scale}").items()
+        }
+        for scale, value in _mapping(fields["scales"], f"{path}: scales", " ".join(SCALES)).items()
+    }
+    columns = tuple(
+        column
+        for index, block in enumerate(_list(fields["columns"], f"{path}: columns"))
+        for column in _columns(block, f"{path}: columns[{index}]")
+    )
+    rows = tuple(
+        _row(row, len(columns), f"{path}: rows[{index}]")
+        for index, row in enumerate(_list(fields["rows"], f"{path}: rows"))
+    )
+    labels = [row.label for row in rows]
+    if len(set(labels)) < len(labels) or not labels:
+        raise UserError(f"{path}: rows: {len(labels)} with {len(set(labels))} labels; name each differently")
+    _check_datasets(scales, columns, rows, path)
+    notes = _list(fields.get("notes", []), f"{path}: notes")
+    return Experiment(
+        name=Path(path).stem,
+        title=_text(fields["title"], f"{path}: title"),
+        source=_text(fields["source"], f"{path}: source"),
+        selection=_text(fields["selection"], f"{path}: selection"),
+        notes=tuple(_text(note, f"{path}: notes") for note in notes),
+        scales=scales,
+        columns=columns,
+        rows=rows,
+    )
+
+
+def _columns(block: Any, place: str) -> Iterable[Column]:
+    fields = _mapping(block, place, "title dataset split metrics")
+    title = "" if fields["title"] == "" else _text(fields["title"], f"{place}.title")
+    dataset = None if fields["dataset"] is None else _text(fields["dataset"], f"{place}.dataset")
+    split = fields["split"]
+    if split not in ("val", "test", None):
+        raise UserError(f"{place}.split: {split!r} is no split; give val, test or null")
+    for header, key in _mapping(fields["metrics"], f"{place}.metrics").items():
+        named = None if key is None else _text(key, f"{place}.metrics.{header}")
+        yield Column(title, header, named, dataset, split)
+
+
+def _row(row: Any, num_columns: int, place: str) -> Row:
+    fields = _mapping(row, place, "label paper", "overrides note only")
+    cells = _list(fields["paper"], f"{place}.paper")
+    if len(cells) != num_columns:
+        raise UserError(f"{place}.paper: {len(cells)} cells for {num_columns} columns; give one for each")
+    for index, cell in enumerate(cells):
+        if cell is not None and not (isinstance(cell, str) and _PRINTED.fullmatch(cell)):
+            raise UserError(
+                f"{place}.paper[{index}]: {cell!r} is no printed number; give it in quotes, digit for digit, or null"
+            )
+    only = fields.get("only")
+    if "only" in fields and only not in SCALES:
+        raise UserError(f"{place}.only: {only!r} is no scale; give {' or '.join(SCALES)}, or leave it out")
+    if "only" in fields and not {"overrides", "note"} <= set(fields):
+        raise UserError(f"{place}.only: needs overrides, and a note that says why; give both")
+    return Row(
+        _text(fields["label"], f"{place}.label"),
+        _overrides(fields["overrides"], f"{place}.overrides") if "overrides" in fields else None,
+        tuple(cells),
+        _text(fields["note"], f"{place}.note") if "note" in fields else None,
+        only,
+    )
+
+
+def _check_datasets(
+    scales: Mapping[str, Mapping[str, Any]], columns: Iterable[Column], rows: Iterable[Row], path: str | Path
+) -> None:
+    """Every data set of a table that is run is known at paper scale, and the laptop's data sets are among them."""
+    needed = {column.dataset for column in columns if any(row.overrides is not None for row in rows)}
+    if missing := sorted(needed - {None} - set(scales["paper"]), key=str):
+        raise UserError(f"{path}: scales.paper: lacks '{missing[0]}', which columns name; give its overrides")
+    if unknown := sorted(set(scales["laptop"]) - set(scales["paper"])):
+        raise UserError(f"{path}: scales.laptop: '{unknown[0]}' is not in scales.paper; name it there too")
+
+
+def _mapping(value: Any, place: str, required: str | None = None, optional: str = "") -> dict[str, Any]:
+    """A mapping with the given keys, or with any where ``required`` is None."""
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise UserError(f"{place}: {value!r} is no mapping of names; write 'name: value' pairs")
+    if required is None:
+        return value
+    known = [*required.split(), *optional.split()]
+    if unknown := [key for key in value if key not in known]:
+        raise UserError(f"{place}: unknown key '{unknown[0]}'; known are {', '.join(known)}")
+    if missing := [key for key in required.split() if key not in value]:
+        raise UserError(
+            f"{place}: '{missing[0]}' is missing; every one of {', '.join(required.split())} is needed"
+        )
+    return value
+
+
+def _list(value: Any, place: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise UserError(f"{place}: {value!r} is no list; write [a, b] or one item per line after '- '")
+    return value
+
+
+def _text(value: Any, place: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{place}: {value!r} is no text; write some, in quotes where YAML reads it otherwise")
+    return value
+
+
+def _overrides(value: Any, place: str) -> tuple[str, ...]:
+    for item in _list(value, place):
+        if not isinstance(item, str) or not _OVERRIDE.fullmatch(item):
+            raise UserError(f"{place}: {item!r} is no override; write key=value without blanks")
+    return tuple(value)

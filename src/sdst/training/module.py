@@ -1,0 +1,134 @@
+"""The LightningModule: steps, logging, optimizers around a model and its losses."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import numpy as np
+import torch
+
+from sdst.metrics.collector import PredictionCollector
+from sdst.models.decoding import Decoding, decode
+from sdst.training.checkpoint import KEY, contents
+from sdst.training.processes import gather, pad_alike, world_size
+
+if TYPE_CHECKING:
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
+    from torch import Tensor, nn
+
+    from sdst.losses.criterion import Criterion
+    from sdst.training.optim import Optimization
+    from sdst.types import Batch, Output, Prediction, Qid
+
+
+SHOWN_METRICS = ("MR-full-R1@0.5", "MR-full-mAP", "HL-min-VeryGood-mAP")
+"""What the progress of a training shows; all others are logged too."""
+
+
+class GroundingModule(L.LightningModule):
+    """Trains and evaluates any model that maps a batch's tensors to an ``Output``.
+
+    Args:
+        model: Called with (video, video_mask, text, text_mask, num_clips).
+        criterion: Losses and their weights.
+        optimization: Optimizer and schedule.
+        decoding: From outputs to predictions.
+        dataset: Whose metrics are computed.
+        split: The split evaluated now; the prefix of its metrics.
+        seed: Of dropout and stochastic depth.
+        config: The resolved configuration, for the checkpoint.
+        recipe: How the features were made, for the checkpoint.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Criterion,
+        optimization: Optimization,
+        decoding: Decoding,
+        *,
+        dataset: str,
+        split: str,
+        seed: int,
+        config: dict[str, Any],
+        recipe: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.criterion = criterion
+        self.optimization = optimization
+        self.decoding = decoding
+        self.split = split
+        self.seed = seed
+        self.collector = PredictionCollector(dataset)
+        self.contents = contents(config, recipe)
+        self.metrics: dict[str, Any] = {}
+        self.predictions: list[Prediction] = []
+        self.qids: list[Qid] = []  # of the batch at hand
+
+    def forward(self, batch: Batch) -> Output:
+        """The model's output for a batch."""
+        output: Output = self.model(
+            batch.video, batch.video_mask, batch.text, batch.text_mask, batch.num_clips
+        )
+        return output
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed this batch's dropout by its place in the run, so that a resumed run draws what it would have drawn."""
+        entropy = [self.seed, self.current_epoch, batch_idx, self.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step. The loss is logged, and at steps that the logger takes every unweighted term, also by level."""
+        self.qids = [record.qid for record in batch.records]
+        batch = pad_alike(batch)
+        output, batch = gather(self(batch), batch)
+        self.qids = [record.qid for record in batch.records]
+        by_level = self.criterion.by_level(output, batch)
+        total, terms = self.criterion.combine(by_level)
+        self.log("train/loss", total, batch_size=len(batch), prog_bar=True)
+        # Lightning's bookkeeping of so many values takes a tenth of a small model's step.
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by its logger connector
+        if (self.global_step + 1) % every == 0:
+            logged = {f"train/loss_{name}": term for name, term in terms.items()}
+            for name, values in by_level.items():
+                if values.dim():
+                    # 0 where proposals come before level 1.
+                    first = 1 + output.text.shape[1] - len(values)
+                    logged |= {f"train/level_{first + k}/{name}": value for k, value in enumerate(values)}
+            logged["lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+            self.log_dict(logged, batch_size=len(batch))
+        return total * world_size()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Predict a batch; its loss is logged where it has labels."""
+        self.qids = [record.qid for record in batch.records]
+        output = self(batch)
+        self.collector.update(decode(output, batch, self.decoding), batch.records)
+        if all(record.windows is not None for record in batch.records):
+            total, _ = self.criterion(output, batch)
+            self.log(f"{self.split}/loss", total, batch_size=len(batch), on_epoch=True, sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Evaluate the split and log the metrics of its table."""
+        self.metrics = self.collector.compute()
+        self.predictions, _ = self.collector.gather()
+        self.collector.reset()
+        brief = self.metrics.get("brief", {})
+        # Every rank computed the same numbers from the same gathered rows.
+        for key, value in brief.items():
+            if value is not None:
+                self.log(f"{self.split}/{key}", value, prog_bar=key in SHOWN_METRICS)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW over the model's parameters, scheduled by the step."""
+        _ = self.trainer.estimated_stepping_batches  # makes the trainer count its batches
+        steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        optimizer, schedule = self.optimization.build(self.model.parameters(), steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add configuration and recipe, plain values both."""
+        checkpoint[KEY] = self.contents

@@ -1,0 +1,87 @@
+"""What a run folder says about how it came about: code, versions, machine, parameters."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import resource
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import sdst
+from sdst.training.allocator import return_freed_memory
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PACKAGES = ("sdst", "torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "numpy", "scipy", "h5py")
+_CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+"""Where Linux resets and tells the peak of a process's memory."""
+
+
+def describe_run(model: nn.Module) -> dict[str, Any]:
+    """What :func:`describe_process` tells, and the model's parameters."""
+    return describe_process() | {"parameters": parameter_table(model)}
+
+
+def describe_process() -> dict[str, Any]:
+    """Command, commit, versions and machine, as plain values."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "command": sys.argv,
+        "git": _git(),
+        "versions": {"python": platform.python_version()} | {p: metadata.version(p) for p in PACKAGES},
+        "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "gpu": gpu},
+    }
+
+
+def reset_peak_memory() -> None:
+    """Let :func:`peak_memory_gb` forget what this process used before; not possible everywhere without a GPU."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    return_freed_memory()
+    with contextlib.suppress(OSError):  # no Linux
+        _CLEAR_REFS.write_text("5")
+
+
+def peak_memory_gb() -> float:
+    """The most memory in use since the reset: of the GPU if one is used, else of this process."""
+    if torch.cuda.is_available() and (allocated := torch.cuda.max_memory_allocated()):
+        return round(allocated / 1e9, 2)
+    with contextlib.suppress(OSError, StopIteration):
+        lines = _STATUS.read_text().splitlines()
+        peak = next(line for line in lines if line.startswith("VmHWM:"))
+        return round(int(peak.split()[1]) * 1024 / 1e9, 2)
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2)
+
+
+def parameter_table(model: nn.Module) -> dict[str, int]:
+    """Trainable parameters of each part of the model and in total."""
+    parts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part = name.split(".")[0]
+            parts[part] = parts.get(part, 0) + parameter.numel()
+    return parts | {"total": sum(parts.values())}
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit of the source and whether it has uncommitted changes; None outside a checkout."""
+    source = Path(sdst.__file__).parent
+    try:
+        commit, changes = (
+            subprocess.run(
+                ["git", *args], cwd=source, capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for args in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit, "dirty": bool(changes)}

@@ -1,0 +1,107 @@
+"""``sdst train``: compose the configuration and train, once or as a multirun."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from sdst.config.schema import conf_dir, explain, register_schema
+from sdst.errors import UserError
+from sdst.training.resume import begun_run, stored_run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from omegaconf import DictConfig
+
+logger = logging.getLogger(__name__)
+
+FLAGS = ("-m", "--multirun", "--cfg", "-c", "--package", "-p", "--resolve", "--info", "-i", "--help", "-h")
+"""Hydra's options that make sense here."""
+
+SEARCH = "hydra/sweeper=optuna"
+"""Hydra's sweeper that searches for good values instead of trying all: Optuna's."""
+SEARCH_OPTIONS = ("hydra.sweeper.direction=maximize", "hydra.sweeper.max_failure_rate=1")
+"""Its options unless the command has others: metrics are to be high, and a trial that diverged does not end it."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Hydra application over conf/train.yaml, or with ``resume=`` the rest of a run (:class:`TrainConfig`)."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own report
+    resumed = [arg.partition("=")[2] for arg in argv if arg.startswith("resume=")]
+    resume = resumed[-1] if resumed else ""
+    argv = [arg for arg in argv if not arg.startswith("resume=")]
+    try:
+        if resume == "auto":
+            resume = begun_run(argv)
+            if resume and (Path(resume) / "metrics.json").exists():
+                logger.info("%s: holds a finished run; nothing is left to do", resume)
+                return 0
+        if resume not in ("", "null"):
+            from sdst.training.fit import train
+
+            run_dir, config = stored_run(resume, argv)
+            train(config, run_dir, resume=True)
+        else:
+            _check_flags(argv)
+            overrides = [*(SEARCH_OPTIONS if SEARCH in argv else ()), *argv]
+            logging.getLogger("alembic").setLevel(
+                logging.WARNING
+            )  # Optuna imports it, and it tells how it starts
+            # Hydra's parser wants the flag not to stand among the overrides.
+            sys.argv = ["sdst train", *sorted(overrides, key=lambda arg: arg not in ("-m", "--multirun"))]
+            _run_hydra()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error) from error
+    return 0
+
+
+def _check_flags(argv: Sequence[str]) -> None:
+    for arg in argv:
+        if arg.startswith("-") and arg.partition("=")[0] not in FLAGS:
+            raise UserError(
+                f"sdst train: no option {arg}; there are {', '.join(FLAGS)} and overrides like seed=1"
+            )
+
+
+def _run_hydra() -> None:
+    """One run, or all of a multirun; what is wrong with a job's input is told after the others are done."""
+    refused: list[UserError] = []
+    here = os.getpid()
+
+    def job(config: DictConfig) -> float | None:
+        """What a sweeper that searches makes highest: the best value of the metric that selects checkpoints."""
+        # Here, for help and refusals would wait seconds for what training imports.
+        from sdst.training.fit import train
+
+        run_dir = Path(HydraConfig.get().runtime.output_dir)
+        try:
+            result = train(config, run_dir)
+        except UserError as error:
+            refused.append(error)
+            with contextlib.suppress(OSError):
+                run_dir.rmdir()  # made by Hydra; stays where it holds anything
+            if os.getpid() != here:  # a launcher's process, which has a list of its own
+                raise
+            return None
+        selected = result["selected"]
+        value: float = result["best"][selected["split"]][selected["metric"]]
+        return value
+
+    register_schema()
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="train")(job)()
+    except ValueError:  # Optuna's, which then has no best trial
+        if not refused:
+            raise
+    if refused:
+        raise UserError("; ".join(str(error) for error in refused))
