@@ -67,10 +67,10 @@ unit: $(READY)  ## all tests, one process per core
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
 
 fuzz: $(READY)  ## break files of every kind for FUZZ_SECONDS: none may end in a traceback, a crash or a wait
-	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --seconds $(FUZZ_SECONDS)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py --seconds $(FUZZ_SECONDS)
 
 test-faults: $(READY)  ## end training, extraction, merging, sweeps and reports KILLS times each: nothing may be lost
-	OMP_NUM_THREADS=1 $(BIN)/python tests/faults.py --kills $(KILLS)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/faults.py --kills $(KILLS)
 
 clean:  ## remove caches; never touches runs or data
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site

@@ -44,8 +44,8 @@ def page() -> str:
     parts = [
         "# All options",
         "Made from the schema in `src/sdst/config/schema.py`, the docstrings of what is built, and `conf/`. Any "
-        "of them is set on the command line as `key=value`. The defaults are those of `sdst train` without arguments, SDST on "
-        "QVHighlights; `data=`, `model=` and `logger=` change several at once, as told below.",
+        "of them is set on the command line as `key=value`. The defaults are those of `sdst train` without "
+        "arguments, SDST on QVHighlights; `data=`, `model=` and `logger=` change several at once, as told below.",
         "## The run",
         _table(_schema_rows(TrainConfig, default, "")),
     ]

@@ -1,0 +1,95 @@
+"""Every other model through the command line: train, resume, predict, a submission that evaluates."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.anchor_models import MODELS, configured
+from helpers.corpus import Corpus
+from sdst.cli import main
+from sdst.training.checkpoint import BEST, LAST
+from sdst.training.module import GroundingModule
+
+Train = Callable[[str, Path], int]
+
+
+@pytest.fixture
+def train(corpus: Corpus) -> Train:
+    """Train a tiny model on the corpus; the exit status."""
+
+    def run(name: str, run_dir: Path) -> int:
+        common = [item for item in corpus.overrides if not item.startswith(("model.", "levels."))]
+        # The corpus has features of two layers.
+        levels = min(2, configured(name)["levels"]["count"])
+        small = [f"model={name}", "model.dim=16", "model.heads=2", f"levels.count={levels}"]
+        return main(["train", *common, *small, f"run_dir={run_dir}"])
+
+    return run
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return sorted(map(json.loads, path.read_text().splitlines()), key=lambda row: row["qid"])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_run_predicts_what_it_submitted_and_what_evaluates_to_its_metrics(
+    train: Train, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    run_dir, out = tmp_path / "run", tmp_path / "out.jsonl"
+    assert train(name, run_dir) == 0
+    files = ["--features", str(corpus.features), "--annotations", str(corpus.paths["val"])]
+    checkpoint = ["--checkpoint", str(run_dir / BEST)]
+    assert main(["predict", *checkpoint, *files, "--out", str(out)]) == 0
+    submission = run_dir / "val_submission.jsonl"
+    for ours, theirs in zip(rows(out), rows(submission), strict=True):
+        assert ours["qid"] == theirs["qid"]
+        # Not to the last bit: a convolution rounds differently in a batch of another size.
+        for key in ("pred_relevant_windows", "pred_saliency_scores"):
+            np.testing.assert_allclose(ours[key], theirs[key], atol=1e-6)
+    capsys.readouterr()
+    assert main(["evaluate", str(submission), str(corpus.paths["val"]), "--json"]) == 0
+    brief = json.loads(capsys.readouterr().out)["brief"]
+    assert brief == json.loads((run_dir / "metrics.json").read_text())["best"]["val"]
+
+
+class PowerCutError(Exception):
+    pass
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert train("r2_tuning", tmp_path / "whole") == 0
+    step = GroundingModule.training_step
+
+    def interrupted(self: GroundingModule, *arguments: Any) -> Any:
+        if self.current_epoch == 1:
+            raise PowerCutError
+        return step(self, *arguments)
+
+    monkeypatch.setattr(GroundingModule, "training_step", interrupted)
+    with pytest.raises(PowerCutError):
+        train("r2_tuning", tmp_path / "cut")
+    monkeypatch.undo()
+    assert main(["train", f"resume={tmp_path / 'cut'}"]) == 0
+    whole, cut = (
+        torch.load(tmp_path / folder / LAST, weights_only=True)["state_dict"] for folder in ("whole", "cut")
+    )
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    assert (tmp_path / "whole/val_submission.jsonl").read_bytes() == (
+        tmp_path / "cut/val_submission.jsonl"
+    ).read_bytes()
+
+
+def test_an_option_of_another_model_is_refused_in_one_line(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *corpus.overrides, "model=r2_tuning", f"run_dir={tmp_path / 'run'}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "model.num_queries" in line

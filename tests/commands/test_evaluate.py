@@ -1,0 +1,128 @@
+"""The command ``sdst evaluate``: its outputs, its refusals, and that it starts without torch."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from helpers.shared_data import SHARED, needs_shared
+from sdst.cli import main
+
+TRUE = {"qid": 7, "query": "a dog runs", "vid": "abc", "duration": 20, "relevant_windows": [[0, 10]]}
+RATED = TRUE | {"relevant_clip_ids": [1], "saliency_scores": [[4, 4, 4]]}
+PREDICTED = {"qid": 7, "pred_relevant_windows": [[0, 6, 0.9]], "pred_saliency_scores": [0.5, 1]}
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Write rows (or a text) to both files and return their names."""
+
+    def write(predictions, annotations):
+        names = []
+        for name, rows in {"pred.jsonl": predictions, "true.jsonl": annotations}.items():
+            text = rows if isinstance(rows, str) else "\n".join(map(json.dumps, rows))
+            (tmp_path / name).write_text(text)
+            names.append(str(tmp_path / name))
+        return names
+
+    return write
+
+
+def test_json_alone_goes_to_stdout_and_the_same_to_the_file(files, tmp_path, capsys):
+    out = tmp_path / "metrics.json"
+    assert main(["evaluate", *files([PREDICTED], [RATED]), "--json", "--out", str(out)]) == 0
+    stdout = capsys.readouterr().out
+    result = json.loads(stdout)
+    assert result == json.loads(out.read_text())
+    assert result["brief"]["MR-full-R1@0.5"] == 100
+    assert result["brief"]["MR-full-R1@0.7"] == 0
+    assert result["brief"]["HL-min-VeryGood-mAP"] == 100
+    assert "NaN" not in stdout
+
+
+def test_a_table_shows_every_metric_and_which_have_no_value(files, capsys):
+    assert main(["evaluate", *files([PREDICTED], [TRUE])]) == 0
+    cells = [line.split("│")[1:3] for line in capsys.readouterr().out.splitlines() if "│" in line]
+    table = {name.strip(): value.strip() for name, value in cells}
+    assert table == {
+        "MR-full-R1@0.3": "100.00",
+        "MR-full-R1@0.5": "100.00",
+        "MR-full-R1@0.7": "0.00",
+        "MR-full-mIoU": "60.00",
+        "MR-full-mAP": "30.00",  # a hit at three of the ten thresholds
+        "MR-full-mAP@0.5": "100.00",
+        "MR-full-mAP@0.75": "0.00",
+        "MR-long-mAP": "none",
+        "MR-middle-mAP": "none",
+        "MR-short-mAP": "30.00",
+    }
+
+
+def test_the_dataset_option_overrides_what_the_annotations_suggest(files, capsys):
+    names = files([PREDICTED], [RATED])
+    assert main(["evaluate", *names, "--json", "--dataset", "tacos"]) == 0
+    brief = json.loads(capsys.readouterr().out)["brief"]
+    assert brief["MR-full-mIoU"] == 60
+    assert not any(name.startswith("HL") for name in brief)
+
+
+def test_repairs_and_left_out_metrics_are_logged(files, caplog):
+    predicted = {key: PREDICTED[key] for key in ("qid", "pred_relevant_windows")}
+    assert main(["evaluate", *files([predicted], [RATED | {"relevant_windows": [[10, 0]]}]), "--json"]) == 0
+    assert [record.getMessage().split(" (")[0] for record in caplog.records] == [
+        "repaired reversed windows swapped: 1",
+        "no prediction has saliency: highlight metrics are left out",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("predictions", "annotations", "options", "message"),
+    [
+        ([PREDICTED, PREDICTED | {"qid": 8}], [TRUE], [], "1 predictions have no annotation (qid 8)"),
+        ([PREDICTED], [TRUE | {"qid": "7"}], [], "(qid '7'), 1 predictions have no annotation (qid 7)"),
+        ([PREDICTED], [TRUE | {"relevant_windows": None}], [], "qid 7 has no 'relevant_windows'"),
+        ('{"qid": 7, "pred_rel', [TRUE], [], "pred.jsonl:1: not a JSON object"),
+        ([PREDICTED], [TRUE, TRUE], [], "true.jsonl:2: qid 7 is also on line 1"),
+        ([PREDICTED | {"pred_relevant_windows": [[6, 0, 1]]}], [TRUE], [], "pred.jsonl:1: qid 7: window"),
+        ("", [TRUE], [], "pred.jsonl: the file has no rows"),
+        ([PREDICTED], [TRUE], ["--dataset", "tvsum"], "invalid choice: 'tvsum'"),
+        ([PREDICTED], [TRUE], ["--out", "/nonexistent/m.json"], "/nonexistent/m.json: cannot be written"),
+        ([PREDICTED], [TRUE], ["absent.jsonl"], "unrecognized arguments: absent.jsonl"),
+    ],
+)
+def test_bad_input_is_one_line_on_stderr_and_status_2(
+    files, capsys, predictions, annotations, options, message
+):
+    assert main(["evaluate", *files(predictions, annotations), *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("sdst: error: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+
+
+def test_help_and_missing_files(capsys, tmp_path):
+    assert main(["evaluate", str(tmp_path / "no.jsonl"), str(tmp_path / "none.jsonl")]) == 2
+    assert "none.jsonl: cannot be read" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "--help"])
+    assert stop.value.code == 0
+    assert "PRED.jsonl" in capsys.readouterr().out
+
+
+def test_evaluating_imports_no_torch(files):
+    script = (
+        "import sys; from sdst.cli import main; status = main(sys.argv[1:]); "
+        "sys.exit(status or ('torch' in sys.modules and 3) or ('scipy' in sys.modules and 4))"
+    )
+    command = [sys.executable, "-c", script, "evaluate", *files([PREDICTED], [RATED])]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+@needs_shared
+def test_the_official_sample_from_the_command_line(capsys):
+    names = ["evaluation/sample_val_preds.jsonl", "annotations/qvhighlights/highlight_val_release.jsonl"]
+    assert main(["evaluate", *[str(SHARED / name) for name in names], "--json"]) == 0
+    expected = (SHARED / "evaluation/sample_val_preds_metrics_raw.json").read_text()
+    assert capsys.readouterr().out.strip() == expected.strip()

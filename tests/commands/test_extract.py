@@ -1,0 +1,346 @@
+"""Extraction end to end: what is written, what a kill, a shard or a broken video changes, and merging."""
+
+import json
+import multiprocessing
+import random
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from helpers.shared_data import SHARED, needs_shared
+from helpers.video_files import write_grey_video, write_sound
+from sdst.cli import main
+from sdst.data.store import FeatureStore
+from sdst.errors import UserError
+from sdst.features import extract
+from sdst.features.backbone import backbone as backbones
+from sdst.features.backbone.backbone import IMAGENET_MEAN, IMAGENET_STD
+from sdst.features.extract import find_videos, shard_path
+from sdst.features.merge import merge, merge_main
+from sdst.features.video import ClipSpec, VideoReader
+
+
+@dataclass
+class Sizes:
+    depth: int = 6
+    fusion_layer: int = 5
+    num_frames: int = 4
+    img_size: int = 8
+
+
+class FakeBackbone:
+    """Features anyone can work out: a clip's mean colour and its last frame's, times the layer number."""
+
+    vision_config = text_config = Sizes()
+
+    def __init__(self) -> None:
+        self.num_clips = 0
+
+    def vision(self, frames, layers, poolings):
+        self.num_clips += len(frames)
+        both = torch.cat([frames.mean(dim=(2, 3, 4)), frames[:, :, -1].mean(dim=(2, 3))], dim=1)
+        states = torch.stack([both * layer for layer in layers], dim=1)
+        return {pooling: states + len(pooling) for pooling in poolings}
+
+    def text(self, sentences, layers):
+        return [
+            torch.tensor([[[float(layer), len(word)] for layer in layers] for word in sentence.split()])
+            for sentence in sentences
+        ]
+
+    def recipe(self):
+        return {"backbone": "fake", "text_prefix": ""}
+
+
+@pytest.fixture
+def backbone(monkeypatch):
+    fake = FakeBackbone()
+    monkeypatch.setattr(backbones, "load_backbone", lambda *args, **kwargs: fake)
+    return fake
+
+
+DURATIONS = {"a": 6.0, "b": 2.0, "-c": 8.0, "d_0.0_4.0": 4.0}
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Four videos of 2 s clips, two queries each."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for vid, seconds in DURATIONS.items():
+        write_grey_video(folder / f"{vid}.mov", [i / 5 for i in range(round(seconds * 5))])
+    (folder / "a.srt").write_text("beside the video")
+    return write_rows(tmp_path / "rows.jsonl", DURATIONS)
+
+
+def write_rows(path: Path, durations: dict[str, float]) -> Path:
+    rows = [
+        {"qid": f"{vid}_{n}", "vid": vid, "duration": seconds, "query": "dog " * (n + 1) + vid}
+        for vid, seconds in durations.items()
+        for n in range(2)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def run(corpus: Path, *options: object, out: str = "f.h5") -> int:
+    folder = corpus.parent
+    where = ["--annotations", corpus, "--videos", folder / "videos", "--out", folder / out]
+    how = ["--checkpoint", "unused", "--vocab", "unused", "--layers", "3", "--workers", "0"]
+    return extract.main([str(part) for part in (*where, *how, *options)])
+
+
+def contents(path: Path) -> dict[str, bytes | str]:
+    """Everything in a feature file."""
+    found: dict[str, bytes | str] = {}
+    with h5py.File(path) as file:
+        found |= {f"attr {name}": str(value) for name, value in file.attrs.items()}
+
+        def add(name: str, item: h5py.Dataset | h5py.Group) -> None:
+            if isinstance(item, h5py.Dataset):
+                found[name] = str(item.shape).encode() + item[()].tobytes()
+
+        file.visititems(add)
+    return found
+
+
+def test_features_are_those_of_each_clip_and_query(corpus, backbone):
+    assert run(corpus, "--pooling", "adaptive", "avg", "--batch-size", 2) == 0
+    path = corpus.parent / "f.h5"
+    mean, std = np.array(IMAGENET_MEAN), np.array(IMAGENET_STD)
+    for pooling in ("adaptive", "avg"):
+        store = FeatureStore(path, pooling=pooling)
+        for vid, seconds in DURATIONS.items():
+            features = store.video(vid)
+            clips = list(VideoReader(corpus.parent / "videos" / f"{vid}.mov", ClipSpec(size=8)))
+            assert features.shape == (3, len(clips), 6)
+            assert len(clips) == int(seconds / 2 + 0.5)
+            for t, clip in enumerate(clips):
+                frames = [(clip[f, :, 0, 0].numpy() / 255 - mean) / std for f in range(4)]
+                both = np.concatenate([np.mean(frames, axis=0), frames[-1]])
+                for k, layer in enumerate((4, 5, 6)):
+                    np.testing.assert_allclose(features[k, t], both * layer + len(pooling), rtol=2e-3)
+            np.testing.assert_array_equal(
+                store.text(f"{vid}_1"), [[[n, 3], [n, 3], [n, len(vid)]] for n in (3, 4, 5)]
+            )
+    info = store.info
+    assert (info.backbone, info.video_layers, info.text_layers) == ("fake", (4, 5, 6), (3, 4, 5))
+    assert info.clip_seconds == 2.0
+    assert info.extra == {"text_prefix": "", "resize": "stretch", "antialias": False}
+
+
+def test_worker_processes_and_batches_change_nothing(corpus, backbone):
+    run(corpus, out="one.h5")
+    num_clips = backbone.num_clips
+    assert run(corpus, "--workers", 2, "--batch-size", 1, out="two.h5") == 0
+    assert backbone.num_clips == 2 * num_clips
+    assert contents(corpus.parent / "one.h5") == contents(corpus.parent / "two.h5")
+
+
+def test_layers_are_the_last_ones_or_those_named(corpus, backbone):
+    run(corpus, "--video-layers", "1,3,6", "--text-layers", "2")
+    info = FeatureStore(corpus.parent / "f.h5").info
+    assert (info.video_layers, info.text_layers) == ((1, 3, 6), (2,))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--video-layers", "5,7"], "from 1 to 6"),
+        (["--layers", "6"], "text layers .* from 1 to 5"),
+        (["--video-layers", "3,2"], "shallow to deep"),
+        (["--video-layers", "x"], "31,34,37,40"),
+        (["--shard", "2/2"], "'2/2' is not i/n"),
+        (["--clip-seconds", "0"], "0 is no finite number above 0"),
+        (["--batch-size", "0"], "0 is below 1"),
+        (["--videos", "nowhere"], "no such folder"),
+        (["--only", "nowhere"], "nowhere: not a readable list"),
+        (["--shard", "7/9"], "no video is left"),
+    ],
+)
+def test_bad_options_are_refused(corpus, backbone, options, reason):
+    with pytest.raises(UserError, match=reason):
+        run(corpus, *options)
+
+
+def test_failed_videos_are_listed_and_can_be_added_later(corpus, backbone, capsys):
+    folder = corpus.parent
+    whole = write_rows(
+        folder / "more.jsonl", {**DURATIONS, "gone": 3.0, "sound": 3.0, "twice": 3.0, "empty": 3.0}
+    )
+    videos = folder / "videos"
+    write_sound(videos / "sound.mp4")
+    (videos / "empty.mkv").touch()
+    for suffix in ("mp4", "webm"):
+        (videos / f"twice.{suffix}").touch()
+    assert run(whole) == 3
+    listing = folder / "f.failed.jsonl"
+    reasons = {row["vid"]: row["reason"] for row in map(json.loads, listing.read_text().splitlines())}
+    assert "no video file named gone" in reasons["gone"]
+    assert "twice.mp4, twice.webm; keep one" in reasons["twice"]
+    assert "has no video stream" in reasons["sound"]
+    assert "is empty" in reasons["empty"]
+    assert len(reasons) == 4
+    assert "4 videos failed" in capsys.readouterr().err
+    assert run(corpus, out="alone.h5") == 0
+    assert contents(folder / "f.h5") == contents(folder / "alone.h5")
+
+    for path in [*videos.glob("twice.*"), videos / "sound.mp4", videos / "empty.mkv"]:
+        path.unlink()
+    for vid in reasons:
+        write_grey_video(videos / f"{vid}.mov", [0.0, 1.0, 2.0])
+    assert run(whole, "--only", listing, out="rest.h5") == 0
+    merge([folder / "f.h5", folder / "rest.h5"], folder / "merged.h5")
+    run(whole, out="all.h5")
+    assert contents(folder / "merged.h5") == contents(folder / "all.h5")
+
+
+def test_a_run_where_every_video_fails_writes_no_feature_file(corpus, backbone):
+    for path in (corpus.parent / "videos").iterdir():
+        path.unlink()
+    assert run(corpus) == 3
+    assert not (corpus.parent / "f.h5").exists()
+
+
+def test_other_lengths_than_annotated_are_told(corpus, backbone, caplog):
+    rows = write_rows(corpus.parent / "other.jsonl", {**DURATIONS, "a": 9.9, "b": 4.0})
+    with caplog.at_level("WARNING"):
+        assert run(rows) == 0
+    assert [record.message for record in caplog.records if "annotated" in record.message] == [
+        "1 videos are more than a clip longer or shorter than annotated (first a: 5.8 s, not 9.9 s)"
+    ]
+
+
+def test_progress_shows_in_a_terminal_alone(corpus, backbone, capsys, monkeypatch):
+    run(corpus, out="silent.h5")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    run(corpus)
+    shown = capsys.readouterr().err
+    assert "10/10" in shown  # clips
+    assert "8/8" in shown  # queries
+    assert "/s" in shown
+
+
+def test_one_qid_with_two_queries_is_refused(corpus, backbone):
+    other = write_rows(corpus.parent / "other.jsonl", {"a": 6.0})
+    other.write_text(other.read_text().replace("dog", "cat"))
+    with pytest.raises(UserError, match=r"other\.jsonl: qid 'a_0' is another query"):
+        run(corpus, "--annotations", corpus, other)
+
+
+def test_a_video_name_pattern(tmp_path):
+    path = write_grey_video(tmp_path / "s1-cam-002.mov", [0.0])
+    assert find_videos(tmp_path, ["s1", "s2"], "{vid}-cam-002") == (
+        {"s1": path},
+        {"s2": f"{tmp_path}: no video file named s2-cam-002"},
+    )
+
+
+def test_finished_videos_are_not_encoded_again(corpus, backbone, monkeypatch):
+    run(corpus, out="whole.h5")
+    total = backbone.num_clips
+    vision = backbone.vision
+
+    def fail_at_the_third(frames, layers, poolings):
+        if backbone.num_clips - total >= 4:  # "a" and "b" have four clips
+            raise KeyboardInterrupt
+        return vision(frames, layers, poolings)
+
+    monkeypatch.setattr(backbone, "vision", fail_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus)
+    monkeypatch.setattr(backbone, "vision", vision)
+    before = backbone.num_clips
+    assert run(corpus) == 0
+    assert backbone.num_clips - before == total - 4
+    assert contents(corpus.parent / "f.h5") == contents(corpus.parent / "whole.h5")
+
+
+def test_shards_merged_equal_one_run(corpus, backbone, capsys):
+    folder = corpus.parent
+    run(corpus, out="whole.h5")
+    shards = [shard_path(folder / "f.h5", index, 3) for index in range(3)]
+    for index in range(3):
+        assert run(corpus, "--shard", f"{index}/3") == 0
+    assert [path.name for path in shards] == [f"f.shard-{index}-of-3.h5" for index in range(3)]
+    assert merge_main([*map(str, shards), "--out", str(folder / "f.h5")]) == 0
+    assert "4 videos, 8 queries" in capsys.readouterr().out
+    assert contents(folder / "f.h5") == contents(folder / "whole.h5")
+
+    with pytest.raises(UserError, match="f: shards 1 of 3 are not given"):
+        merge([shards[0], shards[2]], folder / "g.h5")
+    with pytest.raises(UserError, match="is also in"):
+        merge([folder / "f.h5", folder / "whole.h5"], folder / "g.h5")
+    run(corpus, "--clip-seconds", "1", out="finer.h5")
+    with pytest.raises(UserError, match=r"finer\.h5: not made like .* \(clip_seconds 1\.0, not 2\.0\)"):
+        merge([folder / "f.h5", folder / "finer.h5"], folder / "g.h5")
+    assert not (folder / "g.h5").exists()
+
+
+REAL = {  # data/README.md
+    "charades": 30.697,
+    "internvideo2_example1": 8.0,
+    "mmaction_part_0": 1.067,
+    "mmaction_test": 10.0,
+    "sam2_coffee": 9.576,
+}
+
+
+@needs_shared
+def test_real_videos_survive_ten_kills_and_two_shards(tmp_path, monkeypatch):
+    """The tiny InternVideo2 over every real video, killed at random moments, equals an uninterrupted run."""
+    oracles = SHARED / "oracles"
+    vocab = tmp_path / "vocab.txt"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "dog"]
+    vocab.write_text("\n".join(words + [f"word{n}" for n in range(300 - len(words))]) + "\n")
+    loaded = backbones.load_backbone(
+        oracles / "internvideo2_stage2_tiny.pt", oracles / "internvideo2_stage2_tiny.config.json", vocab=vocab
+    )
+    monkeypatch.setattr(backbones, "load_backbone", lambda *args, **kwargs: loaded)
+    torch.set_num_threads(1)  # a forked child must not wait for its parent's threads
+    rows = write_rows(tmp_path / "rows.jsonl", REAL)
+    (tmp_path / "videos").symlink_to(SHARED / "videos")
+
+    start = time.perf_counter()
+    assert run(rows, "--batch-size", 4, out="whole.h5") == 0
+    whole_seconds = time.perf_counter() - start
+    store = FeatureStore(tmp_path / "whole.h5")
+    for vid, seconds in REAL.items():
+        assert store.num_clips(vid) == max(1, int(seconds / 2 + 0.5))
+
+    draw = random.Random(0)
+    killed = 0
+    while killed < 10:
+        child = multiprocessing.get_context("fork").Process(target=run, args=(rows, "--batch-size", 4))
+        child.start()
+        child.join(timeout=draw.uniform(0, 0.5 * whole_seconds))
+        child.kill()
+        child.join()
+        killed += child.exitcode == -signal.SIGKILL
+        if (tmp_path / "f.h5").exists():  # finished before the last kill: once more
+            assert contents(tmp_path / "f.h5") == contents(tmp_path / "whole.h5")
+            (tmp_path / "f.h5").unlink()
+    assert run(rows, "--batch-size", 4) == 0
+    assert contents(tmp_path / "f.h5") == contents(tmp_path / "whole.h5")
+
+    for index in range(2):
+        run(rows, "--batch-size", 4, "--shard", f"{index}/2", out="half.h5")
+    merge([shard_path(tmp_path / "half.h5", index, 2) for index in range(2)], tmp_path / "half.h5")
+    assert contents(tmp_path / "half.h5") == contents(tmp_path / "whole.h5")
+
+
+@pytest.mark.parametrize("tool", ["merge", "import"])
+def test_the_command_line_reaches_the_tools(tool, capsys):
+    assert main(["features", tool]) == 2
+    assert capsys.readouterr().err.startswith(f"sdst: error: sdst features {tool}: the following arguments")
+    with pytest.raises(SystemExit):
+        main(["features", "--help"])
+    assert f"    {tool} " in capsys.readouterr().out

@@ -1,0 +1,368 @@
+"""``sdst serve``, started for real: its answers, what it keeps to itself, and its page in a headless Chromium."""
+
+import html
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("gradio", reason="the extra serve is not installed")
+pytest.importorskip("av")
+
+import httpx
+from gradio_client import Client, handle_file
+
+from helpers.browser import CHROMIUM, Browser
+from helpers.shared_data import needs_shared
+from sdst.cli import main
+from sdst.features.video import VideoError
+from sdst.inference.grounder import EncodedVideo
+from sdst.types import Prediction
+
+QUERIES = ["dog jumps", "a man sings"]
+HOSTILE = "<img src=x onerror='window.top.broken = 1'> {{constructor}} ${1+1} &quot; </script> red balls"
+PROGRAM = """
+import sys
+
+def tell(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        address = arguments[1][0] if event == "socket.connect" else arguments[0]
+        if address not in ("127.0.0.1", "localhost"):
+            sys.stderr.write(f"ELSEWHERE {address}\\n")
+
+sys.addaudithook(tell)
+from sdst.cli import main
+sys.exit(main())
+"""
+"""The command, telling whatever it looks up or connects to beyond this machine."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running one."""
+
+    url: str
+    uploads: Path
+    """The parent of the folder where it keeps uploads."""
+
+
+def start(arguments: list[str], temporary: Path) -> tuple[subprocess.Popen[str], str]:
+    """The process and the address that it tells."""
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "serve", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def serve_options(video_run: Any) -> list[str]:
+    from helpers.video_run import BACKBONE, BACKBONE_CONFIG
+
+    options = ["--checkpoint", video_run.checkpoint, "--backbone-checkpoint", BACKBONE]
+    return [*map(str, [*options, "--backbone-config", BACKBONE_CONFIG, "--vocab", video_run.vocab])]
+
+
+@pytest.fixture(scope="module")
+def server(video_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """For videos of at most 1 MiB; at the end it has to leave nothing behind."""
+    temporary = tmp_path_factory.mktemp("temporary")
+    process, url = start([*serve_options(video_run), "--port", "0", "--max-upload", "1"], temporary)
+    try:
+        assert url.startswith("http://127.0.0.1:"), process.communicate()
+        yield Server(url, temporary)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate()
+    assert (process.returncode, out) == (0, ""), err
+    assert "ELSEWHERE" not in err
+    # Gradio tells of the file that was not uploaded; nothing else fails.
+    assert set(re.findall(r"^[\w.]+(?:Error|Exception)\b", err, re.MULTILINE)) <= {
+        "gradio.exceptions.InvalidPathError"
+    }, err
+    assert list(temporary.iterdir()) == []
+
+
+def ask(server: Server, video: Path, text: str) -> dict[str, Any]:
+    """What the answering document knows."""
+    frame = Client(server.url, verbose=False).predict(handle_file(str(video)), text, api_name="/answer")
+    (document,) = re.findall(r'srcdoc="([^"]*)"', frame)
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', html.unescape(document))
+    answers: dict[str, Any] = json.loads(data)
+    return answers
+
+
+@needs_shared
+def test_answers_are_those_of_predict(
+    server: Server, video_run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = video_run.video("b")
+    samples = ask(server, video, f"\n{QUERIES[0]}\n \n  {QUERIES[1]} \n")["samples"]
+    capsys.readouterr()
+    asked = [part for query in QUERIES for part in ("--query", query)]
+    assert main(["predict", *serve_options(video_run), "--video", str(video), *asked]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [sample["query"] for sample in samples] == QUERIES == [row["query"] for row in rows]
+    for sample, row in zip(samples, rows, strict=True):
+        (answer,) = sample["answers"]
+        assert len(answer["windows"]) == min(5, len(row["pred_relevant_windows"])) > 0
+        for window, wanted in zip(answer["windows"], row["pred_relevant_windows"], strict=False):
+            assert window == pytest.approx(wanted, abs=1e-4)
+        assert answer["saliency"] == pytest.approx(row["pred_saliency_scores"], abs=1e-3)
+        assert sample["duration"] == pytest.approx(12.0, abs=0.1)
+
+
+def upload(server: Server, name: str, content: bytes, **headers: str) -> httpx.Response:
+    return httpx.post(
+        f"{server.url}gradio_api/upload", files={"files": (name, content)}, headers=headers, trust_env=False
+    )
+
+
+@needs_shared
+@pytest.mark.parametrize("name", ["../../escaped.mp4", "/escaped.mp4", "..", "a\\..\\escaped.mp4", "x" * 300])
+def test_no_name_leads_out_of_the_folder_of_uploads(server: Server, name: str) -> None:
+    response = upload(server, name, name.encode())
+    (folder,) = server.uploads.glob("sdst-serve-*")
+    if response.status_code == 200:
+        (path,) = response.json()
+        assert Path(path).resolve() == Path(path)
+        assert Path(path).parent.parent == folder
+    assert [
+        entry
+        for entry in server.uploads.rglob("*")
+        if "escaped" in entry.name and folder not in entry.parents
+    ] == []
+    assert list(server.uploads.iterdir()) == [folder]
+
+
+@needs_shared
+def test_larger_videos_are_refused(server: Server) -> None:
+    assert upload(server, "small.mp4", bytes(2**20 - 2**10)).status_code == 200
+    assert upload(server, "large.mp4", bytes(2**20 + 2**10)).status_code == 413
+
+
+@needs_shared
+def test_only_uploaded_files_are_read(server: Server, video_run: Any) -> None:
+    """Neither served nor opened as a video."""
+    video = video_run.video("b")
+    assert httpx.get(f"{server.url}gradio_api/file={video}", trust_env=False).status_code in (403, 404)
+    data = {"data": [{"path": str(video), "meta": {"_type": "gradio.FileData"}}, QUERIES[0]]}
+    call = httpx.post(f"{server.url}gradio_api/call/answer", json=data, trust_env=False).json()["event_id"]
+    events = httpx.get(f"{server.url}gradio_api/call/answer/{call}", trust_env=False, timeout=60).text
+    assert "event: error" in events
+    assert "event: complete" not in events
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Origin": "{own}"}, 200),
+        ({"Origin": "https://foreign.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1:1"}, 403),
+        ({"Host": "foreign.example"}, 403),
+        ({"Host": "foreign.example", "Origin": "http://foreign.example"}, 403),
+    ],
+)
+def test_pages_of_others_are_refused(server: Server, headers: dict[str, str], status: int) -> None:
+    sent = {name: value.format(own=server.url.rstrip("/")) for name, value in headers.items()}
+    assert upload(server, "small.mp4", b"content", **sent).status_code == status
+
+
+@needs_shared
+def test_other_machines_cannot_reach_it(server: Server) -> None:
+    port = int(server.url.rstrip("/").rpartition(":")[2])
+    socket.create_connection(("127.0.0.1", port)).close()
+    with pytest.raises(
+        ConnectionRefusedError
+    ):  # on Linux all of 127.0.0.0/8 is this machine, but no other address
+        socket.create_connection(("127.0.0.2", port)).close()
+
+
+@needs_shared
+def test_a_file_that_is_no_video_is_told_by_its_name(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no video")
+    with pytest.raises(Exception, match=r"^notes\.txt: ") as error:
+        ask(server, tmp_path / "notes.txt", QUERIES[0])
+    assert str(server.uploads) not in str(error.value)
+
+
+class CountingGrounder:
+    """Stands for a model; videos are files of as many bytes as they have clips."""
+
+    def __init__(self) -> None:
+        self.recipe = {"clip_seconds": 2.0}
+        self.encoded: list[str] = []
+
+    def encode(self, path: Path, advance: Any) -> EncodedVideo:
+        self.encoded.append(path.name)
+        if path.name == "bad.mp4":
+            raise VideoError(f"{path}: <b>damaged</b>")
+        return EncodedVideo(path.stem, 4.0, np.zeros((1, 2, 3), np.float16))
+
+    def predict(self, video: EncodedVideo, queries: list[str]) -> list[Prediction]:
+        return [Prediction(i, video.vid, q, np.array([[0.0, 2.0, 0.5]])) for i, q in enumerate(queries)]
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch) -> Any:
+    from sdst.serve import app
+
+    monkeypatch.setattr(app, "expected_clips", lambda grounder, path: 2)
+    return app.Desk(CountingGrounder())  # type: ignore[arg-type]
+
+
+def test_a_video_is_encoded_once_while_it_is_kept(desk: Any) -> None:
+    from sdst.serve.app import KEPT_VIDEOS
+
+    counted = desk._grounder.encoded
+    for query in ("one", "two", "three"):
+        desk.answer("a.mp4", query)
+    assert counted == ["a.mp4"]
+    for index in range(KEPT_VIDEOS):
+        desk.answer(f"{index}.mp4", "one")
+    desk.answer(f"{KEPT_VIDEOS - 1}.mp4", "two")
+    assert len(counted) == 1 + KEPT_VIDEOS
+    desk.answer("a.mp4", "one")
+    assert counted[-1] == "a.mp4"
+
+
+@pytest.mark.parametrize(
+    ("upload_path", "text", "told"),
+    [
+        (None, "a dog", "Drop a video"),
+        ("a.mp4", " \n ", "Type a sentence"),
+        ("a.mp4", "\ud800", "Type a sentence"),
+        ("/somewhere/bad.mp4", "a dog", r"^bad\.mp4: &lt;b&gt;damaged"),
+    ],
+)
+def test_what_is_missing_or_bad_is_told(desk: Any, upload_path: str | None, text: str, told: str) -> None:
+    import gradio
+
+    with pytest.raises(gradio.Error) as error:
+        desk.answer(upload_path, text)
+    assert re.search(told, str(error.value.message))
+
+
+# --- before it serves ---
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main(["serve", *map(str, arguments)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    return line
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command sets in its own process is undone."""
+    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR"):
+        monkeypatch.setenv(name, "")
+
+
+def test_a_missing_extra_is_one_line(
+    settings: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "sdst.serve.app", raising=False)
+    line = refusal(capsys, "--checkpoint", "none.ckpt")
+    assert line.endswith("gradio is not installed; pip install 'sdst[serve]'")
+
+
+def test_a_taken_port_and_a_missing_checkpoint_are_one_line(
+    settings: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"port {port} cannot be used" in refusal(capsys, "--checkpoint", "none.ckpt", "--port", port)
+    assert "none.ckpt: no such checkpoint" in refusal(capsys, "--checkpoint", "none.ckpt", "--port", 0)
+    half = ("--checkpoint", "none.ckpt", "--port", 0, "--vocab", "v.txt")
+    assert "belong together" in refusal(capsys, *half)
+    assert "cannot be used" in refusal(capsys, "--checkpoint", "none.ckpt", "--port", 70000)
+
+
+# --- in the browser ---
+
+INSIDE = "document.querySelector('iframe[title=Answers]')?.contentDocument"
+PLAYER = f"{INSIDE}.querySelector('video')"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    opened = Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten seconds that every Chromium plays."""
+    from helpers.video_files import write_grey_video
+
+    times = [index / 5 for index in range(50)]
+    path = tmp_path_factory.mktemp("film") / "a film.webm"
+    return write_grey_video(path, times, size=(32, 32), codec="libvpx", pix_fmt="yuv420p")
+
+
+@needs_shared
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian's package: chromium)")
+def test_a_video_is_dropped_asked_and_played_without_the_internet(
+    server: Server, film: Path, browser: Browser
+) -> None:
+    browser.send("Page.navigate", url=server.url)
+    browser.wait("document.querySelector('textarea') && document.querySelector('input[type=file]')")
+    root = browser.send("DOM.getDocument")["root"]["nodeId"]
+    field = browser.send("DOM.querySelector", nodeId=root, selector="input[type=file]")["nodeId"]
+    browser.send("DOM.setFileInputFiles", nodeId=field, files=[str(film)])
+    browser.wait("document.body.innerText.includes('a film')")
+    browser.evaluate(f"""(() => {{
+        const field = document.querySelector('textarea');
+        field.value = {json.dumps(f"{QUERIES[0]}{chr(10)}{HOSTILE}")};
+        field.dispatchEvent(new Event('input', {{bubbles: true}}));
+    }})()""")
+    find = "[...document.querySelectorAll('button')].find(button => button.textContent.trim() === 'Find')"
+    browser.wait(f"{find} && !{find}.disabled")
+    browser.evaluate(f"{find}.click()")
+    browser.wait(f"{INSIDE}?.querySelectorAll('section').length === 2")
+
+    queries = browser.evaluate(f"[...{INSIDE}.querySelectorAll('h2')].map(title => title.textContent)")
+    assert queries == [QUERIES[0], HOSTILE]
+    assert browser.evaluate(f"{INSIDE}.querySelectorAll('main img').length") == 0
+    assert browser.evaluate(f"{INSIDE}.querySelectorAll('.saliency path').length") == 2
+
+    browser.wait(f"{PLAYER}.readyState > 0")
+    label = browser.evaluate(
+        f"(() => {{ const m = {INSIDE}.querySelectorAll('.moment')[1]; m.click(); return m.title; }})()"
+    )
+    start = float(re.findall(r": ([\d.]+)–", label)[0])
+    browser.wait(f"!{PLAYER}.seeking && {PLAYER}.currentTime >= {start} - 0.05")
+    assert browser.evaluate(f"{PLAYER}.error") is None
+    assert browser.evaluate(f"{INSIDE}.querySelectorAll('[aria-pressed=true]').length") == 1
+
+    browser.resize(390, 900)
+    browser.wait(f"{INSIDE}.documentElement.scrollHeight <= {INSIDE}.defaultView.innerHeight")
+    assert browser.evaluate(f"{INSIDE}.documentElement.scrollWidth <= {INSIDE}.defaultView.innerWidth")
+    assert not browser.evaluate("'broken' in window")
+
+    elsewhere = [url for url in browser.fetched if not url.startswith((server.url, "data:", "about:"))]
+    assert browser.fetched
+    assert elsewhere == []
+    assert browser.errors == []

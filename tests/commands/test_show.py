@@ -1,0 +1,322 @@
+"""``sdst show`` without a browser: what the page is told, and that a run's texts stay texts."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.corpus import Corpus, make_rows, write_rows
+from sdst.cli import main
+from sdst.data.annotations import read_annotations
+from sdst.data.store import FeatureStore
+from sdst.inference.commands import run_model
+from sdst.metrics.error_kinds import CONSIDERED
+from sdst.models.decoding import Decoding, decode, fit_windows, raw_moments
+from sdst.show.page import SCRIPTS, config_table, embed, metric_table, render
+from sdst.show.runs import Run, read_curves, read_run, selected_step
+from sdst.show.traces import find_queries, trace_moments
+from sdst.spans import cw_to_se
+from sdst.training import checkpoint
+from sdst.training.checkpoint import BEST
+
+CSS = Path(__file__).parents[2] / "src" / "sdst" / "show" / "page.css"
+
+
+class Scripts(HTMLParser):
+    """The contents of a page's script elements, and the names of all elements."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.contents: list[str] = []
+        self.names: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        if tag == "script":
+            self.contents.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem == "script":
+            self.contents[-1] += data
+
+
+def page_data(page: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(Scripts(page.read_text()).contents[0])
+    return data
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """A finished run to change."""
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def run_of(folder: Path) -> Run:
+    return read_run(folder, "a run")
+
+
+def test_every_query_is_there_with_what_was_predicted_and_annotated(
+    finished: Path, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    assert main(["show", str(finished), "--split", "test", "--out", str(page)]) == 0
+    assert capsys.readouterr().out == f"{page}\n"
+    data = page_data(page)
+    rows = [json.loads(line) for line in corpus.paths["test"].read_text().splitlines()]
+    predicted = {
+        row["qid"]: row
+        for row in map(json.loads, (finished / "test_submission.jsonl").read_text().splitlines())
+    }
+    assert [sample["qid"] for sample in data["samples"]] == [row["qid"] for row in rows]
+    for sample, row in zip(data["samples"], rows, strict=True):
+        assert sample["query"] == row["query"]
+        assert sample["moments"] == row["relevant_windows"]
+        scored = {clip: scores for clip, scores in enumerate(sample["annotators"]) if any(scores)}
+        assert scored == dict(zip(row["relevant_clip_ids"], row["saliency_scores"], strict=True))
+        (answer,) = sample["answers"]
+        wanted = predicted[row["qid"]]
+        for shown, window in zip(
+            answer["windows"], wanted["pred_relevant_windows"][:CONSIDERED], strict=True
+        ):
+            assert shown == pytest.approx(window, abs=1e-4)
+        assert answer["saliency"] == pytest.approx(wanted["pred_saliency_scores"], abs=1e-3)
+    assert "No video plays" in data["notes"][0]
+
+
+def test_traces_are_the_references_and_offsets_of_the_queries_that_predicted(
+    finished: Path, corpus: Corpus
+) -> None:
+    """Each sample alone and each query by a loop, decoded without NMS so that order is that of the scores."""
+    run = run_of(finished)
+    records = read_annotations(corpus.paths["val"]).records
+    model, config, recipe = checkpoint.load(finished / BEST)
+    store = FeatureStore(
+        corpus.features, video_layers=recipe["video_layers"], text_layers=recipe["text_layers"]
+    )
+    decoding = Decoding(**{**config["decode"], "nms": "none"})
+    predictions, outputs = {}, {}
+    for record in records:
+        ((batch, output),) = run_model(model, [record], store, 2.0, with_offsets=True)
+        (predictions[record.qid],) = decode(output, batch, decoding)
+        outputs[record.qid] = output
+    traces = trace_moments(run, records, predictions, count=3)
+    for record in records:
+        output = outputs[record.qid]
+        duration = torch.tensor([record.duration])
+        windows, scores = raw_moments(output, duration, decoding)
+        windows = fit_windows(windows, duration, decoding)
+        order = scores[0].argsort(descending=True, stable=True)
+        for rank, trace in enumerate(traces[record.qid]):
+            query = order[rank]
+            assert trace is not None
+            assert predictions[record.qid].windows[rank, :2] == pytest.approx(windows[0, query])
+            assert output.offsets is not None
+            references = [output.initial_references[0, query], *output.references[0, :, query]]
+            for reference, shown in zip(references, trace.references, strict=True):
+                assert shown == pytest.approx((cw_to_se(reference) * record.duration).tolist(), abs=0.02)
+            for level, points in enumerate(trace.points):
+                centre, width = references[level].tolist()
+                for point, offset in zip(points, output.offsets[0, level, query].tolist(), strict=True):
+                    assert point == pytest.approx((centre + offset * width / 2) * record.duration, abs=0.02)
+
+
+def test_queries_that_ended_alike_are_told_apart_by_their_scores() -> None:
+    windows = torch.tensor([[0.0, 4.0], [2.0, 6.0], [0.0, 4.0], [8.0, 9.0]])
+    scores = torch.tensor([0.2, 0.9, 0.7, -torch.inf])
+    wanted = torch.tensor([[2.0, 6.0], [0.0, 4.0], [0.0, 4.02], [0.0, 4.0], [8.0, 9.0]])
+    assert find_queries(windows, scores, wanted) == [1, 2, 0, None, None]
+
+
+def test_without_features_the_rest_is_shown_and_the_page_says_so(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(re.sub(r"features: .*\.h5", "features: gone.h5", text))
+    assert main(["show", str(copy)]) == 0
+    data = page_data(copy / "show.html")
+    assert any("gone.h5" in note for note in data["notes"])
+    assert {sample["answers"][0]["traces"] for sample in data["samples"]} == {None}
+
+
+def test_videos_are_linked_from_where_the_page_lies(finished: Path, corpus: Corpus, tmp_path: Path) -> None:
+    videos = tmp_path / "my videos"
+    videos.mkdir()
+    (videos / "val0-a#b.mp4").touch()
+    page = tmp_path / "pages" / "page.html"
+    page.parent.mkdir()
+    options = ["--out", str(page), "--videos", str(videos), "--video-name", "{vid}-a#b"]
+    assert main(["show", str(finished), *options]) == 0
+    data = page_data(page)
+    assert data["videos"] == {"val0": "../my%20videos/val0-a%23b.mp4"}
+    vids = {record.vid for record in read_annotations(corpus.paths["val"]).records}
+    assert f"{len(vids) - 1} of {len(vids)} videos" in data["notes"][0]
+
+
+def test_curves_of_a_resumed_run_are_joined_and_end_with_training(copy: Path) -> None:
+    once = read_curves(run_of(copy))
+    folder = copy / "csv"
+    log = folder / "version_0" / "metrics.csv"
+    header, *rows = log.read_text().splitlines()
+    epoch, step, loss = (header.split(",").index(name) for name in ("epoch", "step", "train/loss"))
+    rows = [row.split(",") for row in rows]
+    wanted = {int(row[step]) + 1: float(row[loss]) for row in rows if row[loss]}
+    assert once["train/loss"].steps == sorted(wanted)
+    assert once["train/loss"].values == pytest.approx([wanted[s] for s in sorted(wanted)], rel=1e-4)
+    assert len(once["val/loss"].steps) == 2
+    assert not any(name.startswith("test/") for name in once)
+
+    # The first start got to the second epoch, which the second start began anew.
+    (folder / "version_10").mkdir()
+    again = [row for row in rows if int(row[epoch]) >= 1]
+    for row in rows:
+        if int(row[epoch]) == 1 and row[loss]:
+            row[loss] = "77.0"
+    log.write_text("\n".join([header, *(",".join(row) for row in rows)]) + "\n")
+    for row in again:
+        if row[loss]:
+            row[loss] = "5.5"
+    (folder / "version_10" / "metrics.csv").write_text("\n".join([header, *map(",".join, again)]) + "\n")
+    joined = read_curves(run_of(copy))
+    second = [step for step in once["train/loss"].steps if step > once["val/loss"].steps[0]]
+    assert joined["train/loss"].steps == once["train/loss"].steps
+    assert joined["train/loss"].values[-len(second) :] == [5.5] * len(second)
+
+
+def test_the_selected_step_ends_the_epoch_of_the_best_checkpoint(finished: Path) -> None:
+    run = run_of(finished)
+    curves = read_curves(run)
+    epoch = run.metrics["selected"]["epoch"]
+    assert selected_step(run, curves) == curves["val/loss"].steps[epoch]
+    assert selected_step(run, {}) is None
+
+
+def test_only_options_that_were_overridden_differ_from_the_default(
+    train: Callable[..., Path], tmp_path: Path
+) -> None:
+    run_dir = train(tmp_path / "run", "loss.weights.act=0.25", "model.sampling=[l,r]")
+    header, rows = config_table([run_of(run_dir)])
+    assert header == ["option", "default", "a run"]
+    differing = {key: (default, value) for key, default, value in rows if default != value}
+    assert differing["loss.weights.act"] == ("1.0", "0.25")
+    assert differing["model.sampling"] == ('["l", "c", "r"]', '["l", "r"]')
+    assert "decode.score" not in differing  # what auto stands for is no difference
+    assert not any(key.startswith(("paths", "run_dir", "data.features", "logger")) for key, _, _ in rows)
+    assert {"seed", "optim.weight_decay", "data.pooling"} <= {key for key, _, _ in rows} - differing.keys()
+
+
+def test_two_runs_are_compared_metric_by_metric_and_query_by_query(
+    finished: Path, copy: Path, tmp_path: Path
+) -> None:
+    metrics = json.loads((copy / "metrics.json").read_text())
+    metrics["best"]["val"]["MR-full-mAP"] += 1.5
+    metrics["best"]["test"]["MR-full-mAP"] = None
+    (copy / "metrics.json").write_text(json.dumps(metrics))
+    header, rows = metric_table([run_of(finished), run_of(copy)])
+    row = dict(zip(header, next(row for row in rows if row[0] == "MR-full-mAP"), strict=False))
+    assert float(row["val: a run"]) == pytest.approx(metrics["best"]["val"]["MR-full-mAP"])
+    assert next(row for row in rows if row[0] == "MR-full-mAP")[3] == "+1.50"
+    assert next(row for row in rows if row[0] == "MR-full-mAP")[6] == "–"
+    assert main(["show", str(finished), str(copy), "--out", str(tmp_path / "two.html")]) == 0
+    data = page_data(tmp_path / "two.html")
+    assert [run["name"] for run in data["runs"]] == ["finished", "copy"]
+    assert all(len(sample["answers"]) == 2 for sample in data["samples"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{run}/checkpoints"], "no finished run"),
+        (["{run}", "--split", "train"], "choose a --split from val, test"),
+        (["{run}", "--annotations", "{other}"], "differ in queries"),
+        (["{run}", "{run}", "{run}"], "give one, or two"),
+        (["{run}", "--videos", "{run}/none"], "no such folder"),
+        (["{run}", "--out", "{run}/none/page.html"], "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str], said: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_rows(tmp_path / "other.jsonl", make_rows("val", 6))
+    assert main(["show", *(text.format(run=finished, other=other) for text in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (finished / "show.html").exists()
+
+
+HOSTILE = st.one_of(
+    st.text(),
+    st.sampled_from(
+        [
+            "</script><script>alert(1)</script>",
+            "<!--<script>",
+            "]]>",
+            "${data}",
+            "$data",
+            '"&lt;',
+            "\u2028",
+            "\ud800",
+        ]
+    ),
+)
+
+
+@given(HOSTILE)
+def test_no_text_ends_the_data_or_begins_an_element(text: str) -> None:
+    page = f'<script type="application/json">{embed({"query": text})}</script><p>after</p>'
+    scripts = Scripts(page)
+    assert scripts.names == ["script", "p"]
+    assert json.loads(scripts.contents[0]) == {"query": text}
+    assert "<" not in embed({"query": text})
+
+
+def test_texts_of_a_run_stay_texts_in_the_tables(finished: Path) -> None:
+    hostile = '</title><img src=x onerror="alert(1)"> $data'
+    run = run_of(finished)
+    run = Run(run.folder, hostile, run.metrics, {**run.facts, "command": [hostile]}, run.config)
+    run.config.model.signal = hostile
+    scripts = Scripts(render([run], {"split": hostile, "notes": [hostile], "samples": []}))
+    assert "img" not in scripts.names
+    assert scripts.names.count("script") == 2
+    assert scripts.names.count("title") == 1
+
+
+def test_scripts_make_elements_of_nothing_but_names_of_their_own() -> None:
+    for name in SCRIPTS:
+        source = (CSS.parent / name).read_text()
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|https?://(?!www\.w3\.org)", source
+        )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_contrast_enough(scheme: str) -> None:
+    """WCAG 2.2: 4.5 for text, 3 for what is drawn."""
+    blocks = re.findall(r":root \{(.*?)\}", CSS.read_text(), flags=re.DOTALL)[:2]
+    colours = dict(re.findall(r"--([\w-]+): (#\w+)", blocks[0] + (blocks[1] if scheme == "dark" else "")))
+
+    def contrast(a: str, b: str) -> float:
+        light, dark = sorted((luminance(colours[a]), luminance(colours[b])), reverse=True)
+        return (light + 0.05) / (dark + 0.05)
+
+    for ground in ("page", "card"):
+        for text in ("text", "soft", "link", "run-0", "run-1"):
+            assert contrast(text, ground) >= 4.5, (text, ground)
+    assert contrast("text", "mark") >= 4.5
+    for drawn in ("true", "run-0", "run-1"):
+        assert contrast(drawn, "track") >= 3, drawn
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -1,0 +1,437 @@
+"""``sdst sweep``: which jobs it runs, that it runs each once, and what it says of those that fail."""
+
+import fcntl
+import importlib.util
+import json
+import logging
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from helpers.corpus import Corpus, make_corpus, make_rows
+from helpers.sweep_table import ROWS, arguments, write_table
+from sdst.cli import main
+from sdst.config.schema import compose, conf_dir
+from sdst.errors import UserError
+from sdst.sweeps.commands import Planned, manifest, plan, read_manifest
+from sdst.sweeps.gpus import own_gpu
+from sdst.sweeps.jobs import ELSEWHERE, identity, run_job, train_once
+from sdst.training.module import GroundingModule
+from sdst.training.provenance import peak_memory_gb, reset_peak_memory
+
+
+@pytest.fixture(scope="module")
+def tables(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_table(tmp_path_factory.mktemp("experiments"), corpus)
+
+
+@pytest.fixture(scope="module")
+def swept(tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs folder after a sweep of two rows with two seeds. Read only."""
+    runs = tmp_path_factory.mktemp("swept")
+    assert main(["sweep", *arguments(tables, runs, "--seeds", "0", "1")]) == 0
+    return runs
+
+
+def jobs(runs: Path, name: str = "tableX") -> dict[tuple[str, int], str | None]:
+    return {(job.row, job.seed): job.identity for job in read_manifest(manifest(runs, name, "laptop"))}
+
+
+def finished_at(runs: Path) -> dict[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in runs.glob("jobs/*/metrics.json")}
+
+
+def result(runs: Path, name: str) -> dict[str, Any]:
+    stored = json.loads((runs / "jobs" / name / "metrics.json").read_text())
+    return {key: stored[key] for key in ("best", "last", "selected", "epochs")}
+
+
+# --- what a sweep leaves ---
+
+
+def test_each_row_and_seed_is_a_finished_job(swept: Path) -> None:
+    found = jobs(swept)
+    assert list(found) == [("Standard", 0), ("Standard", 1), ("Ours", 0), ("Ours", 1)]
+    assert set(found.values()) == set(finished_at(swept))
+    for (row, seed), name in found.items():
+        config = OmegaConf.load(swept / "jobs" / str(name) / "config.yaml")
+        assert (config.seed, config.model.attention) == (seed, "standard" if row == "Standard" else "rdsa")
+        assert not (swept / "jobs" / str(name) / "failed.txt").exists()
+        assert "best of 1 epochs" in (swept / "jobs" / f"{name}.log").read_text()
+
+
+def test_a_job_gives_the_numbers_of_the_same_run_by_hand(swept: Path, corpus: Corpus, tmp_path: Path) -> None:
+    overrides = [*corpus.overrides, "trainer.max_epochs=1", "model.attention=standard", "seed=1"]
+    assert main(["train", *overrides, f"run_dir={tmp_path / 'jobs/hand'}"]) == 0
+    assert result(tmp_path, "hand") == result(swept, str(jobs(swept)["Standard", 1]))
+
+
+def test_a_second_sweep_trains_nothing_and_another_seed_is_added(
+    tables: Path, corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert main(["sweep", *arguments(tables, tmp_path)]) == 0
+    assert "job 2 of 2 finished: Ours (qvhighlights, seed 0); 2 finished, 0 failed, 0 left" in caplog.messages
+    before = finished_at(tmp_path)
+    assert main(["sweep", *arguments(tables, tmp_path)]) == 0
+    assert finished_at(tmp_path) == before
+    assert main(["sweep", *arguments(tables, tmp_path, "--seeds", "1")]) == 0
+    assert before.items() <= finished_at(tmp_path).items()
+    assert list(jobs(tmp_path)) == [("Standard", 0), ("Standard", 1), ("Ours", 0), ("Ours", 1)]
+
+
+def test_seeds_of_an_earlier_sweep_are_forgotten_where_the_jobs_would_be_others(tables: Path) -> None:
+    from sdst.sweeps.tables import find_experiment
+
+    table = find_experiment("tableX", tables)
+    first, _ = plan(table, "laptop", [0], [], [])
+    second, configs = plan(table, "laptop", [1], [], first)
+    assert [(job.row, job.seed) for job in second] == [
+        ("Standard", 0),
+        ("Standard", 1),
+        ("Ours", 0),
+        ("Ours", 1),
+    ]
+    assert {config.seed for config in configs.values()} == {1}
+    third, _ = plan(table, "laptop", [1], ["model.dim=32"], first)
+    assert {job.seed for job in third} == {1}
+
+
+KILLED = """
+import os, signal, sys
+from sdst.cli import main
+from sdst.training.module import GroundingModule
+step, steps = GroundingModule.training_step, []
+def killed(self, batch, batch_idx):
+    steps.append(None)
+    if len(steps) == 5:  # of three per job
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch, batch_idx)
+GroundingModule.training_step = killed
+main(sys.argv[1:])
+"""
+
+
+def test_a_killed_sweep_goes_on_where_it_was_and_ends_with_the_same_numbers(
+    tables: Path, swept: Path, tmp_path: Path
+) -> None:
+    command = ["sweep", *arguments(tables, tmp_path, "--seeds", "0", "1")]
+    done = subprocess.run([sys.executable, "-c", KILLED, *command], capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    before = finished_at(tmp_path)
+    assert len(before) == 1
+    assert main(command) == 0
+    after = finished_at(tmp_path)
+    assert before.items() <= after.items()
+    assert after.keys() == finished_at(swept).keys()
+    for name in after:
+        assert result(tmp_path, name) == result(swept, name)
+
+
+def test_two_experiments_share_their_common_job(tables: Path, corpus: Corpus, tmp_path: Path) -> None:
+    folder = write_table(
+        tmp_path / "experiments", corpus, rows=ROWS.partition("  - label: Standard")[0] + OURS
+    )
+    write_table(folder, corpus, name="tableY", rows=OTHER + OURS)
+    assert main(["sweep", *arguments(folder, tmp_path)]) == 0
+    before = finished_at(tmp_path)
+    assert len(before) == 1
+    assert main(["sweep", *arguments(folder, tmp_path, name="tableY")]) == 0
+    assert jobs(tmp_path, "tableY")["SDST", 0] == jobs(tmp_path)["SDST", 0]
+    assert len(finished_at(tmp_path)) == 2
+    assert before.items() <= finished_at(tmp_path).items()
+
+
+OURS = "  - {label: SDST, overrides: [], paper: [null, null, null, null]}\n"
+OTHER = "  - {label: Last, overrides: [levels.source=last], paper: [null, null, null, null]}\n"
+
+
+def test_a_job_of_another_sweep_is_waited_for(swept: Path, tmp_path: Path) -> None:
+    with (tmp_path / "abc.lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert run_job(tmp_path, "abc", wait=False) == "busy"
+        assert [path.name for path in tmp_path.iterdir()] == ["abc.lock"]
+        waiting = subprocess.Popen(
+            [sys.executable, "-c", WAITING, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == "waits\n"
+        (tmp_path / "abc").mkdir()
+        (tmp_path / "abc/metrics.json").write_text("{}")
+        assert waiting.poll() is None
+    assert waiting.communicate(timeout=60)[0] == "finished\n"
+
+
+WAITING = """
+import sys
+from pathlib import Path
+from sdst.sweeps.gpus import own_gpu
+from sdst.sweeps.jobs import run_job
+print("waits", flush=True)
+print(run_job(Path(sys.argv[1]), "abc", wait=True))
+"""
+
+
+def test_two_sweeps_at_once_train_each_job_once_and_both_finish(tables: Path, tmp_path: Path) -> None:
+    program = "import sys; from sdst.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "sweep", *arguments(tables, tmp_path, "--seeds", "0", "1")]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for sweep in both:
+        assert sweep.communicate()[1]
+        assert sweep.returncode == 0
+    logs = [path.read_text() for path in tmp_path.glob("jobs/*.log")]
+    assert [log.count("best of 1 epochs") for log in logs] == [1, 1, 1, 1]
+
+
+# --- failures ---
+
+
+def test_a_failing_job_does_not_stop_the_others_and_is_tried_again(
+    tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    def failing(run_dir: Path, config: DictConfig) -> dict[str, Any]:
+        if config.model.attention == "standard":
+            raise [UserError("no luck"), ValueError("a bug")][config.seed]
+        return train_once(run_dir, config)
+
+    monkeypatch.setattr("sdst.sweeps.jobs.train_once", failing)
+    command = ["sweep", *arguments(tables, tmp_path, "--seeds", "0", "1")]
+    assert main(command) == 1
+    assert "1 finished, 2 failed, 1 left" in caplog.text
+    found = jobs(tmp_path)
+    refused, crashed = (tmp_path / "jobs" / str(found["Standard", seed]) / "failed.txt" for seed in (0, 1))
+    assert refused.read_text() == "no luck\n"
+    assert crashed.read_text().startswith("Traceback")
+    assert crashed.read_text().endswith("ValueError: a bug\n")
+    assert set(finished_at(tmp_path)) == {found["Ours", 0], found["Ours", 1]}
+    monkeypatch.undo()
+    assert main(command) == 0
+    assert set(finished_at(tmp_path)) == set(found.values())
+    assert not refused.exists()
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *given: str) -> str:
+    capsys.readouterr()
+    assert main(["sweep", *given]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("model.attention=standard", "model.atention=standard", ["model.atention", "did you mean"]),
+        ("model.attention=standard", "data.features=none.h5", ["none.h5", "no such file"]),
+        ("model.attention=standard", "data.pooling=cls", ["/video/cls", "choose from"]),
+        ("model.attention=standard", "levels.count=x", ["count"]),
+        ("model.attention=standard", "trainer.precision=8-bit", ["trainer.precision", "none of"]),
+        ("model.attention=standard", "hydra/launcher=joblib", ["hydra/launcher=joblib", "to sdst sweep"]),
+    ],
+)
+def test_a_bad_row_is_refused_before_any_work(
+    corpus: Corpus,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    old: str,
+    new: str,
+    named: list[str],
+) -> None:
+    folder = write_table(tmp_path / "experiments", corpus, rows=ROWS.replace(old, new))
+    line = refusal(capsys, *arguments(folder, tmp_path / "runs"))
+    for text in ("tableX.yaml: row 'Standard'", *named):
+        assert text in line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_bad_arguments_are_refused(tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for extra, named in {
+        "seed=3": "--seeds 3",
+        "model.dimm=3": "model.dim",
+        "hydra/launcher=rocket": "rocket",
+        "hydra.launcher.n_jobz=3": "n_jobz",
+    }.items():
+        assert named in refusal(capsys, *arguments(tables, tmp_path / "runs", extra))
+    assert "tableX" in refusal(capsys, "table99", "--experiments", str(tables))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_row_without_its_model_is_skipped_and_named(
+    corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    rows = ROWS.replace("model.attention=standard", "model=invented")
+    folder = write_table(tmp_path / "experiments", corpus, rows=rows)
+    assert main(["sweep", *arguments(folder, tmp_path)]) == 1
+    assert "not implemented: Standard" in caplog.messages
+    assert jobs(tmp_path)["Standard", 0] is None
+    assert set(finished_at(tmp_path)) == {jobs(tmp_path)["Ours", 0]}
+
+
+# --- launchers ---
+
+
+def test_joblib_trains_in_two_processes_with_the_same_numbers(
+    tables: Path, swept: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    pytest.importorskip("joblib")
+    launcher = ["hydra/launcher=processes", "hydra.launcher.n_jobs=2"]
+    script = Path(sys.executable).with_name("sdst")
+    command = [sys.executable, "-m", "sdst.cli"] if not script.exists() else [str(script)]
+    done = subprocess.run(
+        [*command, "sweep", *arguments(tables, tmp_path), *launcher], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "0 failed, 0 left" in done.stderr
+    for name in finished_at(tmp_path):
+        assert result(tmp_path, name) == result(swept, name)
+    assert len(finished_at(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (conf_dir() / "hydra/launcher").glob("*.yaml")))
+def test_every_launcher_configuration_composes(name: str) -> None:
+    needs = {"processes": "joblib", "slurm": "submitit", "gpus": "ray"}[name]
+    if importlib.util.find_spec(f"hydra_plugins.hydra_{needs}_launcher") is None:
+        pytest.skip(f"hydra-{needs}-launcher is not installed")
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = hydra.compose(
+            "sweep", [f"hydra/launcher={name}", "job=a", "jobs=b", "sweep=c"], return_hydra_config=True
+        )
+    assert needs in config.hydra.launcher._target_
+
+
+def test_each_job_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with own_gpu() as gpu:
+        assert gpu is None
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with own_gpu() as first, own_gpu() as second, own_gpu() as shared:
+        assert (first, second) == (0, 1)
+        assert shared in (0, 1)
+    with own_gpu() as again:
+        assert again == 0
+
+
+# --- a job's identity ---
+
+
+def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
+    found = {}
+    for key, value in node.items():
+        nested = isinstance(value, dict) and value and f"{prefix}{key}" not in ELSEWHERE
+        found |= leaves(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return found
+
+
+def another(value: Any) -> Any:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, list):
+        return [*value, "x"]
+    return f"{value}x"
+
+
+def test_identity_changes_with_every_value_but_place_and_machine(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not what it calls: that would stay in its cache for other tests.
+    monkeypatch.setattr("sdst.sweeps.jobs._features_hash", lambda path, pooling: "fixed")
+    config = OmegaConf.create(OmegaConf.to_container(compose(corpus.overrides), resolve=True))
+    before = identity(config)
+    kept = []
+    for key, value in leaves(OmegaConf.to_container(config)).items():
+        if key in ("data.features", "data.annotations"):
+            continue  # their content counts, see below
+        changed = config.copy()
+        OmegaConf.update(changed, key, {"x": 1} if isinstance(value, dict) else another(value), merge=False)
+        if identity(changed) == before:
+            kept.append(key)
+    places = {
+        "run_dir",
+        "resume",
+        "recompute",
+        "logger",
+        "paths",
+        "trainer.accelerator",
+        "trainer.devices",
+        "data.num_workers",
+    }
+    assert set(kept) - {"group"} == places
+
+
+def test_identity_goes_by_the_content_of_files_and_not_their_names(corpus: Corpus, tmp_path: Path) -> None:
+    rows = {split: make_rows(split, count) for split, count in (("train", 10), ("val", 5), ("test", 4))}
+    same = make_corpus(tmp_path / "same", rows)
+    assert identity(compose(same.overrides)) == identity(compose(corpus.overrides))
+    rows["val"][0]["query"] += " again"
+    annotated = make_corpus(tmp_path / "annotations", rows)
+    assert identity(compose(annotated.overrides)) != identity(compose(corpus.overrides))
+    others = make_corpus(tmp_path / "features", rows, seed=7)
+    mixed = [*annotated.overrides, f"data.features={others.features}"]
+    assert identity(compose(mixed)) != identity(compose(annotated.overrides))
+
+
+def test_a_manifest_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tableX-laptop.json"
+    assert read_manifest(path) == []
+    for text in ("{", "{}", '{"jobs": [{"row": "a"}]}'):
+        path.write_text(text)
+        with pytest.raises(UserError, match="not written by sdst sweep"):
+            read_manifest(path)
+    path.write_text(json.dumps({"jobs": [{"row": "a", "dataset": "b", "seed": 0, "identity": None}]}))
+    assert read_manifest(path) == [Planned("a", "b", 0, None)]
+
+
+# --- going on ---
+
+
+def test_an_interrupted_job_goes_on_where_its_files_are_now(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[None] = []
+    step = GroundingModule.training_step
+
+    def interrupted(self: GroundingModule, *given: Any) -> Any:
+        steps.append(None)
+        if len(steps) == 5:  # the second of the second epoch
+            raise RuntimeError
+        return step(self, *given)
+
+    (tmp_path / "jobs").mkdir()
+    whole = train_once(tmp_path / "jobs/whole", compose(corpus.overrides))
+    monkeypatch.setattr(GroundingModule, "training_step", interrupted)
+    moved = tmp_path / "moved.h5"
+    moved.write_bytes(corpus.features.read_bytes())
+    with pytest.raises(RuntimeError):
+        train_once(tmp_path / "jobs/cut", compose([*corpus.overrides, f"data.features={moved}"]))
+    moved.unlink()
+    config = compose([*corpus.overrides, "model.dim=32"])  # the run goes on as it was begun, in the new place
+    assert train_once(tmp_path / "jobs/cut", config)["best"] == whole["best"]
+    assert len(steps) == 5 + 3
+    stored = OmegaConf.load(tmp_path / "jobs/cut/config.yaml")
+    assert (stored.model.dim, stored.data.features) == (16, str(corpus.features))
+
+
+def test_speed_and_memory_are_those_of_the_run_alone(finished: Path) -> None:
+    stored = json.loads((finished / "metrics.json").read_text())
+    assert stored["fit_seconds"] > 0
+    assert stored["steps_per_second"] >= 6 / stored["fit_seconds"]  # two epochs of three steps
+    ballast = bytearray(400_000_000)
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    full = peak_memory_gb()
+    del ballast
+    reset_peak_memory()
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("the peak of memory can be reset on Linux only")
+    assert peak_memory_gb() < full - 0.3

@@ -1,0 +1,123 @@
+"""The documentation builds without a warning, needs nothing from elsewhere, and has every option and module."""
+
+import fcntl
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+import sdst
+from helpers.browser import CHROMIUM, Browser
+from sdst.config.schema import compose, conf_dir
+
+pytest.importorskip("mkdocs")
+pytest.importorskip("material")
+pytest.importorskip("mkdocstrings")
+
+ROOT = Path(__file__).parents[2]
+FETCHED = re.compile(
+    r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["'](?:https?:)?//|@import|url\(["']?(?:https?:)?//"""
+)
+LINKED = re.compile(
+    r"""<link\b(?=[^>]*\brel=["'](?:stylesheet|preload|preconnect|icon))[^>]*href=["'](?:https?:)?//"""
+)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built once, by whichever of the processes that run tests asks first."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    out = folder / "site"
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    with (folder / "site.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not out.exists():
+            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+    return out
+
+
+def text(page: Path) -> str:
+    """What a reader sees of a page."""
+    return re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8")).replace("&gt;", ">")
+
+
+def keys(node: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from keys(value, f"{prefix}{key}.")
+        elif key != "_target_":
+            yield prefix + key
+
+
+def test_no_page_fetches_anything_from_elsewhere(site: Path) -> None:
+    pages = [path for path in site.rglob("*") if path.suffix in (".html", ".css")]
+    assert len(pages) > 25
+    for page in pages:
+        content = page.read_text(encoding="utf-8")
+        assert not FETCHED.search(content), page
+        assert not LINKED.search(content), page
+
+
+def test_every_option_of_every_choice_is_told_with_its_default(site: Path) -> None:
+    content = (site / "options.html").read_text(encoding="utf-8")
+    rows = {
+        key: (default, meaning)
+        for key, default, meaning in re.findall(
+            r"<tr>\s*<td><code>([\w.]+)</code></td>\s*<td>.*?</td>\s*<td><code>(.*?)</code></td>\s*<td>(.*?)</td>",
+            content,
+            flags=re.DOTALL,
+        )
+    }
+    config = compose()
+    plain = OmegaConf.to_container(config, resolve=False)
+    for key in keys(plain):
+        row = rows.get(key) or rows[key.rpartition(".")[0]]
+        assert row[1].strip(), key
+        if key not in rows:
+            assert key.rpartition(".")[2] + ":" in row[0]
+    assert rows["optim.lr"][0] == "0.0001"
+    assert rows["model.sharing"][0] == "true"
+    for path in [*(conf_dir() / "model").glob("*.yaml"), *(conf_dir() / "data").glob("*.yaml")]:
+        assert f"{path.parent.name}={path.stem}" in text(site / "options.html")
+    for name in ("bottleneck_ratio", "reduction", "see_padding"):  # of other models alone
+        assert f"model.{name}" in rows
+
+
+def test_every_module_has_a_place_in_the_python_interface(site: Path) -> None:
+    pages = "".join(path.read_text(encoding="utf-8") for path in (site / "api").glob("*.html"))
+    source = Path(sdst.__file__).parent
+    for path in source.rglob("*.py"):
+        if path.stem != "__init__":
+            module = ".".join(path.relative_to(source.parent).with_suffix("").parts)
+            assert f'id="{module}"' in pages, module
+    assert 'id="sdst.inference.grounder.Grounder.predict"' in pages
+    assert ":func:" not in pages
+
+
+def test_the_model_card_and_the_pictures_are_there(site: Path) -> None:
+    assert "Architecture" in text(site / "small-backbone.html")
+    for picture in (ROOT / "docs/images").glob("*.png"):
+        assert picture.stat().st_size < 200_000
+        assert (site / "images" / picture.name).is_file()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_a_browser_fetches_files_of_the_site_alone(site: Path, tmp_path: Path) -> None:
+    browser = Browser(tmp_path)
+    try:
+        for page in ("index.html", "options.html", "api/sdst.models.html"):
+            browser.open(site / page)
+            assert browser.fetched
+            assert [url for url in browser.fetched if not url.startswith(("file:", "data:", "blob:"))] == []
+    finally:
+        browser.close()

@@ -1,0 +1,161 @@
+"""Two real processes on a CPU: their step is that of one process, and they end together."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.corpus import Corpus
+from helpers.ranks import end_in_different_ways, gradients, save_gradients, share
+from helpers.same_result import assert_same_result
+from sdst.cli import main
+from sdst.errors import UserError
+from sdst.training.checkpoint import BEST, LAST
+from sdst.training.processes import run_processes
+
+SMALL_STEPS = ["data.batch_size=2", "loss.weights.act=0"]  # of one head no parameter has a gradient
+SHARES = [(0, 1), (2, 3, 0)]
+"""Of other lengths and sizes, about a common video; the first sample fills up the second share."""
+
+
+def test_loss_and_gradients_of_two_processes_are_those_of_the_whole_batch(tmp_path: Path) -> None:
+    names = ["sdst", "r2_tuning"]
+    run_processes(2, save_gradients, names, SHARES, tmp_path)
+    for name in names:
+        whole = gradients(name, share(name, (0, 1, 2, 3)))
+        assert len(whole) > 20
+        for rank in range(2):
+            found = torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True)
+            assert found.keys() == whole.keys()
+            for key, expected in whole.items():
+                torch.testing.assert_close(found[key], expected, rtol=1e-4, atol=1e-6, msg=f"{name} {key}")
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("refuses", r"^f\.h5: no such file$"),
+        ("breaks", "process 2 of 2 ended with exit status 1"),
+        ("dies", "process 2 of 2 ended with SIGKILL"),
+    ],
+)
+def test_a_process_that_ends_ends_all(how: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run_processes(2, end_in_different_ways, how)
+
+
+def start(corpus: Corpus, run_dir: Path, *overrides: str) -> subprocess.Popen[str]:
+    arguments = [*corpus.overrides, "trainer.devices=2", f"run_dir={run_dir}", *overrides]
+    program = "import sys; from sdst.cli import main; sys.exit(main())"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, "train", *arguments], stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def pair(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Folder of a run with two processes, and the lines that they told."""
+    run_dir = tmp_path_factory.mktemp("pair") / "run"
+    process = start(corpus, run_dir, *SMALL_STEPS)
+    told = process.communicate()[1].splitlines()
+    assert process.returncode == 0, told
+    return run_dir, told
+
+
+def test_two_processes_train_one_run_with_the_metrics_of_its_predictions(
+    pair: tuple[Path, list[str]], corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir, told = pair
+    for line in ("trainable parameters", "epoch 1/2", "best of 2 epochs", "train: 10 queries"):
+        assert sum(line in other for other in told) == 1
+    assert not [line for line in told if "Warning" in line or "distributed" in line]
+    result = json.loads((run_dir / "metrics.json").read_text())
+    assert torch.load(run_dir / LAST, weights_only=True)["global_step"] == 2 * 3  # 10 queries, 2 x 2 a step
+    for split in ("val", "test"):
+        rows = [json.loads(line) for line in (run_dir / f"{split}_submission.jsonl").read_text().splitlines()]
+        annotated = [json.loads(line)["qid"] for line in corpus.paths[split].read_text().splitlines()]
+        assert sorted(row["qid"] for row in rows) == sorted(annotated)
+        predicted = tmp_path / f"{split}.jsonl"
+        files = ["--features", str(corpus.features), "--annotations", str(corpus.paths[split])]
+        assert main(["predict", "--checkpoint", str(run_dir / BEST), *files, "--out", str(predicted)]) == 0
+        capsys.readouterr()
+        assert main(["evaluate", str(predicted), str(corpus.paths[split]), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["brief"] == result["best"][split]
+
+
+def test_a_resumed_run_of_two_processes_equals_an_uninterrupted_one_exactly(
+    pair: tuple[Path, list[str]], corpus: Corpus, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    arguments = [*corpus.overrides, "trainer.devices=2", *SMALL_STEPS, f"run_dir={run_dir}"]
+    assert main(["train", *arguments, "trainer.max_epochs=1"]) == 0
+    (run_dir / "metrics.json").unlink()
+    assert main(["train", f"resume={run_dir}", "trainer.max_epochs=2"]) == 0
+    assert_same_result(run_dir, pair[0])
+
+
+def children(process: int) -> list[int]:
+    """Processes that a process has started and that train."""
+    found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(child) for child in found if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux to find the processes")
+def test_a_killed_process_ends_the_run_in_one_line(corpus: Corpus, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    process = start(corpus, run_dir, "trainer.max_epochs=100000")
+    while not (run_dir / LAST).exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    ranks = children(process.pid)
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    told = process.communicate(timeout=60)[1].splitlines()
+    assert process.returncode == 2
+    assert told[-1].startswith("sdst: error: trainer.devices: process 2 of 2 ended with SIGKILL")
+    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
+    torch.load(run_dir / LAST, weights_only=True)  # is whole
+
+
+def test_sigterm_to_the_command_saves_the_run_of_all(corpus: Corpus, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    process = start(corpus, run_dir, "trainer.max_epochs=100000")
+    assert process.stderr is not None
+    while "epoch 1/" not in (line := process.stderr.readline()):
+        assert line, process.wait()
+    process.terminate()
+    told = process.communicate(timeout=60)[1].splitlines()
+    assert process.returncode == 143
+    assert [line for line in told if "epoch" not in line] == [
+        f"stopped by SIGTERM; continue with: sdst train resume={run_dir}"
+    ]
+    steps = torch.load(run_dir / LAST, weights_only=True)["global_step"]
+    assert steps >= 2  # of the first epoch: 10 queries, 2 x 4 a step
+
+
+@pytest.mark.parametrize("devices", ["0", "-1", "[]", "[0,0]", "[-1]", "auto", "1.5", "true"])
+def test_devices_that_are_none(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str], devices: str
+) -> None:
+    arguments = [*corpus.overrides, f"trainer.devices={devices}", f"run_dir={tmp_path / 'run'}"]
+    assert main(["train", *arguments]) == 2
+    assert "trainer.devices" in capsys.readouterr().err
+
+
+def test_what_cannot_be_shared_is_refused(
+    corpus: Corpus, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "one.jsonl").write_text(corpus.paths["test"].read_text().splitlines()[0])
+    arguments = [*corpus.overrides, "trainer.devices=2", f"data.annotations.test={tmp_path / 'one.jsonl'}"]
+    assert main(["train", *arguments, f"run_dir={tmp_path / 'run'}"]) == 2
+    assert "data.annotations.test: has fewer rows" in capsys.readouterr().err
+    assert main(["train", f"resume={finished}", "trainer.devices=2"]) == 2
+    assert "was begun with 1 processes" in capsys.readouterr().err
+    assert main(["sweep", "table3", "trainer.devices=2", f"paths.runs={tmp_path}"]) == 2
+    assert "one device" in capsys.readouterr().err

@@ -1,0 +1,130 @@
+"""Ids and queries of strangers: they become no path, no formula, no command and nothing that a terminal obeys."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.corpus import Corpus, make_rows, write_rows
+from sdst.cli import main
+from sdst.console.terminal import printable
+from sdst.data.jsonlines import read_rows
+from sdst.data.store import FeatureStore
+from sdst.errors import UserError
+from sdst.features.extract import find_videos
+from sdst.features.writer import FeatureWriter
+from sdst.plotting.predictions import plot_predictions
+from sdst.training.checkpoint import BEST
+from sdst.types import Prediction, Record
+
+STEPS = ["../outside", "/etc/passwd", "a/b", "..", ".", "", "a\0b"]
+"""Names that would lead to another place."""
+ODD = [
+    "x" * 300,
+    "👩‍🚀🎬",
+    "‮gpj.cod",
+    "\x1b[2J\x07",
+    "$(touch ran)",
+    "`touch ran`",
+    "; touch ran",
+    "$\\frac{$",
+    "{vid}",
+]
+ODD += ["-rf", "%s%n", "a\nb", "[red]x"]
+"""Names that are harmless where they stay text."""
+
+
+def write_video(writer: FeatureWriter, name: str) -> None:
+    writer.write_video("avg", name, np.ones((2, 1, 3)))
+
+
+def make_writer(path: Path) -> FeatureWriter:
+    return FeatureWriter(path, backbone="b", video_layers=[1], text_layers=[1], clip_seconds=2.0)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_no_name_leads_out_of_the_feature_file(tmp_path: Path, name: str) -> None:
+    with make_writer(tmp_path / "f.h5") as writer:
+        with pytest.raises(UserError, match="cannot name features"):
+            write_video(writer, name)
+        with pytest.raises(UserError, match="cannot name features"):
+            writer.write_text(name, np.ones((2, 1, 3)))
+
+
+def test_odd_names_stay_what_they_are_in_the_feature_file(tmp_path: Path) -> None:
+    with make_writer(tmp_path / "f.h5") as writer:
+        for name in ODD:
+            write_video(writer, name)
+            writer.write_text(name, np.ones((2, 1, 3)))
+        writer.finish()
+    store = FeatureStore(tmp_path / "f.h5", pooling="avg")
+    assert sorted(store.vids()) == sorted(store.qids()) == sorted(ODD)
+
+
+@pytest.mark.parametrize("name", STEPS + ODD)
+def test_extraction_looks_for_videos_in_its_folder_alone(tmp_path: Path, name: str) -> None:
+    videos = tmp_path / "videos"
+    (videos / "a").mkdir(parents=True)
+    for path in (tmp_path / "outside.mp4", videos / "a/b.mp4"):
+        path.touch()
+    found, failures = find_videos(videos, [name])
+    assert (found, list(failures)) == ({}, [name])
+
+
+@pytest.mark.parametrize("pattern", ["{vid}", "{vid}/f", "f{vid}"])
+def test_import_looks_for_arrays_in_its_folder_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    folder = tmp_path / "arrays"
+    folder.mkdir()
+    looked_for = []
+    monkeypatch.setattr(os.path, "isfile", lambda path: looked_for.append(Path(os.path.normpath(path))))
+    rows = [make_rows("val", 1)[0] | {"qid": name, "vid": name or "v"} for name in STEPS + ODD]
+    annotations = write_rows(tmp_path / "a.jsonl", rows)
+    arguments = ["--annotations", annotations, "--videos", folder, "--queries", folder, "--backbone", "b"]
+    arguments += ["--video-name", pattern, "--out", tmp_path / "f.h5"]
+    assert main(["features", "import", *map(str, arguments)]) == 2
+    assert looked_for
+    assert all(path.is_relative_to(folder) for path in looked_for)
+
+
+@pytest.mark.parametrize("field", ["vid", "query", "qid"])
+def test_half_a_character_is_refused_where_it_is_read(tmp_path: Path, field: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"qid": 1, "vid": "v", "query": "q"} | {field: "a\ud800"}))
+    with pytest.raises(UserError, match=field):
+        [(row.text("vid"), row.text("query")) for row in read_rows(path)]
+
+
+@pytest.mark.parametrize("name", STEPS[1:] + ODD)
+def test_a_plot_draws_any_text_as_it_is(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("matplotlib")
+    prediction = Prediction(1, name, f"{name} {name}", np.array([[0, 2, 0.5]]), np.zeros(2))
+    record = Record(1, name, name, 4.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("warnings.warn", lambda *_, **__: None)  # a font that lacks a sign
+        plot_predictions([prediction], [record], tmp_path / "p.png", 2.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["p.png"]
+
+
+def test_what_a_terminal_would_obey_is_told_as_escapes(
+    finished: Path, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in corpus.paths["val"].read_text().splitlines()]
+    for row, name in zip(rows, ["\x1b[2J\u202egpj", "a\r\x08", "[red]x"], strict=False):
+        row["query"] = name
+    path = write_rows(tmp_path / "v.jsonl", rows)
+    options = ["--checkpoint", str(finished / BEST), "--features", str(corpus.features), "--annotations"]
+    assert main(["predict", *options, str(path), "--table"]) == 0
+    assert not set(capsys.readouterr().out) & set("\x1b\u202e\r\x08")
+    rows[0]["vid"] = "\x1b[2Jv\u202e"
+    assert main(["predict", *options, str(write_rows(path, rows))]) == 2
+    error = capsys.readouterr().err
+    assert "\\x1b[2Jv\\u202e" in error
+    assert all(line.isprintable() for line in error.splitlines())
+
+
+def test_visible_text_is_shown_as_it_is() -> None:
+    assert printable("Ein Hund läuft 🎬 [1] $5") == "Ein Hund läuft 🎬 [1] $5"

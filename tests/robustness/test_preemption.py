@@ -1,0 +1,140 @@
+"""SIGTERM saves a run and ends it; a run that was ended at any moment goes on to the same result."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.corpus import Corpus
+from helpers.same_result import assert_same_result, load
+from sdst.cli import main
+from sdst.training.checkpoint import LAST
+from sdst.training.module import GroundingModule
+
+STEPS = ["data.batch_size=2", "trainer.max_epochs=3", "decode.round_to=null"]
+"""An epoch has 5 steps."""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    assert main(["train", *corpus.overrides, *STEPS, f"run_dir={run_dir}"]) == 0
+    return run_dir
+
+
+def terminate_at(monkeypatch: pytest.MonkeyPatch, method: str, call: int) -> None:
+    """Send SIGTERM to this process when it calls a method of the module for the nth time."""
+    original, calls = getattr(GroundingModule, method), []
+
+    def noted(self: GroundingModule, *arguments: Any) -> Any:
+        calls.append(None)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(GroundingModule, method, noted)
+
+
+@pytest.mark.parametrize(
+    ("method", "call", "overrides", "epoch", "step"),
+    [
+        ("training_step", 1, [], 0, 1),
+        ("training_step", 8, [], 1, 8),
+        ("training_step", 8, ["data.num_workers=1"], 1, 8),
+        ("training_step", 10, [], 1, 10),  # the last of its epoch, whose validation follows
+        ("training_step", 15, [], 2, 15),  # the last of all
+        ("validation_step", 2, [], 0, 5),
+        ("validation_step", 11, [], 2, 15),  # of the best checkpoint
+    ],
+)
+def test_sigterm_saves_after_the_step_and_the_resumed_run_equals_an_uninterrupted_one_exactly(
+    corpus: Corpus,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    uninterrupted: Path,
+    method: str,
+    call: int,
+    overrides: list[str],
+    epoch: int,
+    step: int,
+) -> None:
+    run_dir = tmp_path / "run"
+    arguments = [*corpus.overrides, *STEPS, *overrides, f"run_dir={run_dir}"]
+    handler = signal.getsignal(signal.SIGTERM)
+    terminate_at(monkeypatch, method, call)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *arguments])
+    monkeypatch.undo()
+    assert ended.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == handler
+    assert caplog.messages[-1] == f"stopped by SIGTERM; continue with: sdst train resume={run_dir}"
+    assert (load(run_dir / LAST)["epoch"], load(run_dir / LAST)["global_step"]) == (epoch, step)
+    assert main(["train", f"resume={run_dir}"]) == 0
+    assert_same_result(run_dir, uninterrupted)
+
+
+def test_gradients_that_are_being_collected_are_not_lost(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    arguments = [*corpus.overrides, *STEPS, "trainer.accumulate_grad_batches=2"]
+    assert main(["train", *arguments, f"run_dir={tmp_path / 'whole'}"]) == 0
+    terminate_at(monkeypatch, "training_step", 1)
+    with pytest.raises(SystemExit):
+        main(["train", *arguments, f"run_dir={tmp_path / 'run'}"])
+    monkeypatch.undo()
+    assert main(["train", f"resume={tmp_path / 'run'}"]) == 0
+    assert_same_result(tmp_path / "run", tmp_path / "whole")
+
+
+def test_auto_begins_continues_and_leaves_a_finished_run(
+    corpus: Corpus,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    uninterrupted: Path,
+) -> None:
+    run_dir = tmp_path / "run"
+    command = ["train", *corpus.overrides, *STEPS, "resume=auto", f"run_dir={run_dir}"]
+    monkeypatch.setattr(GroundingModule, "on_train_batch_start", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(command)
+    monkeypatch.undo()
+    assert not (run_dir / LAST).exists()  # so it is continued from its beginning
+    terminate_at(monkeypatch, "training_step", 7)
+    with pytest.raises(SystemExit):
+        main(command)
+    monkeypatch.undo()
+    assert main(command) == 0
+    assert_same_result(run_dir, uninterrupted)
+    written = (run_dir / "metrics.json").stat().st_mtime_ns
+    assert main(command) == 0
+    assert (run_dir / "metrics.json").stat().st_mtime_ns == written
+    capsys.readouterr()
+    (run_dir / "metrics.json").unlink()
+    assert main([*command, "seed=3"]) == 2
+    assert "another seed" in capsys.readouterr().err
+    assert main(command[:-1]) == 2
+    assert "resume=auto: needs run_dir=" in capsys.readouterr().err
+
+
+def test_a_job_of_slurm_keeps_its_own_processes_and_signals(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uninterrupted: Path
+) -> None:
+    for name, value in {
+        "JOB_ID": "7",
+        "JOB_NAME": "sdst",
+        "NTASKS": "2",
+        "PROCID": "0",
+        "LOCALID": "0",
+    }.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    run_dir = tmp_path / "run"
+    terminate_at(monkeypatch, "training_step", 7)
+    with pytest.raises(SystemExit):
+        main(["train", *corpus.overrides, *STEPS, f"run_dir={run_dir}"])
+    monkeypatch.undo()
+    assert main(["train", f"resume={run_dir}"]) == 0
+    assert_same_result(run_dir, uninterrupted)

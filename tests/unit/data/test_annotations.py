@@ -1,0 +1,171 @@
+"""Annotation files: the three released formats, and what happens to rows that are not as released."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.shared_data import SHARED, needs_shared
+from sdst.data.annotations import read_annotations
+from sdst.errors import UserError
+
+PLAIN = {"qid": 7, "query": "a dog runs", "vid": "abc", "duration": 20, "relevant_windows": [[2, 6]]}
+RATED = PLAIN | {"relevant_clip_ids": [1, 2], "saliency_scores": [[1, 2, 3], [4, 0, 2]]}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return tmp_path_factory.mktemp("annotations") / "rows.jsonl"
+
+
+def read(path, *rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return read_annotations(path)
+
+
+def test_a_row_with_saliency_becomes_a_record_with_a_score_for_every_clip(path):
+    (record,) = read(path, RATED | {"duration": 9}).records
+    assert (record.qid, record.vid, record.query, record.duration) == (7, "abc", "a dog runs", 9.0)
+    assert record.windows.tolist() == [[2.0, 6.0]]
+    assert record.windows.dtype == np.float64
+    assert record.clip_scores.tolist() == [[0, 0, 0], [1, 2, 3], [4, 0, 2], [0, 0, 0]]
+    assert record.clip_scores.dtype == np.int64
+
+
+def test_labels_may_be_absent_and_qids_may_be_strings(path):
+    unlabelled = {key: PLAIN[key] for key in ("query", "vid", "duration")}
+    first, second, third = read(path, PLAIN, unlabelled | {"qid": "7"}, RATED | {"qid": "s17-d69_0"}).records
+    assert first.clip_scores is None
+    assert second.windows is None
+    assert (first.qid, second.qid, third.qid) == (7, "7", "s17-d69_0")
+
+
+def test_blanks_around_the_query_and_blank_lines_are_dropped(path):
+    path.write_text("\n\n" + json.dumps(PLAIN | {"query": "  two  blanks \t"}) + "\n \n")
+    assert [record.query for record in read_annotations(path).records] == ["two  blanks"]
+
+
+def test_windows_are_repaired_sorted_and_counted(path):
+    wrong = PLAIN | {"qid": "x", "relevant_windows": [[18, 25], [9, 4], [-3, 2], [30, 12]]}
+    annotations = read(path, PLAIN, wrong)
+    assert annotations.records[1].windows.tolist() == [[0, 2], [4, 9], [12, 20], [18, 20]]
+    assert annotations.repairs.counts == {"reversed windows swapped": 2, "windows cut to their video": 3}
+    assert str(annotations.repairs).count("rows.jsonl:2, qid 'x'") == 2
+    assert not read(path, PLAIN).repairs
+
+
+@given(st.lists(st.tuples(st.integers(-30, 50), st.integers(-30, 50)), min_size=1, max_size=4))
+def test_any_windows_are_refused_or_become_sorted_spans_inside_the_video(path, windows):
+    inside = [(max(0, min(w)), min(20, max(w))) for w in windows]
+    row = PLAIN | {"relevant_windows": windows}
+    if all(start < end for start, end in inside):
+        assert read(path, row).records[0].windows.tolist() == [list(span) for span in sorted(inside)]
+    else:
+        with pytest.raises(UserError, match=r"rows\.jsonl:1: qid 7: window .* has no length inside the 20 s"):
+            read(path, row)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"duration": 0}, "'duration' is 0; it must be a positive number"),
+        ({"duration": -1.5}, "'duration' is -1.5"),
+        ({"duration": "20"}, "'duration' is \"20\""),
+        ({"duration": True}, "'duration' is true"),
+        ({"duration": float("nan")}, "'duration' is NaN"),
+        ({"duration": float("inf")}, "'duration' is Infinity"),
+        ({"duration": 10**400}, "'duration' is 1000"),
+        ({"query": 3}, "'query' is 3; it must be a string"),
+        ({"query": "  "}, "'vid' or 'query' is empty"),
+        ({"vid": None}, "'vid' is null"),
+        ({"relevant_windows": []}, "'relevant_windows' is empty"),
+        ({"relevant_windows": [[1, 2], [3]]}, "'relevant_windows' must be a list of lists of 2 numbers"),
+        ({"relevant_windows": [[1, 2, 3]]}, "'relevant_windows' must be"),
+        ({"relevant_windows": [["1", "2"]]}, "'relevant_windows' must be"),
+        ({"relevant_windows": [[1, None]]}, "'relevant_windows' must be"),
+        ({"relevant_windows": [[10**400, 2]]}, "'relevant_windows' must be"),
+        ({"relevant_windows": 5}, "'relevant_windows' must be"),
+        ({"relevant_windows": {}}, "'relevant_windows' must be"),
+        ({"relevant_windows": [[1, float("nan")]]}, "'relevant_windows' holds a value that is not finite"),
+        ({"relevant_windows": [[4, 4]]}, "window [4.0, 4.0] has no length"),
+        ({"relevant_windows": [[20, 24]]}, "window [20.0, 24.0] has no length"),
+        ({"relevant_clip_ids": None}, "only one of 'relevant_clip_ids' and 'saliency_scores'"),
+        ({"relevant_clip_ids": [1]}, "1 'relevant_clip_ids' but 2 'saliency_scores'"),
+        ({"relevant_clip_ids": [1, 1]}, "a clip occurs twice"),
+        ({"relevant_clip_ids": [1, 10]}, "'relevant_clip_ids' must lie in 0..9, the clips of 20 s"),
+        ({"relevant_clip_ids": [-1, 1]}, "'relevant_clip_ids' must lie in"),
+        ({"relevant_clip_ids": [1, 1.5]}, "'relevant_clip_ids' holds a fraction"),
+        ({"saliency_scores": [[1, 2, 3], [5, 0, 0]]}, "'saliency_scores' must lie in 0..4"),
+        ({"saliency_scores": [[1, 2, 3], [0, -1, 0]]}, "'saliency_scores' must lie in 0..4"),
+        ({"saliency_scores": [1, 2]}, "'saliency_scores' must be a list of lists of 3 numbers"),
+    ],
+)
+def test_a_bad_field_is_refused_with_file_line_and_qid(path, change, message):
+    with pytest.raises(UserError) as error:
+        read(path, PLAIN | {"qid": 6}, RATED | change)
+    assert str(error.value).startswith(f"{path}:2: qid 7: {message}")
+
+
+@pytest.mark.parametrize("key", ["query", "vid", "duration"])
+def test_a_missing_field_is_named(path, key):
+    with pytest.raises(UserError, match=rf"rows\.jsonl:1: qid 7: '{key}' is missing"):
+        read(path, {k: v for k, v in PLAIN.items() if k != key})
+
+
+@pytest.mark.parametrize("qid", [None, 1.0, True, [1]])
+def test_a_qid_that_is_neither_integer_nor_string_is_refused(path, qid):
+    with pytest.raises(UserError, match=r"rows\.jsonl:1: 'qid' is"):
+        read(path, PLAIN | {"qid": qid})
+
+
+def test_a_repeated_qid_is_refused(path):
+    with pytest.raises(UserError, match=r"rows\.jsonl:3: qid 7 is also on line 1"):
+        read(path, PLAIN, PLAIN | {"qid": 8}, PLAIN)
+
+
+@pytest.mark.parametrize("line", ['{"qid": 1', "[1, 2]", "null", "qid", "[" * 100_000, "{} {}"])
+def test_a_line_that_is_no_json_object_is_refused(path, line):
+    path.write_text(f"{json.dumps(PLAIN)}\n{line}")
+    with pytest.raises(UserError, match=r"rows\.jsonl:2: not a JSON object"):
+        read_annotations(path)
+
+
+def test_files_that_hold_no_rows_are_refused(tmp_path):
+    (tmp_path / "empty.jsonl").write_text("\n")
+    (tmp_path / "binary.jsonl").write_bytes(b"\x89HDF\r\n\xff")
+    for name, message in {
+        "absent.jsonl": "cannot be read",
+        ".": "cannot be read",
+        "empty.jsonl": "no rows",
+        "binary.jsonl": "not UTF-8",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            read_annotations(tmp_path / name)
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("file", "num_rows", "num_windows"),
+    [
+        ("qvhighlights/highlight_val_release.jsonl", 1550, 2803),
+        ("qvhighlights/highlight_test_with_gt.jsonl", 1542, 2761),
+        ("charades/charades_test_release.jsonl", 3720, 3720),
+        ("tacos/test.jsonl", 4001, 4001),
+    ],
+)
+def test_released_files_need_no_repair(file, num_rows, num_windows):
+    annotations = read_annotations(SHARED / "annotations" / file)
+    assert not annotations.repairs
+    assert len(annotations.records) == num_rows
+    assert sum(len(record.windows) for record in annotations.records) == num_windows
+    for record in annotations.records:
+        assert record.query == record.query.strip()
+        assert isinstance(record.qid, str if file.startswith("tacos") else int)
+        assert (record.clip_scores is not None) == file.startswith("qvhighlights")
+        if record.clip_scores is not None:
+            # The rated clips are exactly those inside the windows, so nothing is rated outside.
+            starts = 2 * np.flatnonzero(record.clip_scores.any(axis=1))[:, None]
+            inside = (record.windows[:, 0] <= starts) & (starts + 2 <= record.windows[:, 1])
+            assert inside.any(axis=1).all()

@@ -1,0 +1,132 @@
+"""The data module: what it reads, leaves out, refuses and serves."""
+
+from pathlib import Path
+
+import h5py
+import pytest
+
+from helpers.corpus import Corpus, make_corpus, make_rows, write_rows
+from sdst.data.annotations import read_annotations
+from sdst.data.datamodule import GroundingDataModule
+from sdst.data.fingerprint import fingerprint
+from sdst.data.levels import Levels
+from sdst.errors import UserError
+
+
+def make_module(corpus: Corpus, **changes: object) -> GroundingDataModule:
+    arguments = {"features": str(corpus.features), "levels": Levels(count=2), "batch_size": 4, **changes}
+    annotations = {split: str(path) for split, path in corpus.paths.items()}
+    return GroundingDataModule("qvhighlights", annotations, **arguments)
+
+
+def qids(module: GroundingDataModule, split: str, epoch: int = 0) -> list[object]:
+    loader = module.loader(split)
+    loader.sampler.set_epoch(epoch)
+    return [record.qid for batch in loader for record in batch.records]
+
+
+def test_training_is_shuffled_by_seed_and_epoch_and_evaluation_goes_from_short_to_long(
+    corpus: Corpus,
+) -> None:
+    module = make_module(corpus)
+    for split, path in corpus.paths.items():
+        records = read_annotations(path).records
+        by_length = [record.qid for record in sorted(records, key=lambda record: record.duration)]
+        served = qids(module, split)
+        assert sorted(served) == sorted(by_length)
+        assert (served == by_length) == (split != "train")
+    first = qids(module, "train")
+    assert qids(make_module(corpus), "train") == first
+    assert qids(module, "train", epoch=1) != first
+    assert qids(make_module(corpus, seed=1), "train") != first
+
+
+def test_recipe_says_how_the_features_were_made(corpus: Corpus) -> None:
+    data = make_module(corpus, levels=Levels(3, "last"))
+    assert data.recipe == {
+        "backbone": "simulated",
+        "pooling": "adaptive",
+        "video_layers": [40, 40, 40],
+        "text_layers": [19, 19, 19],
+        "video_dim": 16,
+        "text_dim": 16,
+        "clip_seconds": 2.0,
+        "simulated": True,
+        "simulation": "seed 0, widths 16 and 16",
+        "max_clips": max(record.duration for record in read_annotations(corpus.paths["train"]).records) / 2,
+        "fingerprint": fingerprint(corpus.features, "adaptive"),
+    }
+
+
+def test_a_fingerprint_reads_up_to_the_last_of_many_items(tmp_path: Path) -> None:
+    """Of 12 videos at most every other one is left out."""
+    corpus = make_corpus(tmp_path, {"train": make_rows("train", 18)})
+    before = fingerprint(corpus.features, "adaptive")
+    with h5py.File(corpus.features, "r+") as file:
+        videos = file["video/adaptive"]
+        assert len(videos) == 12
+        for name in sorted(videos)[-2:]:
+            videos[name][0] += 1
+    assert fingerprint(corpus.features, "adaptive") != before
+
+
+def test_short_videos_are_left_out_of_training_only(
+    corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = {split: make_rows(split, 4) for split in ("train", "val")}
+    for split_rows in rows.values():
+        short = split_rows[0]
+        short |= {"duration": 4.5, "relevant_windows": [[0, 2]], "relevant_clip_ids": [0]}
+        short["saliency_scores"] = short["saliency_scores"][:1]
+    module = make_module(make_corpus(tmp_path, rows))
+    caplog.set_level("INFO")
+    assert (len(module.load("train")), len(module.load("val"))) == (3, 4)
+    train_note, val_note = caplog.messages
+    assert "left out 1 shorter than 5 s" in train_note
+    assert "left out" not in val_note
+    assert len(make_module(make_corpus(tmp_path / "b", rows), min_duration=4.5).load("train")) == 4
+
+
+def test_repairs_and_lengths_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = {"train": make_rows("train", 4)}
+    made = make_corpus(tmp_path, rows)
+    rows["train"][0]["relevant_windows"][0].reverse()
+    rows["train"][1]["duration"] += 2
+    rows["train"][3]["duration"] -= 0.8  # not a clip's worth
+    write_rows(made.paths["train"], rows["train"])
+    caplog.set_level("INFO")
+    make_module(made).load("train")
+    (note,) = caplog.messages
+    assert "4 queries on 3 videos" in note
+    assert "reversed windows swapped: 1" in note
+    assert "short by one clip: 1" in note
+    assert "trimmed" not in note
+
+
+def test_a_split_without_features_labels_or_file_is_refused(corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.annotations\.dev: no such split; there are train, val, test"):
+        make_module(corpus).load("dev")
+    rows = make_rows("train", 3)
+    rows[0]["vid"], rows[1]["qid"] = "unknown-video", 999
+    strange = Corpus({"train": write_rows(tmp_path / "t.jsonl", rows)}, corpus.features, [])
+    with pytest.raises(UserError, match="unknown-video"):
+        make_module(strange).load("train")
+    rows[0]["vid"] = rows[1]["vid"]
+    write_rows(tmp_path / "t.jsonl", rows)
+    with pytest.raises(UserError, match=r"/text .*999"):
+        make_module(strange).load("train")
+    for row in (rows := make_rows("train", 3)):
+        del row["relevant_windows"]
+    write_rows(tmp_path / "t.jsonl", rows)
+    with pytest.raises(UserError, match=r"t\.jsonl: 3 rows lack relevant_windows"):
+        make_module(strange).load("train")
+
+
+def test_features_of_another_clip_length_are_refused(corpus: Corpus) -> None:
+    with pytest.raises(UserError, match=r"features\.h5.*data\.clip_seconds=2"):
+        make_module(corpus, clip_seconds=1.0)
+
+
+def test_a_split_is_read_once(corpus: Corpus) -> None:
+    module = make_module(corpus)
+    assert module.load("val") is module.load("val")

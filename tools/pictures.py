@@ -1,0 +1,66 @@
+"""Make the pictures of the documentation from a demo: ``python tools/pictures.py``, after ``make demo``.
+
+Needs Chromium and Pillow, which matplotlib brings.
+"""
+
+import argparse
+import base64
+import io
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+from helpers.browser import Browser
+
+COLOURS = 128
+"""Of a picture: few enough for a fifth of the bytes, and not to be seen."""
+OPEN_SAMPLE = """(() => {
+    const sample = [...document.querySelectorAll('.sample')].find(one => one.textContent.includes('wobbles sideways'));
+    sample.click();
+    sample.scrollIntoView({behavior: "instant"});
+})()"""
+THUMBNAILS_DRAWN = (
+    "[...document.querySelectorAll('.detail canvas')].some(one => parseFloat(one.style.left) > 75)"
+)
+DESKTOP, PHONE, PLOT = (1280, 900), (390, 844), (900, 1400)
+"""Width and height in pixels."""
+
+
+def shrink(picture: Image.Image, path: Path) -> None:
+    """Write a picture with few colours."""
+    picture.convert("RGB").quantize(COLOURS).save(path, optimize=True)
+
+
+def screenshot(browser: Browser) -> Image.Image:
+    """What the window shows."""
+    answer = browser.send("Page.captureScreenshot", format="png")
+    return Image.open(io.BytesIO(base64.b64decode(answer["data"])))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, default=Path("runs/demo/run"), help="folder of the demo's run")
+    parser.add_argument("--out", type=Path, default=Path("docs/images"), help="where the pictures go")
+    args = parser.parse_args()
+    plot = Image.open(args.run / "predictions.png")
+    plot.thumbnail(PLOT)
+    shrink(plot, args.out / "prediction.png")
+    with tempfile.TemporaryDirectory() as profile:
+        browser = Browser(Path(profile))
+        try:
+            browser.resize(*DESKTOP)
+            browser.open(args.run / "show.html")
+            shrink(screenshot(browser), args.out / "show-desktop.png")
+            for name, size in (("sample", DESKTOP), ("phone", PHONE)):
+                browser.resize(*size)
+                browser.open(args.run / "show.html")
+                browser.evaluate(OPEN_SAMPLE)
+                browser.wait(THUMBNAILS_DRAWN)
+                shrink(screenshot(browser), args.out / f"show-{name}.png")
+        finally:
+            browser.close()
+
+
+if __name__ == "__main__":
+    main()
