@@ -11,7 +11,8 @@ from griffe import Docstring, DocstringSectionKind
 from mkdocs.structure.files import File
 from omegaconf import OmegaConf
 
-from sdst.config.schema import TrainConfig, compose, conf_dir
+from sdst.config.compose import compose, conf_dir
+from sdst.config.schema import TrainConfig
 from sdst.untrusted.targets import find_target
 
 if TYPE_CHECKING:

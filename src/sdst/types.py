@@ -105,6 +105,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.records)
 
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The arguments of every model's ``forward``: video, video_mask, text, text_mask, num_clips."""
+        return self.video, self.video_mask, self.text, self.text_mask, self.num_clips
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on another device; copies from pinned memory to a GPU do not block."""
         non_blocking = str(device).startswith("cuda")

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sdst.training.run_folder import BEST, LAST
 
 from helpers.anchor_models import MODELS, configured
 from helpers.corpus import Corpus
 from sdst.cli import main
-from sdst.training.checkpoint import BEST, LAST
 from sdst.training.module import GroundingModule
 
 Train = Callable[[str, Path], int]

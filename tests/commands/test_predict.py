@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sdst.training.run_folder import BEST
 
 from helpers.corpus import Corpus, make_corpus, make_rows, write_rows
 from sdst.cli import main
-from sdst.models.decoding import Decoding
-from sdst.training.checkpoint import BEST
+from sdst.config.schema import Decoding
 from sdst.types import Batch, Output, Prediction
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"

@@ -38,7 +38,7 @@ def tell(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo"):
         address = arguments[1][0] if event == "socket.connect" else arguments[0]
         if address not in ("127.0.0.1", "localhost"):
-            sys.stderr.write(f"ELSEWHERE {address}\\n")
+            sys.stderr.write(f"NOT_IDENTITY {address}\\n")
 
 sys.addaudithook(tell)
 from sdst.cli import main
@@ -89,7 +89,7 @@ def server(video_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate()
     assert (process.returncode, out) == (0, ""), err
-    assert "ELSEWHERE" not in err
+    assert "NOT_IDENTITY" not in err
     # Gradio tells of the file that was not uploaded; nothing else fails.
     assert set(re.findall(r"^[\w.]+(?:Error|Exception)\b", err, re.MULTILINE)) <= {
         "gradio.exceptions.InvalidPathError"

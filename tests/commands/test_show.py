@@ -12,20 +12,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sdst.training.run_folder import BEST
 
 from helpers.corpus import Corpus, make_rows, write_rows
 from sdst.cli import main
+from sdst.config.schema import Decoding
 from sdst.data.annotations import read_annotations
 from sdst.data.store import FeatureStore
 from sdst.inference.commands import run_model
 from sdst.metrics.error_kinds import CONSIDERED
-from sdst.models.decoding import Decoding, decode, fit_windows, raw_moments
+from sdst.models.decoding import decode, fit_windows, raw_moments
 from sdst.show.page import SCRIPTS, config_table, embed, metric_table, render
 from sdst.show.runs import Run, read_curves, read_run, selected_step
 from sdst.show.traces import find_queries, trace_moments
 from sdst.spans import cw_to_se
 from sdst.training import checkpoint
-from sdst.training.checkpoint import BEST
 
 CSS = Path(__file__).parents[2] / "src" / "sdst" / "show" / "page.css"
 

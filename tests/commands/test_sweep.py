@@ -17,11 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 from helpers.corpus import Corpus, make_corpus, make_rows
 from helpers.sweep_table import ROWS, arguments, write_table
 from sdst.cli import main
-from sdst.config.schema import compose, conf_dir
+from sdst.config.compose import compose, conf_dir
 from sdst.errors import UserError
 from sdst.sweeps.commands import Planned, manifest, plan, read_manifest
-from sdst.sweeps.gpus import own_gpu
-from sdst.sweeps.jobs import ELSEWHERE, identity, run_job, train_once
+from sdst.sweeps.gpus import claim_gpu
+from sdst.sweeps.jobs import NOT_IDENTITY, identity, run_job, train_once
 from sdst.training.module import GroundingModule
 from sdst.training.provenance import peak_memory_gb, reset_peak_memory
 
@@ -171,7 +171,7 @@ def test_a_job_of_another_sweep_is_waited_for(swept: Path, tmp_path: Path) -> No
 WAITING = """
 import sys
 from pathlib import Path
-from sdst.sweeps.gpus import own_gpu
+from sdst.sweeps.gpus import claim_gpu
 from sdst.sweeps.jobs import run_job
 print("waits", flush=True)
 print(run_job(Path(sys.argv[1]), "abc", wait=True))
@@ -311,13 +311,13 @@ def test_every_launcher_configuration_composes(name: str) -> None:
 def test_each_job_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    with own_gpu() as gpu:
+    with claim_gpu() as gpu:
         assert gpu is None
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    with own_gpu() as first, own_gpu() as second, own_gpu() as shared:
+    with claim_gpu() as first, claim_gpu() as second, claim_gpu() as shared:
         assert (first, second) == (0, 1)
         assert shared in (0, 1)
-    with own_gpu() as again:
+    with claim_gpu() as again:
         assert again == 0
 
 
@@ -327,7 +327,7 @@ def test_each_job_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.Monke
 def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
     found = {}
     for key, value in node.items():
-        nested = isinstance(value, dict) and value and f"{prefix}{key}" not in ELSEWHERE
+        nested = isinstance(value, dict) and value and f"{prefix}{key}" not in NOT_IDENTITY
         found |= leaves(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return found
 

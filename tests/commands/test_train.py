@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from sdst.training.run_folder import BEST, LAST
 
 from helpers.corpus import TINY, Corpus, make_corpus, make_rows
 from helpers.same_result import assert_equal, assert_same_result, load, read_json
 from sdst.cli import main
 from sdst.metrics.evaluation import evaluate
-from sdst.training.checkpoint import BEST, LAST
 from sdst.training.module import GroundingModule
-from sdst.training.resume import LOCK, alone_in
+from sdst.training.resume import LOCK, run_lock
 
 Train = Callable[..., Path]
 FINER = ["decode.round_to=null", "trainer.max_epochs=4"]
@@ -283,7 +283,7 @@ def test_a_run_that_a_process_trains_is_left_alone(
     shutil.copytree(finished, run_dir)
     (run_dir / "metrics.json").unlink()
     latest = ["resume=latest", f"paths.runs={tmp_path}"]
-    with alone_in(run_dir):  # a lock counts within a process too
+    with run_lock(run_dir):  # a lock counts within a process too
         before = contents(run_dir)
         assert "another process trains this run" in refusal(capsys, f"resume={run_dir}")
         assert "was left unfinished" in refusal(capsys, *latest)

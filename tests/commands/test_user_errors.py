@@ -14,10 +14,10 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from sdst.training.run_folder import BEST
 
 from helpers.corpus import Corpus, make_corpus, make_rows
 from sdst.cli import main
-from sdst.training.checkpoint import BEST
 
 
 def one_line(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:

@@ -11,8 +11,10 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 import sdst
-from sdst.config.checks import check_options, settle
-from sdst.config.schema import TrainConfig, build, compose, conf_dir
+from sdst.config.build import build
+from sdst.config.checks import check_options, resolve_auto_options
+from sdst.config.compose import compose, conf_dir
+from sdst.config.schema import TrainConfig
 from sdst.data.datamodule import GroundingDataModule
 from sdst.errors import UserError
 from sdst.training.checkpoint import build_model
@@ -35,7 +37,7 @@ def test_every_choice_composes_to_a_whole_configuration(data: str, model: str, l
     assert not OmegaConf.missing_keys(config)
     assert isinstance(OmegaConf.to_object(config), TrainConfig)
     check_options(config)
-    settle(config)
+    resolve_auto_options(config)
     for node, constructor in (
         (config.model, get_class(config.model["_target_"])),
         (config.data, GroundingDataModule),
@@ -63,7 +65,7 @@ R2_TUNING = {  # the official configurations
 @pytest.mark.parametrize("data", ["qvhighlights", "charades", "tacos"])
 def test_r2_tuning_is_trained_and_decoded_with_its_own_values(data: str) -> None:
     config = compose([f"data={data}", "model=r2_tuning"])
-    settle(config)
+    resolve_auto_options(config)
     expected = {key: values[data] for key, values in R2_TUNING.items()}
     assert {key: OmegaConf.select(config, key) for key in expected} == expected
     assert compose([f"data={data}", "model=r2_tuning", "decode.nms=none"]).decode.nms == "none"

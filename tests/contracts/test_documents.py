@@ -18,7 +18,7 @@ from helpers.corpus import make_rows, write_rows
 from helpers.shared_data import needs_shared
 from sdst.bench.report import Row
 from sdst.cli import main
-from sdst.config.schema import compose, conf_dir
+from sdst.config.compose import compose, conf_dir
 from sdst.data.annotations import read_annotations
 from sdst.sweeps.tables import find_experiment
 
@@ -44,7 +44,7 @@ SMALLER = {
     ("bench", "scale"): ["--rounds", "1", "--batch", "2", "--over", "clips=4,8"],
 }
 """Command -> what makes it take a second."""
-ELSEWHERE = ("make", "pip", "source", "jupyter")
+NOT_IDENTITY = ("make", "pip", "source", "jupyter")
 """Programs that are looked up instead of run: ``make test`` and CI run them."""
 NEED_GPUS = ("slurm", "gpus")
 TRIALS = "hydra.sweeper.n_trials=2"
@@ -174,7 +174,7 @@ def expanded(arguments: list[str]) -> list[str]:
 
 def run(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     program, *arguments = command
-    if program in ELSEWHERE:
+    if program in NOT_IDENTITY:
         look_up(program, arguments)
         return
     assert program == "sdst", command

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 import sdst
 from helpers.browser import CHROMIUM, Browser
-from sdst.config.schema import compose, conf_dir
+from sdst.config.compose import compose, conf_dir
 
 pytest.importorskip("mkdocs")
 pytest.importorskip("material")

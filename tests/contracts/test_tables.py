@@ -7,8 +7,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 import sdst
-from sdst.config.schema import compose
-from sdst.data.levels import Levels
+from sdst.config.compose import compose
+from sdst.config.schema import Levels
 from sdst.errors import UserError
 from sdst.features.backbone.sizes import PRESETS
 from sdst.metrics.evaluation import PROTOCOLS

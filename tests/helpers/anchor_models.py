@@ -6,7 +6,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from sdst.config.schema import compose, conf_dir
+from sdst.config.compose import compose, conf_dir
 from sdst.training.checkpoint import build_model
 from sdst.types import Batch, Output, Record
 
@@ -76,5 +76,5 @@ def make_batch(
 
 
 def run(model: nn.Module, batch: Batch) -> Output:
-    output: Output = model(batch.video, batch.video_mask, batch.text, batch.text_mask, batch.num_clips)
+    output: Output = model(*batch.inputs())
     return output

@@ -93,7 +93,7 @@ def make_batch(
 
 
 def run(model: nn.Module, batch: Batch, **options: Any) -> Output:
-    return model(batch.video, batch.video_mask, batch.text, batch.text_mask, batch.num_clips, **options)
+    return model(*batch.inputs(), **options)
 
 
 def valid_parts(output: Output, sample: int, clips: int) -> dict[str, Tensor]:

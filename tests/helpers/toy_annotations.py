@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdst.data.jsonlines import write_atomically
+from sdst.files.atomic import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

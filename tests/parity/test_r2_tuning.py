@@ -12,10 +12,11 @@ from torch import Tensor
 from helpers.anchor_models import build, make_batch, run
 from helpers.shared_data import SHARED, needs_shared
 from sdst.baselines.r2_tuning import R2Tuning, convert_official
-from sdst.config.schema import compose
+from sdst.config.compose import compose
+from sdst.config.schema import Decoding
 from sdst.errors import UserError
 from sdst.losses.criterion import Criterion
-from sdst.models.decoding import Decoding, decode
+from sdst.models.decoding import decode
 from sdst.spans import cw_to_se, se_to_cw
 from sdst.types import Batch, Record
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from sdst.training.run_folder import BEST, LAST
 
 from helpers.corpus import Corpus
 from helpers.ranks import end_in_different_ways, gradients, save_gradients, share
 from helpers.same_result import assert_same_result
 from sdst.cli import main
 from sdst.errors import UserError
-from sdst.training.checkpoint import BEST, LAST
 from sdst.training.processes import run_processes
 
 SMALL_STEPS = ["data.batch_size=2", "loss.weights.act=0"]  # of one head no parameter has a gradient

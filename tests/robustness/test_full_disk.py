@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdst.data.jsonlines import write_atomically
 from sdst.data.store import FeatureStore
 from sdst.errors import UserError
 from sdst.features.writer import FeatureWriter
+from sdst.files.atomic import write_atomically
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sdst.training.run_folder import BEST
 
 from helpers.corpus import Corpus, make_rows, write_rows
 from sdst.cli import main
@@ -16,7 +17,6 @@ from sdst.errors import UserError
 from sdst.features.extract import find_videos
 from sdst.features.writer import FeatureWriter
 from sdst.plotting.predictions import plot_predictions
-from sdst.training.checkpoint import BEST
 from sdst.types import Prediction, Record
 
 STEPS = ["../outside", "/etc/passwd", "a/b", "..", ".", "", "a\0b"]

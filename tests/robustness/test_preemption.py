@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sdst.training.run_folder import LAST
 
 from helpers.corpus import Corpus
 from helpers.same_result import assert_same_result, load
 from sdst.cli import main
-from sdst.training.checkpoint import LAST
 from sdst.training.module import GroundingModule
 
 STEPS = ["data.batch_size=2", "trainer.max_epochs=3", "decode.round_to=null"]

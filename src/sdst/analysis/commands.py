@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from sdst.analysis.analysis import analyze
 from sdst.analysis.figures import draw
 from sdst.analysis.tables import markdown
+from sdst.console.parser import Parser
 from sdst.console.terminal import printable
 from sdst.data.annotations import read_annotations
-from sdst.data.jsonlines import write_atomically
 from sdst.data.predictions import read_predictions
-from sdst.errors import Parser, UserError
+from sdst.errors import UserError
+from sdst.files.atomic import write_atomically
 from sdst.files.yaml import read_yaml
 from sdst.metrics.evaluation import PROTOCOLS
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdst.errors import UserError
-from sdst.files.atomic import replacing
+from sdst.files.atomic import atomic_path
 from sdst.reports.plots import OURS_COLOURS
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def draw(analysis: Analysis, title: str, folder: Path) -> dict[str, str]:
         draw_section(analysis, figure)
         figure.suptitle(title.replace("$", r"\$"), fontsize=10)  # two would begin a formula
         path = folder / f"{section}.png"
-        with replacing(path) as temporary:
+        with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=120, format="png")
         files[section] = path.name
     return files

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdst.bench import report
-from sdst.errors import Parser, at_least
+from sdst.console.parser import Parser, at_least
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace

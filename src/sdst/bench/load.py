@@ -11,7 +11,9 @@ from omegaconf import OmegaConf
 
 from sdst.bench.rounds import interleave, spread
 from sdst.bench.workload import Shape, Workload
-from sdst.config.schema import TrainConfig, build, compose
+from sdst.config.build import build
+from sdst.config.compose import compose
+from sdst.config.schema import TrainConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

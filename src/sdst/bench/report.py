@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
-from sdst.data.jsonlines import write_atomically
+from sdst.files.atomic import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from sdst.config.checks import check_options, precision, settle
-from sdst.config.schema import TrainConfig, compose
+from sdst.config.checks import check_options, precision, resolve_auto_options
+from sdst.config.compose import compose
+from sdst.config.schema import TrainConfig
 from sdst.models.decoding import decode
 from sdst.training.allocator import keep_freed_memory
 from sdst.training.fit import make_module
+from sdst.training.optim import make_optimizer
 from sdst.types import Batch, Record
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from sdst.types import Output, Prediction
+    from sdst.training.optim import make_optimizer
+from sdst.types import Output, Prediction
 
 CLIP_SECONDS = 2.0
 MOST_MOMENTS = 3
@@ -75,7 +78,7 @@ class Workload:
         config.run_dir = "none"  # nothing is written, and the default contains the time
         OmegaConf.resolve(config)
         check_options(config)
-        settle(config)
+        resolve_auto_options(config)
         options = OmegaConf.to_object(config)
         assert isinstance(options, TrainConfig)
 
@@ -88,7 +91,7 @@ class Workload:
         self.module = make_module(config, options, widths).to(self.device)
         self._decoding = options.decode
         self._clip = config.trainer.gradient_clip_val
-        self._optimizer, _ = options.optim.build(self.module.parameters(), steps_per_epoch=1)
+        self._optimizer, _ = make_optimizer(options.optim, self.module.parameters(), steps_per_epoch=1)
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     def loss(self) -> Tensor:

@@ -17,7 +17,7 @@ SCORE_TERMS = {"both": ("cls", "act"), "class": ("cls",), "actionness": ("act",)
 """``decode.score`` -> the loss terms that train what it is made of."""
 
 
-def settle(config: DictConfig) -> None:
+def resolve_auto_options(config: DictConfig) -> None:
     """Let what a loss term of weight 0 leaves untrained take part in nothing (Tab. E).
 
     Fills in ``decode.score: auto``, and takes the class score out of the matching where it is not trained. The

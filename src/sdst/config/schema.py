@@ -1,40 +1,63 @@
-"""The schema of a training configuration, and where the configuration files are."""
+"""Every option of a run as a dataclass: its type, its default and its limits."""
 
 from __future__ import annotations
 
-import difflib
-import inspect
-import json
-import os
-import re
+import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
-from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException, InstantiationException
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING
 
-import sdst
-from sdst.data.levels import Levels
 from sdst.errors import UserError
-from sdst.files.yaml import read_yaml
-from sdst.models.decoding import Decoding
-from sdst.training.optim import Optimization
-from sdst.untrusted.targets import find_target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-PLAIN_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
-    "int": ((int,), "a whole number"),
-    "float": ((int, float), "a number"),
-    "bool": ((bool,), "true or false"),
-    "str": ((str,), "text"),
-}
-"""Annotation of a constructor's argument -> what may be given for it, and how to say so."""
+NMS_KINDS = ("linear", "gaussian", "hard", "none")
+SCORES = ("auto", "both", "class", "actionness")
+
+
+@dataclass
+class Levels:
+    """A choice of layers, counted from the last one stored.
+
+    Attributes:
+        count: K, how many levels there are.
+        source: ``intermediate`` layers, or the ``last`` layer K times, of both towers.
+        stride: Distance between neighbouring levels in layers of the video tower (Tab. 4).
+        text_stride: The same in the text tower. *Reading*: 1, whatever ``stride`` is. Tab. 4 is about what the
+            pooling of eq. 15 makes of shallower layers, and only the video tower is pooled; the text levels are
+            always the last K of its layers.
+        order: ``ascending`` lets level 1 be the shallowest, ``descending`` the deepest. *Reading*: ascending.
+    """
+
+    count: int = 4
+    source: str = "intermediate"
+    stride: int = 1
+    order: str = "ascending"
+    text_stride: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("count", "stride", "text_stride"):
+            if getattr(self, name) < 1:
+                raise UserError(f"levels: {name} {getattr(self, name)} must be at least 1")
+        if self.source not in ("intermediate", "last"):
+            raise UserError(f"levels.source: {self.source!r} is neither intermediate nor last")
+        if self.order not in ("ascending", "descending"):
+            raise UserError(f"levels.order: {self.order!r} is neither ascending nor descending")
+
+    def video_layers(self, stored: Sequence[int]) -> list[int]:
+        """Layers of the video tower for levels 1..K out of those stored; the store says so where one is absent."""
+        return self._choose(stored, self.stride)
+
+    def text_layers(self, stored: Sequence[int]) -> list[int]:
+        """The same for the text tower."""
+        return self._choose(stored, self.text_stride)
+
+    def _choose(self, stored: Sequence[int], stride: int) -> list[int]:
+        step = stride if self.source == "intermediate" else 0
+        layers = [max(stored) - step * back for back in reversed(range(self.count))]
+        return layers if self.order == "ascending" else layers[::-1]
 
 
 @dataclass
@@ -66,6 +89,87 @@ class LossConfig:
     alpha: float | None = 0.25
     gamma: float = 2.0
     temperature: float = 0.07
+
+
+@dataclass
+class Optimization:
+    """The paper's optimisation; defaults are those of QVHighlights.
+
+    Attributes:
+        lr: Learning rate after warm-up.
+        weight_decay: Of AdamW, on every parameter.
+        warmup_steps: Steps of linear warm-up.
+        warmup_ratio: Factor on ``lr`` at the first step.
+        decay_epochs: After every so many epochs the rate falls.
+        decay: What it is multiplied with then.
+
+    Raises:
+        UserError: A value is out of range.
+    """
+
+    lr: float = 1e-4
+    weight_decay: float = 1e-4
+    warmup_steps: int = 2000
+    warmup_ratio: float = 0.001
+    decay_epochs: int = 20
+    decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, lowest in {"warmup_steps": 0, "decay_epochs": 1}.items():
+            if getattr(self, name) < lowest:
+                raise UserError(f"optim.{name}: {getattr(self, name)} must be at least {lowest}")
+        for name in ("lr", "weight_decay", "warmup_ratio", "decay"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise UserError(f"optim.{name}: {getattr(self, name)} must be a finite number, 0 or more")
+
+    def factor(self, step: int, steps_per_epoch: int) -> float:
+        """What ``lr`` is multiplied with in step 0, 1, 2, ..."""
+        warm = min(1.0, self.warmup_ratio + (1 - self.warmup_ratio) * step / max(1, self.warmup_steps))
+        return warm * float(self.decay ** (step // (steps_per_epoch * self.decay_epochs)))
+
+
+@dataclass
+class Decoding:
+    """How moments are decoded. *Reading*: the paper says "soft NMS" and no more.
+
+    Attributes:
+        nms: What the score of a window that overlaps a better one is multiplied by: ``linear`` 1 - IoU,
+            ``gaussian`` exp(-IoU² / sigma), ``hard`` 0, ``none`` 1.
+        sigma: Width of the gaussian.
+        iou_threshold: Only windows with an IoU above it are touched; 0 for all that overlap.
+        round_to: Seconds to whose multiples starts and ends are rounded; None to leave them.
+        max_moments: How many moments to keep, those of the best scores before NMS; None for all.
+        score: What ranks the moments: ``both`` class probability and actionness (eq. 23), or one of them where
+            the loss of the other is off (Tab. E); ``auto`` is settled before training by the losses' weights.
+
+    Raises:
+        UserError: A value is out of range.
+    """
+
+    nms: str
+    sigma: float
+    iou_threshold: float
+    round_to: float | None
+    max_moments: int | None
+    score: str = "both"
+
+    def __post_init__(self) -> None:
+        if self.nms not in NMS_KINDS:
+            raise UserError(f"decoding nms: '{self.nms}' is unknown; choose from {', '.join(NMS_KINDS)}")
+        if not (math.isfinite(self.sigma) and self.sigma > 0):
+            raise UserError(f"decoding sigma: {self.sigma} is no width; give a positive number")
+        if not 0 <= self.iou_threshold <= 1:
+            raise UserError(
+                f"decoding iou_threshold: {self.iou_threshold} is no IoU; give a number in [0, 1]"
+            )
+        if self.round_to is not None and not (math.isfinite(self.round_to) and self.round_to > 0):
+            raise UserError(f"decoding round_to: {self.round_to} is no unit; give positive seconds or null")
+        if self.max_moments is not None and self.max_moments < 1:
+            raise UserError(
+                f"decoding max_moments: {self.max_moments} keeps nothing; give 1 or more, or null"
+            )
+        if self.score not in SCORES:
+            raise UserError(f"decoding score: '{self.score}' is unknown; choose from {', '.join(SCORES)}")
 
 
 @dataclass
@@ -137,138 +241,3 @@ class TrainConfig:
     trainer: Any = MISSING
     logger: Any = MISSING
     paths: PathsConfig = field(default_factory=PathsConfig)
-
-
-def conf_dir() -> Path:
-    """The ``conf`` folder beside ``src``; ``SDST_CONF`` names another.
-
-    Raises:
-        UserError: It is not there, as after an install that is not editable.
-    """
-    folder = Path(os.environ.get("SDST_CONF", Path(sdst.__file__).parents[2] / "conf"))
-    if not (folder / "train.yaml").is_file():
-        raise UserError(
-            f"{folder}: no train.yaml here; install the cloned repository with pip install -e . or set SDST_CONF"
-        )
-    return folder
-
-
-def register_schema() -> None:
-    """Make the schema known to Hydra, as ``schema`` in the defaults list of train.yaml."""
-    ConfigStore.instance().store("schema", node=TrainConfig)
-
-
-def compose(overrides: Sequence[str] = ()) -> DictConfig:
-    """The configuration that ``sdst train`` would use with these overrides; for tests and notebooks."""
-    register_schema()
-    with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
-        return hydra.compose("train", list(overrides))
-
-
-def quoted(value: Any) -> str:
-    """A value in Hydra's override grammar, whatever characters it has."""
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
-
-
-def stored_config(path: Path) -> DictConfig:
-    """The configuration of a run as its folder has it, with the defaults of options that are newer than it.
-
-    Raises:
-        UserError: The file is damaged or none of ours.
-    """
-    return as_config(read_yaml(path), path)
-
-
-def as_config(values: dict[str, Any], source: str | Path) -> DictConfig:
-    """A stored configuration, which may come from a stranger, in the schema.
-
-    Raises:
-        UserError: It does not fit the schema, or holds interpolations: ours are stored resolved, and others could
-            read environment variables.
-    """
-    if "${" in json.dumps(values, default=str):
-        raise UserError(f"{source}: holds an interpolation ${{...}}; no run stores one, do not trust it")
-    try:
-        config = OmegaConf.merge(OmegaConf.structured(TrainConfig), values)
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
-        key = f"{error.full_key}: " if isinstance(error, OmegaConfBaseException) and error.full_key else ""
-        raise UserError(
-            f"{source}: {key}{explain_plainly(error)}; give the configuration of a run"
-        ) from error
-    assert isinstance(config, DictConfig)
-    for key in ("model", "data", "trainer", "logger"):
-        if not OmegaConf.is_dict(config._get_node(key)):
-            raise UserError(f"{source}: {key} is no mapping; give the configuration of a run")
-    if missing := sorted(OmegaConf.missing_keys(config)):
-        raise UserError(f"{source}: {missing[0]} is missing; give the configuration of a run")
-    return config
-
-
-def build(node: DictConfig, /, **arguments: Any) -> Any:
-    """Instantiate a node's ``_target_`` with further arguments.
-
-    Raises:
-        UserError: The target is none that a configuration may build, a value is of another type than the
-            constructor's annotation, or the constructor refused it; as it said, or with the name of the target.
-    """
-    _check_types(node)
-    try:
-        return hydra.utils.instantiate(node, _convert_="object", **arguments)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        if isinstance(error.__cause__, TypeError | ValueError):
-            raise UserError(f"{node['_target_']}: {error.__cause__}") from error
-        raise
-
-
-def _check_types(node: DictConfig) -> None:
-    """Refuse a value of the wrong plain type: text like ``off`` would count as true, 2.5 fail deep inside."""
-    if not OmegaConf.is_dict(node):
-        raise UserError(f"{node!r} is no mapping with a _target_; name what is to be built")
-    values: Any = OmegaConf.to_container(node, resolve=True)
-    target = find_target(values, node._get_full_key("_target_"))
-    for name, parameter in inspect.signature(target).parameters.items():
-        # Our modules postpone annotations, which makes them strings; those of other packages stay unchecked.
-        annotation = str(parameter.annotation)
-        if name not in node:
-            continue
-        value, key = node[name], node._get_full_key(name)
-        if annotation in PLAIN_TYPES and not _is(annotation, value):
-            raise UserError(f"{key}: {value!r} must be {PLAIN_TYPES[annotation][1]}")
-        if annotation == "Sequence[str]" and not (
-            OmegaConf.is_list(value) and all(_is("str", item) for item in value)
-        ):
-            raise UserError(f"{key}: {value!r} must be a list of names, like [a,b]")
-
-
-def _is(annotation: str, value: object) -> bool:
-    """Whether the value is of the annotated plain type; a bool is no number."""
-    types, _ = PLAIN_TYPES[annotation]
-    return isinstance(value, types) and isinstance(value, bool) == (annotation == "bool")
-
-
-def explain(error: HydraException | OmegaConfBaseException) -> UserError:
-    """One line for an error in the overrides or files, with the nearest option where one is unknown."""
-    message = explain_plainly(error)
-    unknown = re.match(r"Could not override '([^']+)'", message)
-    if unknown is None:
-        return UserError(message)
-    key = unknown[1]
-    known = list(_keys(OmegaConf.to_container(compose()), ""))
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}?" if near else "sdst train --cfg job shows all options"
-    return UserError(f"unknown override '{key}'; {hint}")
-
-
-def explain_plainly(error: Exception) -> str:
-    """What an error of OmegaConf says, in one line without its listing of types."""
-    return " ".join(str(error).split()).split(" full_key:")[0]
-
-
-def _keys(node: Any, prefix: str) -> Iterator[str]:
-    for key, value in node.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _keys(value, f"{prefix}{key}.")

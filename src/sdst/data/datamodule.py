@@ -10,11 +10,12 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
+from sdst.config.schema import Levels
 from sdst.data.annotations import read_annotations
 from sdst.data.collate import collate
-from sdst.data.dataset import EpochSampler, GroundingDataset
+from sdst.data.dataset import GroundingDataset
 from sdst.data.fingerprint import fingerprint
-from sdst.data.levels import Levels
+from sdst.data.sampler import EpochSampler
 from sdst.data.store import FeatureStore
 from sdst.errors import UserError
 
@@ -112,7 +113,7 @@ class GroundingDataModule(L.LightningDataModule):
         """Of the features as they are now."""
         return fingerprint(self.store.info.path, self.store.pooling)
 
-    def report_shared_videos(self) -> None:
+    def warn_about_leaks(self) -> None:
         """Warn of every split that has videos of the training split."""
         trained = {record.vid for record in self.load("train").records}
         for split in self.paths:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdst.errors import UserError
-from sdst.files.atomic import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,16 +122,6 @@ def read_rows(path: str | Path) -> Iterator[Row]:
         yield Row(place, qid, fields)
     if not lines:
         raise UserError(f"{path}: the file has no rows; give a JSON Lines file with one query per line")
-
-
-def write_atomically(path: str | Path, text: str) -> None:
-    """Write a text file, so that readers never see half of it.
-
-    Raises:
-        UserError: The place cannot be written.
-    """
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _read_lines(path: str | Path) -> Iterator[tuple[int, str]]:

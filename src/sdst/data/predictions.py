@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdst.data.jsonlines import read_rows, write_atomically
+from sdst.data.jsonlines import read_rows
 from sdst.errors import UserError
+from sdst.files.atomic import write_atomically
 from sdst.types import Prediction
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdst.console.parser import Parser, positive_number
 from sdst.console.progress import track
 from sdst.console.terminal import printable
-from sdst.errors import Parser, UserError, positive_number
+from sdst.errors import UserError
 from sdst.spans import count_clips
 
 if TYPE_CHECKING:

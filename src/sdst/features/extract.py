@@ -20,11 +20,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdst.console.parser import Parser, at_least, positive_number
 from sdst.console.progress import progress_bars
 from sdst.console.terminal import printable
 from sdst.data.annotations import read_annotations
-from sdst.data.jsonlines import write_atomically
-from sdst.errors import Parser, UserError, at_least, positive_number
+from sdst.errors import UserError
+from sdst.files.atomic import write_atomically
 from sdst.spans import count_clips
 
 if TYPE_CHECKING:

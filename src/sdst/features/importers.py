@@ -25,13 +25,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from sdst.console.parser import Parser, positive_number
 from sdst.console.progress import track
 from sdst.data.annotations import read_annotations
-from sdst.data.jsonlines import write_atomically
 from sdst.data.store import FeatureStore
-from sdst.errors import Parser, UserError, positive_number
+from sdst.errors import UserError
 from sdst.features.extract import layer_numbers
 from sdst.features.writer import FeatureWriter, can_name_features
+from sdst.files.atomic import write_atomically
 from sdst.spans import count_clips
 from sdst.untrusted.archives import require_backed
 

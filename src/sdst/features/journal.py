@@ -6,7 +6,6 @@ Only the last item can be torn, and opening the journal again cuts it off.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -17,6 +16,7 @@ import numpy as np
 
 from sdst.errors import UserError
 from sdst.files.atomic import cannot_write
+from sdst.files.locks import lock
 
 if TYPE_CHECKING:
     from collections.abc import KeysView
@@ -91,10 +91,8 @@ class Journal:
         self.close()
 
     def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{self._path}: another process is writing it; wait for it to end") from None
+        if not lock(self._file):
+            raise UserError(f"{self._path}: another process is writing it; wait for it to end")
 
     def _begin(self, header: dict[str, Any]) -> None:
         expected = _line(header)

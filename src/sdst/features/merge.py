@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdst.console.parser import Parser
 from sdst.console.progress import track
 from sdst.data.info import open_store, read_info
-from sdst.errors import Parser, UserError
+from sdst.errors import UserError
 from sdst.features.writer import FeatureWriter
 from sdst.untrusted import hdf5
 

@@ -15,7 +15,7 @@ from sdst.data.info import FORMAT, VERSION, partial_path
 from sdst.errors import UserError
 from sdst.features.hdf5_output import new_hdf5
 from sdst.features.journal import Journal
-from sdst.files.atomic import cannot_write, replacing
+from sdst.files.atomic import atomic_path, cannot_write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,7 +118,7 @@ class FeatureWriter:
             raise UserError(
                 f"{self._path}: no video or no query was written; give annotations that have both"
             )
-        with replacing(self._path, alone=True) as temporary, new_hdf5(temporary) as (file, output):
+        with atomic_path(self._path, alone=True) as temporary, new_hdf5(temporary) as (file, output):
             file.attrs.update(self._attrs)
             for key in track(sorted(self._journal.keys), f"writing {self._path.name}"):
                 file[key] = self._journal.read(key)

@@ -21,7 +21,7 @@ FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 @contextmanager
-def replacing(path: str | Path, *, alone: bool = False) -> Iterator[Path]:
+def atomic_path(path: str | Path, *, alone: bool = False) -> Iterator[Path]:
     """A temporary name beside a file, to be written to; what is written there then takes the file's place at once.
 
     Readers see the old file or the new one, and so does who looks after a kill or a power cut.
@@ -47,6 +47,16 @@ def replacing(path: str | Path, *, alone: bool = False) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # gone already, or never made
             temporary.unlink()
+
+
+def write_atomically(path: str | Path, text: str) -> None:
+    """Write a text file, so that readers never see half of it.
+
+    Raises:
+        UserError: The place cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager

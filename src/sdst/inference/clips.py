@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from sdst.errors import UserError
 from sdst.features.video import ClipSpec, VideoReader, declared_start, upright
-from sdst.files.atomic import replacing
+from sdst.files.atomic import atomic_path
 
 # isort: split
 import av  # after the module that says so if PyAV is missing
@@ -84,7 +84,7 @@ def cut(source: Path, start: float, end: float, out: Path) -> None:
         UserError: The video cannot be read or the file cannot be written.
     """
     try:
-        with replacing(out) as temporary, av.open(str(temporary), "w", format="mp4") as target:
+        with atomic_path(out) as temporary, av.open(str(temporary), "w", format="mp4") as target:
             tracks = [_video_packets(source, start, end, target), _audio_packets(source, start, end, target)]
             for packet in heapq.merge(*tracks, key=_seconds):
                 target.mux(packet)

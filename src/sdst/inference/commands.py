@@ -13,15 +13,18 @@ from rich.table import Table
 from rich.text import Text
 from torch.utils.data import DataLoader
 
+from sdst.config.schema import Decoding
+from sdst.console.parser import Parser, at_least
 from sdst.console.terminal import printable
 from sdst.data.annotations import read_annotations
 from sdst.data.collate import collate
-from sdst.data.dataset import EpochSampler, GroundingDataset
+from sdst.data.dataset import GroundingDataset
 from sdst.data.predictions import format_prediction, write_predictions
+from sdst.data.sampler import EpochSampler
 from sdst.data.store import FeatureStore
-from sdst.errors import Parser, UserError, at_least
+from sdst.errors import UserError
 from sdst.features.backbone.backbone import usable_device
-from sdst.models.decoding import Decoding, decode
+from sdst.models.decoding import decode
 from sdst.plotting.predictions import SHOWN_MOMENTS, plot_predictions
 from sdst.training import checkpoint
 from sdst.types import Record
@@ -205,8 +208,7 @@ def run_model(
     for loaded in loader:
         batch = loaded.to(device)
         with torch.inference_mode():
-            inputs = (batch.video, batch.video_mask, batch.text, batch.text_mask, batch.num_clips)
-            output = model(*inputs, **options)
+            output = model(*batch.inputs(), **options)
         yield batch, output
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from sdst.config.schema import Decoding
 from sdst.data.collate import collate
 from sdst.data.dataset import Sample
 from sdst.data.float16 import to_float16
@@ -31,7 +32,7 @@ from sdst.features.backbone.backbone import Backbone, load_backbone, usable_devi
 from sdst.features.backbone.sizes import SHIPPED
 from sdst.features.encode import QUERIES_PER_BATCH, encode_clips
 from sdst.inference.sliding import average_parts, part_starts
-from sdst.models.decoding import Decoding, clip_saliency, decode_moments, raw_moments
+from sdst.models.decoding import clip_saliency, decode_moments, raw_moments
 from sdst.training import checkpoint as checkpoints
 from sdst.types import Prediction, Record
 
@@ -233,7 +234,7 @@ class Grounder:
         batch = collate(samples).to(self._device)
         durations = torch.tensor([record.duration for record in batch.records], dtype=torch.float64)
         with torch.inference_mode():
-            output = self._model(batch.video, batch.video_mask, batch.text, batch.text_mask, batch.num_clips)
+            output = self._model(*batch.inputs())
         moments, scores = raw_moments(output, durations, self._decoding)
         # The model has seen nothing outside the part.
         moments = moments.clamp(min=0).minimum(durations[:, None, None])

@@ -7,10 +7,11 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
+from sdst.console.parser import Parser
 from sdst.data.annotations import read_annotations
-from sdst.data.jsonlines import write_atomically
 from sdst.data.predictions import read_predictions
-from sdst.errors import Parser, UserError
+from sdst.errors import UserError
+from sdst.files.atomic import write_atomically
 from sdst.metrics.evaluation import PROTOCOLS, evaluate
 
 if TYPE_CHECKING:

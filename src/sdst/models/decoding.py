@@ -5,14 +5,11 @@ The one decoding of the project: validation, test and prediction all call it.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from sdst.errors import UserError
 from sdst.spans import count_clips, cw_to_se, pairwise_iou
 from sdst.types import Prediction
 
@@ -20,54 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from sdst.config.schema import Decoding
     from sdst.types import Batch, Output
-
-NMS_KINDS = ("linear", "gaussian", "hard", "none")
-SCORES = ("auto", "both", "class", "actionness")
-
-
-@dataclass
-class Decoding:
-    """How moments are decoded. *Reading*: the paper says "soft NMS" and no more.
-
-    Attributes:
-        nms: What the score of a window that overlaps a better one is multiplied by: ``linear`` 1 - IoU,
-            ``gaussian`` exp(-IoU² / sigma), ``hard`` 0, ``none`` 1.
-        sigma: Width of the gaussian.
-        iou_threshold: Only windows with an IoU above it are touched; 0 for all that overlap.
-        round_to: Seconds to whose multiples starts and ends are rounded; None to leave them.
-        max_moments: How many moments to keep, those of the best scores before NMS; None for all.
-        score: What ranks the moments: ``both`` class probability and actionness (eq. 23), or one of them where
-            the loss of the other is off (Tab. E); ``auto`` is settled before training by the losses' weights.
-
-    Raises:
-        UserError: A value is out of range.
-    """
-
-    nms: str
-    sigma: float
-    iou_threshold: float
-    round_to: float | None
-    max_moments: int | None
-    score: str = "both"
-
-    def __post_init__(self) -> None:
-        if self.nms not in NMS_KINDS:
-            raise UserError(f"decoding nms: '{self.nms}' is unknown; choose from {', '.join(NMS_KINDS)}")
-        if not (math.isfinite(self.sigma) and self.sigma > 0):
-            raise UserError(f"decoding sigma: {self.sigma} is no width; give a positive number")
-        if not 0 <= self.iou_threshold <= 1:
-            raise UserError(
-                f"decoding iou_threshold: {self.iou_threshold} is no IoU; give a number in [0, 1]"
-            )
-        if self.round_to is not None and not (math.isfinite(self.round_to) and self.round_to > 0):
-            raise UserError(f"decoding round_to: {self.round_to} is no unit; give positive seconds or null")
-        if self.max_moments is not None and self.max_moments < 1:
-            raise UserError(
-                f"decoding max_moments: {self.max_moments} keeps nothing; give 1 or more, or null"
-            )
-        if self.score not in SCORES:
-            raise UserError(f"decoding score: '{self.score}' is unknown; choose from {', '.join(SCORES)}")
 
 
 def decode(output: Output, batch: Batch, decoding: Decoding) -> list[Prediction]:

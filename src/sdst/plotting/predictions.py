@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sdst.console.terminal import printable
 from sdst.errors import UserError
-from sdst.files.atomic import replacing
+from sdst.files.atomic import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +73,7 @@ def plot_predictions(
     if note:
         figure.suptitle(note)
     try:
-        with replacing(path) as temporary:
+        with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=120, format=Path(path).suffix[1:] or "png")
     except ValueError as error:  # no such format
         raise UserError(f"{path}: cannot write the plot: {error}") from error

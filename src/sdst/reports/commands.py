@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdst.data.jsonlines import write_atomically
-from sdst.errors import Parser, UserError
+from sdst.console.parser import Parser
+from sdst.errors import UserError
+from sdst.files.atomic import write_atomically
 from sdst.reports import caption, render, speed
 from sdst.reports.noise import marks
 from sdst.reports.overview import duration, overview, records, training_seconds

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdst.errors import UserError
-from sdst.files.atomic import replacing
+from sdst.files.atomic import atomic_path
 from sdst.sweeps.tables import number
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def plot(results: Results, path: Path) -> bool:
     simulated = any(run.metrics.get("simulated") for run in results.runs)
     title = f"{results.experiment.title}, {results.scale} scale{', SIMULATED features' * simulated}"
     figure.suptitle(title, fontsize=10)
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
     return True
 
@@ -70,10 +70,11 @@ def mean_offsets(run: Run) -> tuple[NDArray[np.float64], NDArray[np.float64]] | 
     """
     import torch
 
-    from sdst.config.schema import build, stored_config
-    from sdst.data.levels import Levels
+    from sdst.config.build import build
+    from sdst.config.schema import Levels
+    from sdst.config.stored import stored_config
     from sdst.training import checkpoint
-    from sdst.training.checkpoint import BEST
+    from sdst.training.run_folder import BEST
 
     config = stored_config(run.folder / "config.yaml")
     model, _, _ = checkpoint.load(run.folder / BEST)
@@ -81,7 +82,7 @@ def mean_offsets(run: Run) -> tuple[NDArray[np.float64], NDArray[np.float64]] | 
     found = []
     with torch.inference_mode():
         for batch in data.loader(config.select.split):
-            inputs = (batch.video, batch.video_mask, batch.text, batch.text_mask, batch.num_clips)
+            inputs = batch.inputs()
             offsets = model(*inputs, with_offsets=True).offsets
             if offsets is None:
                 return None

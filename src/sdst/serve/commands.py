@@ -10,7 +10,8 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING
 
-from sdst.errors import Parser, UserError, at_least
+from sdst.console.parser import Parser, at_least
+from sdst.errors import UserError
 from sdst.inference.commands import add_backbone_options
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from sdst.console.parser import Parser
 from sdst.data.annotations import read_annotations
-from sdst.data.jsonlines import write_atomically
-from sdst.errors import Parser, UserError
+from sdst.errors import UserError
 from sdst.features.extract import find_videos
+from sdst.files.atomic import write_atomically
 from sdst.metrics.error_kinds import CONSIDERED, KINDS
 from sdst.metrics.evaluation import PROTOCOLS
 from sdst.show.page import render

@@ -15,11 +15,11 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from sdst import __version__
-from sdst.config.checks import settle
-from sdst.config.schema import compose
+from sdst.config.checks import resolve_auto_options
+from sdst.config.compose import compose
 from sdst.metrics.error_kinds import KINDS
 from sdst.show.runs import flatten
-from sdst.sweeps.jobs import ELSEWHERE
+from sdst.sweeps.jobs import NOT_IDENTITY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -96,7 +96,7 @@ def config_table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: every option, its default on the first run's dataset, and its value in each run."""
     configs = [_essence(run.config) for run in runs]
     default = compose([f"data={runs[0].config.data.name}"])
-    settle(default)
+    resolve_auto_options(default)
     columns = [_essence(default), *configs]
     rows = [[key, *(column.get(key, NONE) for column in columns)] for key in _keys(columns)]
     return ["option", "default", *(run.name for run in runs)], rows
@@ -104,7 +104,7 @@ def config_table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
 
 def _essence(config: DictConfig) -> dict[str, str]:
     """The options that decide a run's result."""
-    elsewhere = tuple(f"{key}." for key in ELSEWHERE)
+    elsewhere = tuple(f"{key}." for key in NOT_IDENTITY)
     return {key: value for key, value in flatten(config).items() if not f"{key}.".startswith(elsewhere)}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sdst.config.schema import stored_config
+from sdst.config.stored import stored_config
 from sdst.data.predictions import read_predictions
 from sdst.errors import UserError
 

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sdst.config.schema import Decoding
 from sdst.console.progress import progress_bars
 from sdst.errors import UserError
 from sdst.inference.commands import open_matching_store, run_model
-from sdst.models.decoding import Decoding, fit_windows, raw_moments
+from sdst.models.decoding import fit_windows, raw_moments
 from sdst.models.sdst import SDST
 from sdst.spans import cw_to_se
 from sdst.training import checkpoint
-from sdst.training.checkpoint import BEST
+from sdst.training.run_folder import BEST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -22,10 +22,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdst.config.checks import check_options, num_processes
-from sdst.config.schema import compose, conf_dir, explain, quoted
+from sdst.config.compose import compose, conf_dir, explain, quoted
+from sdst.console.parser import Parser, at_least
 from sdst.console.terminal import log_to_stderr
-from sdst.data.jsonlines import write_atomically
-from sdst.errors import Parser, UserError, at_least
+from sdst.errors import UserError
+from sdst.files.atomic import write_atomically
 from sdst.sweeps.jobs import freeze, identity, run_job, status
 from sdst.sweeps.tables import SCALES, Experiment, find_experiment
 

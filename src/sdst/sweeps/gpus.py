@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import os
 import tempfile
@@ -12,12 +11,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sdst.files.locks import lock
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 @contextmanager
-def own_gpu() -> Iterator[int | None]:
+def claim_gpu() -> Iterator[int | None]:
     """Hold a GPU's index; one that is shared where all are taken, None where there are fewer than two.
 
     It is held by a lock that ends with the process, in a file of this user and machine.
@@ -31,10 +32,7 @@ def own_gpu() -> Iterator[int | None]:
         for index in range(count):
             path = Path(tempfile.gettempdir()) / f"sdst-{getpass.getuser()}-gpus-{visible}-{index}.lock"
             file = stack.enter_context(path.open("a"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            yield index
-            return
+            if lock(file):
+                yield index
+                return
         yield os.getpid() % count

@@ -10,7 +10,6 @@ The folder of jobs holds for each::
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -23,11 +22,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import OmegaConf
 
-from sdst.config.schema import stored_config
+from sdst.config.stored import stored_config
 from sdst.data.fingerprint import fingerprint
-from sdst.data.jsonlines import write_atomically
 from sdst.errors import UserError
-from sdst.sweeps.gpus import own_gpu
+from sdst.files.atomic import write_atomically
+from sdst.files.locks import lock
+from sdst.sweeps.gpus import claim_gpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 Status = Literal["finished", "failed", "missing"]
 
-ELSEWHERE = (
+NOT_IDENTITY = (
     "group",
     "run_dir",
     "resume",
@@ -70,7 +70,7 @@ def identity(config: DictConfig) -> str:
     data = essence["data"]
     files = {split: path and _file_hash(path) for split, path in data["annotations"].items()}
     features = _features_hash(data["features"], data["pooling"])
-    for key in ELSEWHERE:
+    for key in NOT_IDENTITY:
         *parents, leaf = key.split(".")
         node = essence
         for parent in parents:
@@ -122,7 +122,7 @@ def run_job(jobs: Path, name: str, *, wait: bool) -> Status | Literal["busy"]:
         with _log_to(jobs / f"{name}.log"):
             try:
                 config = stored_config(jobs / f"{name}.yaml")
-                with own_gpu() as gpu:
+                with claim_gpu() as gpu:
                     if gpu is not None and config.trainer.devices == 1:
                         config.trainer.devices = [gpu]
                     train_once(run_dir, config)
@@ -137,11 +137,11 @@ def run_job(jobs: Path, name: str, *, wait: bool) -> Status | Literal["busy"]:
 def train_once(run_dir: Path, config: DictConfig) -> dict[str, Any]:
     """The content of the run's metrics.json: of the finished run there, the continued one, or a new one.
 
-    A run is continued as it was begun, but for :data:`ELSEWHERE`.
+    A run is continued as it was begun, but for :data:`NOT_IDENTITY`.
     """
     # Here, for whoever only reads jobs would wait seconds for what training imports.
-    from sdst.training.checkpoint import LAST
     from sdst.training.fit import train
+    from sdst.training.run_folder import LAST
 
     finished = run_dir / "metrics.json"
     if finished.is_file():
@@ -150,7 +150,7 @@ def train_once(run_dir: Path, config: DictConfig) -> dict[str, Any]:
         return stored
     if (run_dir / LAST).is_file():
         begun = stored_config(run_dir / "config.yaml")
-        for key in ELSEWHERE:
+        for key in NOT_IDENTITY:
             if (value := OmegaConf.select(config, key)) is not None:
                 OmegaConf.update(begun, key, value, merge=False)
         return train(begun, run_dir, resume=True)
@@ -163,12 +163,7 @@ def train_once(run_dir: Path, config: DictConfig) -> dict[str, Any]:
 def _locked(path: Path, wait: bool) -> Iterator[bool]:
     """Hold a lock that ends with the process; False where another process has it and ``wait`` is not asked for."""
     with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        yield lock(file, wait=wait)
 
 
 class _JobLog(logging.FileHandler):

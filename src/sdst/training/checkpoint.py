@@ -10,35 +10,18 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from torch import nn
 
-from sdst.config.schema import as_config, build
+from sdst.config.build import build
+from sdst.config.stored import as_config
 from sdst.errors import UserError
-from sdst.untrusted.archives import require_backed
+from sdst.untrusted.checkpoint import KEY, VERSION, read_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
-LAST = Path("checkpoints/last.ckpt")
-BEST = Path("checkpoints/best.ckpt")
-"""Where they lie in the folder of a run."""
-KEY = "sdst"
-"""Under this key a Lightning checkpoint holds ``version``, ``config`` and ``recipe``."""
-VERSION = 1
 LARGEST_SIZE = 10_000
 """The sizes of a model, such as its width, are no larger, or those of one of its weights."""
-RECIPE: dict[str, type] = {
-    "backbone": str,
-    "pooling": str,
-    "video_layers": list,
-    "text_layers": list,
-    "video_dim": int,
-    "text_dim": int,
-    "clip_seconds": float,
-    "simulated": bool,
-    "max_clips": int,
-}
-"""What every recipe tells, and its type."""
 
 
 def contents(config: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
@@ -52,7 +35,7 @@ def load(path: str | Path) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
     Raises:
         UserError: No file, not a checkpoint of this project, or weights that do not fit its configuration.
     """
-    stored = read(path)
+    stored = read_checkpoint(path)
     recipe = stored[KEY]["recipe"]
     config: Any = OmegaConf.to_container(as_config(stored[KEY]["config"], path))
     _check_target(config["model"], path)
@@ -64,37 +47,11 @@ def load(path: str | Path) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
     weights = {name.removeprefix("model."): value for name, value in stored["state_dict"].items()}
     _require_as_large(config, recipe, weights, path)
     model: nn.Module = build_model(config, recipe)
-    fill(model, weights, path)
+    load_weights(model, weights, path)
     return model.eval(), config, recipe
 
 
-def read(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint file.
-
-    Raises:
-        UserError: No file, not a checkpoint of this project, damaged, or of another version.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
-    try:
-        require_backed(path, checksums=True)
-        # weights_only: a pickle that would run code is refused.
-        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        version = loaded[KEY]["version"]
-        _check_types(loaded, {"state_dict": dict, "epoch": int})
-        _check_types(loaded["state_dict"], dict.fromkeys(loaded["state_dict"], torch.Tensor))
-        _check_types(loaded[KEY], {"config": dict, "recipe": dict})
-        _check_types(loaded[KEY]["recipe"], RECIPE)
-    except Exception as error:  # whatever PyTorch stumbles over
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a checkpoint written by sdst train ({reason})") from error
-    if version != VERSION:
-        raise UserError(f"{path}: checkpoint version {version}, this program reads {VERSION}")
-    return loaded
-
-
-def fill(module: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
+def load_weights(module: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
     """Load weights that were read from ``path``; all must be there, fit and be finite.
 
     Raises:
@@ -108,18 +65,6 @@ def fill(module: nn.Module, weights: dict[str, Tensor], path: str | Path) -> Non
     for name, weight in module.state_dict().items():
         if not weight.isfinite().all():
             raise UserError(f"{path}: weight {name} holds NaN or Inf; use another checkpoint")
-
-
-def _check_types(values: dict[Any, Any], wanted: Mapping[Any, type]) -> None:
-    """Refuse a mapping with a value of another type; ``list`` stands for a list of whole numbers."""
-    for key, kind in wanted.items():
-        items = values[key] if isinstance(values[key], list) else []
-        if (
-            not isinstance(key, str)
-            or not isinstance(values[key], kind)
-            or not all(type(i) is int for i in items)
-        ):
-            raise TypeError(f"{key} is {type(values[key]).__name__}")
 
 
 def _require_as_large(
@@ -140,7 +85,7 @@ def _require_as_large(
     wanted = sum(parameter.numel() for parameter in described.parameters())
     if wanted > 2 * sum(
         tensor.numel() for tensor in tensors
-    ):  # else `fill` can name the weight that is missing
+    ):  # else `load_weights` can name the weight that is missing
         raise UserError(
             f"{path}: its configuration describes a larger model than its weights; do not trust it"
         )

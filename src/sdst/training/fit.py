@@ -16,12 +16,13 @@ from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdst.config.checks import check_options, num_processes, precision, settle
-from sdst.config.schema import SelectConfig, TrainConfig, build, explain
-from sdst.data.jsonlines import write_atomically
+from sdst.config.build import build
+from sdst.config.checks import check_options, num_processes, precision, resolve_auto_options
+from sdst.config.compose import explain
+from sdst.config.schema import SelectConfig, TrainConfig
 from sdst.data.predictions import write_predictions
 from sdst.errors import UserError
-from sdst.files.atomic import writing_below
+from sdst.files.atomic import write_atomically, writing_below
 from sdst.losses.criterion import Criterion
 from sdst.metrics.evaluation import evaluate
 from sdst.metrics.trivial import whole_video
@@ -37,12 +38,13 @@ from sdst.training.callbacks.checkpoints import (
     checkpoints,
 )
 from sdst.training.callbacks.preemption import StopOnSigterm
-from sdst.training.checkpoint import BEST, LAST
-from sdst.training.loggers import begin, show_predictions, tracked_run
+from sdst.training.loggers import show_predictions, start_wandb_run, tracked_run
 from sdst.training.module import GroundingModule
 from sdst.training.processes import is_first, is_started, make_environment, make_strategy, run_processes
 from sdst.training.provenance import describe_run, peak_memory_gb, reset_peak_memory
-from sdst.training.resume import alone_in, batches_done, check_folder
+from sdst.training.resume import batches_done, check_folder, run_lock
+from sdst.training.run_folder import BEST, LAST
+from sdst.untrusted.checkpoint import read_checkpoint
 
 if TYPE_CHECKING:
     from sdst.data.datamodule import GroundingDataModule
@@ -57,7 +59,7 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     it to the same result.
 
     Args:
-        config: A composed configuration (see :func:`sdst.config.schema.compose`).
+        config: A composed configuration (see :func:`sdst.config.compose.compose`).
         run_dir: Receives config.yaml, run.json, checkpoints, logs, submission files and at last metrics.json.
         resume: Continue the run of that folder from its last checkpoint, or from its beginning if it has none.
 
@@ -75,13 +77,13 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     config.run_dir = str(run_dir)  # a multirun's job, or a run that was moved, is not where it was told to be
     OmegaConf.resolve(config)
     check_options(config)
-    settle(config)
+    resolve_auto_options(config)
     world = num_processes(config.trainer)
     if world > 1 and not is_started():
         run_processes(world, _train_as_one_of_several, config, run_dir, resume)
         result: dict[str, Any] = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
         return result
-    with tracked_run(), writing_below(run_dir), alone_in(run_dir) if is_first() else nullcontext():
+    with tracked_run(), writing_below(run_dir), run_lock(run_dir) if is_first() else nullcontext():
         return _train_here(config, run_dir, resume, world)
 
 
@@ -109,7 +111,7 @@ def _train_here(config: DictConfig, run_dir: Path, resume: bool, world: int) -> 
             raise UserError(
                 f"data.annotations.{split}: has fewer rows than trainer.devices = {world} processes"
             )
-    data.report_shared_videos()
+    data.warn_about_leaks()
     _check_selection(data, options.select)
     module = make_module(config, options, data.recipe)
     timer = StepTimer()
@@ -121,16 +123,16 @@ def _train_here(config: DictConfig, run_dir: Path, resume: bool, world: int) -> 
             raise UserError(f"trainer.{key}: {limit} of {batches} batches is none; give a larger share")
     begun = run_dir / LAST if resume and (run_dir / LAST).exists() else None
     if begun:
-        stored = checkpoint.read(begun)
+        stored = read_checkpoint(begun)
         checkpoint.require_unchanged(config.data.features, data.recipe, stored)
-        checkpoint.fill(module, stored["state_dict"], begun)
+        checkpoint.load_weights(module, stored["state_dict"], begun)
         epoch, batches = batches_done(stored, begun)
         sampler: Any = steps.sampler
         sampler.resume(epoch, batches * data.batch_size)
     if trainer.is_global_zero:
         run_dir.mkdir(parents=True, exist_ok=True)
         facts = describe_run(module.model) | {"features": data.recipe}
-        begin(trainer.logger, run_dir, module.contents["config"], facts)
+        start_wandb_run(trainer.logger, run_dir, module.contents["config"], facts)
         write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(config))
     if trainer.is_global_zero and not (run_dir / "run.json").exists():
         write_atomically(run_dir / "run.json", json.dumps(facts, indent=2) + "\n")
@@ -164,8 +166,8 @@ def _train_here(config: DictConfig, run_dir: Path, resume: bool, world: int) -> 
         "selected": {"split": options.select.split, "metric": options.select.metric},
         "best": {},
     }
-    best = checkpoint.read(run_dir / BEST)
-    checkpoint.fill(module, best["state_dict"], run_dir / BEST)
+    best = read_checkpoint(run_dir / BEST)
+    checkpoint.load_weights(module, best["state_dict"], run_dir / BEST)
     result["selected"]["epoch"] = best["epoch"]
     trainer.limit_val_batches = (
         1.0  # the limit shortens a run's validations; these numbers are of whole splits

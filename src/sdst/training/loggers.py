@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import WandbLogger
 
-from sdst.data.jsonlines import write_atomically
 from sdst.errors import UserError
+from sdst.files.atomic import write_atomically
 from sdst.metrics.moment import top1_iou
 from sdst.plotting.predictions import SHOWN_MOMENTS, plot_predictions
 
@@ -91,7 +91,9 @@ def tracked_run() -> Iterator[None]:
                 )
 
 
-def begin(run_logger: Logger | None, run_dir: Path, config: dict[str, Any], facts: dict[str, Any]) -> None:
+def start_wandb_run(
+    run_logger: Logger | None, run_dir: Path, config: dict[str, Any], facts: dict[str, Any]
+) -> None:
     """Start the wandb run of a run folder, if it is logged there, or continue it.
 
     Args:

@@ -9,17 +9,20 @@ import lightning as L
 import numpy as np
 import torch
 
+from sdst.config.schema import Decoding
 from sdst.metrics.collector import PredictionCollector
-from sdst.models.decoding import Decoding, decode
-from sdst.training.checkpoint import KEY, contents
+from sdst.models.decoding import decode
+from sdst.training.checkpoint import contents
+from sdst.training.optim import make_optimizer
 from sdst.training.processes import gather, pad_alike, world_size
+from sdst.untrusted.checkpoint import KEY
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
     from torch import Tensor, nn
 
+    from sdst.config.schema import Optimization
     from sdst.losses.criterion import Criterion
-    from sdst.training.optim import Optimization
     from sdst.types import Batch, Output, Prediction, Qid
 
 
@@ -70,9 +73,7 @@ class GroundingModule(L.LightningModule):
 
     def forward(self, batch: Batch) -> Output:
         """The model's output for a batch."""
-        output: Output = self.model(
-            batch.video, batch.video_mask, batch.text, batch.text_mask, batch.num_clips
-        )
+        output: Output = self.model(*batch.inputs())
         return output
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -126,7 +127,7 @@ class GroundingModule(L.LightningModule):
         """AdamW over the model's parameters, scheduled by the step."""
         _ = self.trainer.estimated_stepping_batches  # makes the trainer count its batches
         steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        optimizer, schedule = self.optimization.build(self.model.parameters(), steps)
+        optimizer, schedule = make_optimizer(self.optimization, self.model.parameters(), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from sdst.config.checks import num_processes, settle
-from sdst.config.schema import compose, stored_config
+from sdst.config.checks import num_processes, resolve_auto_options
+from sdst.config.compose import compose
+from sdst.config.stored import stored_config
 from sdst.errors import UserError
-from sdst.training.checkpoint import LAST
+from sdst.files.locks import lock
+from sdst.training.run_folder import LAST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -59,7 +60,7 @@ def stored_run(resume: str, overrides: Sequence[str]) -> tuple[Path, DictConfig]
     config = stored_config(run_dir / "config.yaml")
     world = num_processes(config.trainer)
     OmegaConf.resolve(given)
-    settle(given)  # as the stored one is
+    resolve_auto_options(given)  # as the stored one is
     keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
     if moved := [key for key in ("paths.data", "paths.features") if key in keys]:
         if "data" not in keys:
@@ -112,15 +113,11 @@ def _belongs_to_another(run_dir: Path) -> bool:
     if not (run_dir / LOCK).exists():
         return False
     with (run_dir / LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+        return not lock(file)
 
 
 @contextmanager
-def alone_in(run_dir: Path) -> Iterator[None]:
+def run_lock(run_dir: Path) -> Iterator[None]:
     """Let no other process train this run meanwhile; makes its folder, and removes it where nothing was written.
 
     The lock ends with the process, however that ends.
@@ -130,10 +127,8 @@ def alone_in(run_dir: Path) -> Iterator[None]:
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{run_dir}: another process trains this run; wait, or choose another") from None
+        if not lock(file):
+            raise UserError(f"{run_dir}: another process trains this run; wait, or choose another")
         try:
             yield
         finally:

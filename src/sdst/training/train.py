@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from sdst.config.schema import conf_dir, explain, register_schema
+from sdst.config.compose import conf_dir, explain, register_schema
 from sdst.errors import UserError
 from sdst.training.resume import begun_run, stored_run
 

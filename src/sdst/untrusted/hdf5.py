@@ -36,10 +36,10 @@ def attributes(file: h5py.File) -> dict[str, Any]:
         UserError: One is damaged, of another type, or too long.
     """
     values = {}
-    with _damage_told(file, "root attributes"):
+    with _as_user_error(file, "root attributes"):
         names = list(file.attrs)
     for name in names:
-        with _damage_told(file, f"attribute {name!r}"):
+        with _as_user_error(file, f"attribute {name!r}"):
             if math.prod(file.attrs.get_id(name).shape) > MOST_VALUES:
                 raise UserError(f"{file.filename}: attribute {name!r} is too long; write the file again")
             value = file.attrs[name]
@@ -59,7 +59,7 @@ def names(file: h5py.File, key: str) -> list[str]:
         UserError: There is no such group, or it is damaged or empty.
     """
     group = find(file, key)
-    with _damage_told(file, f"/{key}"):
+    with _as_user_error(file, f"/{key}"):
         found = list(group) if isinstance(group, h5py.Group) else []
     if not found:
         raise UserError(f"{file.filename}: /{key} is not a group with items; write the file again")
@@ -72,7 +72,7 @@ def find(file: h5py.File, key: str) -> h5py.Group | h5py.Dataset | None:
     Raises:
         UserError: The way there is a link to another place or file, or damaged.
     """
-    with _damage_told(file, f"/{key}"):
+    with _as_user_error(file, f"/{key}"):
         parts = key.encode(errors="surrogateescape").split(b"/")  # as h5py names what is no UTF-8
         for end in range(1, len(parts) + 1):
             way = b"/".join(parts[:end])
@@ -95,7 +95,7 @@ def array(file: h5py.File, key: str) -> h5py.Dataset:
     item = find(file, key)
     if item is None:
         raise UserError(f"{file.filename}: no /{key}; write features for all annotated rows")
-    with _damage_told(file, f"/{key}"):
+    with _as_user_error(file, f"/{key}"):
         is_features = isinstance(item, h5py.Dataset) and item.dtype == np.float16
         if not is_features or len(item.shape or ()) != 3 or 0 in item.shape:
             raise UserError(f"{file.filename}: /{key} is no filled float16 array of rank 3; write it again")
@@ -109,7 +109,7 @@ def read(item: h5py.Dataset) -> NDArray[np.float16]:
     Raises:
         UserError: They cannot be read.
     """
-    with _damage_told(item, str(item.name)):
+    with _as_user_error(item, str(item.name)):
         values: NDArray[np.float16] = item[()]
     return values
 
@@ -128,7 +128,7 @@ def read_place(file: h5py.File, key: str, offset: int, shape: tuple[int, ...]) -
     """
     values = np.empty(shape, np.float16)
     left = values.data.cast("B")
-    with _damage_told(file, f"/{key}"):
+    with _as_user_error(file, f"/{key}"):
         while left:
             count = os.preadv(file.id.get_vfd_handle(), [left], offset)
             if count == 0:
@@ -157,7 +157,7 @@ def _require_stored(item: h5py.Dataset) -> None:
 
 
 @contextmanager
-def _damage_told(item: h5py.Group | h5py.Dataset, what: str) -> Iterator[None]:
+def _as_user_error(item: h5py.Group | h5py.Dataset, what: str) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from sdst.console.progress import progress_bars
-from sdst.data.jsonlines import write_atomically
+from sdst.files.atomic import write_atomically
 from sdst.world.annotate import visible_facts
 from sdst.world.draw import draw_scene
 from sdst.world.grammar import all_facts

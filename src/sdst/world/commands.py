@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdst.console.parser import Parser, at_least
 from sdst.console.progress import progress_bars
-from sdst.data.jsonlines import write_atomically
-from sdst.errors import Parser, UserError, at_least
+from sdst.errors import UserError
+from sdst.files.atomic import write_atomically
 from sdst.world.annotate import MAX_QUERIES, annotate
 from sdst.world.draw import draw_scene
 from sdst.world.render import write_video

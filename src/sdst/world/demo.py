@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from sdst.config.schema import compose, quoted
+from sdst.config.compose import compose, quoted
+from sdst.config.schema import Decoding
+from sdst.console.parser import Parser, at_least
 from sdst.data.annotations import read_annotations
-from sdst.errors import Parser, UserError, at_least
+from sdst.errors import UserError
 from sdst.features import extract
 from sdst.inference import commands as predicting
 from sdst.inference.clips import thumbnails
 from sdst.metrics.evaluation import evaluate
 from sdst.metrics.trivial import mean_moment, whole_video
-from sdst.models.decoding import Decoding
 from sdst.plotting.predictions import THUMBNAIL_ROW, plot_predictions
 from sdst.show.commands import show
 from sdst.sweeps.jobs import train_once
 from sdst.training import checkpoint
-from sdst.training.checkpoint import BEST
+from sdst.training.run_folder import BEST
 from sdst.world.commands import SIZES, SPLITS, make_world
 
 if TYPE_CHECKING:

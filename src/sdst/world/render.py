@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from sdst.errors import UserError
-from sdst.files.atomic import replacing
+from sdst.files.atomic import atomic_path
 from sdst.world.scene import CLIP_SECONDS, SIDE, actor_states
 from sdst.world.shapes import band, coverage
 
@@ -67,7 +67,7 @@ def write_video(scene: Scene, path: Path) -> None:
     rng = np.random.default_rng(scene.seed)
     codec = next(codec for codec in CODECS if codec in av.codecs_available)
     try:
-        with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
             stream = cast("VideoStream", container.add_stream(codec, rate=FRAME_RATE, options=CODECS[codec]))
             stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuv420p"
             stream.codec_context.thread_count = 1  # several threads need not cut the work alike every time

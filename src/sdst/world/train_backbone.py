@@ -13,11 +13,10 @@ import numpy as np
 import torch
 
 from sdst.console.progress import progress_bars
-from sdst.data.jsonlines import write_atomically
 from sdst.errors import UserError
 from sdst.features.backbone.bert import Tokenizer
 from sdst.features.backbone.sizes import PRESETS
-from sdst.files.atomic import replacing
+from sdst.files.atomic import atomic_path, write_atomically
 from sdst.world.captioned import FACTS, draw_clips, plan_clips
 from sdst.world.contrast import DualEncoder, contrastive_loss, motion_loss, retrieval
 from sdst.world.grammar import MOTIONS, sentence, vague_sentences, words
@@ -84,7 +83,7 @@ def main(args: Namespace) -> int:
         "loss": trainer.losses,
     }
     weights = folder / "weights.safetensors"
-    with replacing(weights) as temporary:
+    with atomic_path(weights) as temporary:
         save_file(trainer.weights(), temporary)
     write_atomically(folder / "training.json", json.dumps(report, indent=1) + "\n")
     write_atomically(folder / "MODEL_CARD.md", _model_card(report))
@@ -153,7 +152,7 @@ class _Training:
             "losses": self.losses,
             "seconds": self.seconds,
         }
-        with replacing(self._state) as temporary:
+        with atomic_path(self._state) as temporary:
             torch.save(state, temporary)
 
     def _train_step(self) -> float:

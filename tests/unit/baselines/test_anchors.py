@@ -10,10 +10,11 @@ from torch import Tensor
 
 from helpers.anchor_models import MODELS, SAMPLES, build, configured, make_batch, run
 from sdst.baselines.pyramid import Pyramid, upsample
+from sdst.config.schema import Decoding
 from sdst.errors import UserError
 from sdst.losses.criterion import Criterion
 from sdst.losses.points import assign_points, boundary_loss
-from sdst.models.decoding import Decoding, decode
+from sdst.models.decoding import decode
 from sdst.sweeps.tables import find_experiment, number
 from sdst.training.checkpoint import build_model
 from sdst.types import Anchors, Batch, Output

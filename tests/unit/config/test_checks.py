@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from sdst.training.run_folder import BEST
 
 from helpers.corpus import Corpus
 from sdst.cli import main
-from sdst.config.checks import check_options, settle
-from sdst.config.schema import compose
+from sdst.config.checks import check_options, resolve_auto_options
+from sdst.config.compose import compose
 from sdst.errors import UserError
-from sdst.training.checkpoint import BEST
 
 Train = Callable[..., Path]
 
@@ -25,18 +25,18 @@ def test_moments_are_ranked_and_matched_by_what_the_losses_train(
     off: list[str], score: str, match: float
 ) -> None:
     config = compose([f"loss.weights.{term}=0" for term in off])
-    settle(config)
+    resolve_auto_options(config)
     assert config.decode.score == score
     assert config.loss.match_weights == {"cls": match, "l1": 1, "iou": 1}
     chosen = compose([f"decode.score={score}", *(f"loss.weights.{term}=0" for term in off)])
-    settle(chosen)
+    resolve_auto_options(chosen)
     assert chosen.decode.score == score
 
 
 @pytest.mark.parametrize("score", ["class", "actionness"])
 def test_a_trained_factor_may_be_left_out_of_the_score(score: str) -> None:
     config = compose([f"decode.score={score}"])
-    settle(config)
+    resolve_auto_options(config)
     assert config.decode.score == score
     assert config.loss.match_weights.cls == 1
 
@@ -51,19 +51,19 @@ def test_a_trained_factor_may_be_left_out_of_the_score(score: str) -> None:
 )
 def test_a_score_that_nothing_trains_is_refused(overrides: list[str], named: str) -> None:
     with pytest.raises(UserError, match=named):
-        settle(compose(overrides))
+        resolve_auto_options(compose(overrides))
 
 
 def test_a_model_without_actionness_head_is_ranked_by_class_and_refuses_its_loss() -> None:
     config = compose(["model=r2_tuning"])
     check_options(config)
-    settle(config)
+    resolve_auto_options(config)
     assert config.decode.score == "class"
     for overrides in (["loss.weights.act=1"], ["heads=queries"]):
         with pytest.raises(UserError, match=r"loss\.weights\.act: this model has no actionness head"):
             check_options(compose(["model=r2_tuning", *overrides]))
     with pytest.raises(UserError, match=r"decode\.score: both"):
-        settle(compose(["model=r2_tuning", "decode.score=both"]))
+        resolve_auto_options(compose(["model=r2_tuning", "decode.score=both"]))
 
 
 def spoil(checkpoint: Path, out: Path, prefix: str) -> Path:

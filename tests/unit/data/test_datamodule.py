@@ -6,10 +6,10 @@ import h5py
 import pytest
 
 from helpers.corpus import Corpus, make_corpus, make_rows, write_rows
+from sdst.config.schema import Levels
 from sdst.data.annotations import read_annotations
 from sdst.data.datamodule import GroundingDataModule
 from sdst.data.fingerprint import fingerprint
-from sdst.data.levels import Levels
 from sdst.errors import UserError
 
 

@@ -11,12 +11,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-import sdst.data.dataset as dataset_module
+import sdst.data.sampler as sampler_module
 from helpers.corpus import Corpus
+from sdst.config.schema import Levels
 from sdst.data.annotations import read_annotations
 from sdst.data.collate import collate
-from sdst.data.dataset import EpochSampler, GroundingDataset, Sample, saliency_target, usable_clips
-from sdst.data.levels import Levels
+from sdst.data.dataset import GroundingDataset, Sample, saliency_target, usable_clips
+from sdst.data.sampler import EpochSampler
 from sdst.data.store import FeatureStore
 from sdst.errors import UserError
 from sdst.features.writer import FeatureWriter
@@ -164,7 +165,7 @@ def test_evaluation_takes_the_most_salient_clip_in_every_epoch(corpus: Corpus) -
 def ranks(monkeypatch: pytest.MonkeyPatch, sampler: EpochSampler, world: int) -> list[list[tuple[int, int]]]:
     shares = []
     for rank in range(world):
-        monkeypatch.setattr(dataset_module, "_rank_and_world", lambda rank=rank: (rank, world))
+        monkeypatch.setattr(sampler_module, "_rank_and_world", lambda rank=rank: (rank, world))
         shares.append(list(sampler))
         assert len(sampler) == len(shares[-1])
     return shares

@@ -13,13 +13,13 @@ import torch
 import sdst
 from helpers.shared_data import needs_shared
 from sdst.cli import main
+from sdst.config.schema import Decoding
 from sdst.data.predictions import read_predictions
 from sdst.data.store import FeatureStore
 from sdst.errors import UserError
 from sdst.features.backbone.backbone import load_backbone
 from sdst.inference.commands import open_matching_store
 from sdst.inference.grounder import EncodedVideo, Grounder, load
-from sdst.models.decoding import Decoding
 from sdst.training import checkpoint
 from sdst.types import Output
 

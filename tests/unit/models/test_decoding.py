@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sdst.config.schema import Decoding
 from sdst.errors import UserError
-from sdst.models.decoding import Decoding, decode, decode_moments
+from sdst.models.decoding import decode, decode_moments
 from sdst.types import Batch, Output, Record
 
 PLAIN = Decoding(nms="none", sigma=0.5, iou_threshold=0.0, round_to=None, max_moments=None)

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from helpers.corpus import TINY, make_rows, write_rows
 from sdst.cli import main
-from sdst.config.checks import check_options, settle
-from sdst.config.schema import TrainConfig, build, compose
+from sdst.config.build import build
+from sdst.config.checks import check_options, resolve_auto_options
+from sdst.config.compose import compose
+from sdst.config.schema import TrainConfig
 from sdst.data.annotations import read_annotations
 from sdst.errors import UserError
 from sdst.features.writer import FeatureWriter
@@ -85,7 +87,7 @@ def make(config: DictConfig) -> Variant:
     config = deepcopy(config)
     OmegaConf.resolve(config)
     check_options(config)
-    settle(config)
+    resolve_auto_options(config)
     options = OmegaConf.to_object(config)
     assert isinstance(options, TrainConfig)
     data = build(config.data, levels=options.levels, seed=options.seed)

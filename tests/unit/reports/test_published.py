@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 import sdst
 from helpers.shared_data import SHARED
-from sdst.config.schema import compose
+from sdst.config.compose import compose
 from sdst.metrics.evaluation import PROTOCOLS
 from sdst.sweeps.tables import RUN_FACTS, list_experiments, read_experiment
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from sdst.training.run_folder import LAST
 
 from helpers.wandb_file import WandbFile
 from sdst.cli import main
-from sdst.config.schema import compose
+from sdst.config.compose import compose
 from sdst.data.predictions import read_predictions
 from sdst.metrics.moment import top1_iou
 from sdst.training import loggers as tracking
-from sdst.training.checkpoint import LAST
 from sdst.training.module import GroundingModule
 
 wandb = pytest.importorskip("wandb")

@@ -11,14 +11,14 @@ from typing import Any
 import h5py
 import pytest
 import torch
+from sdst.training.run_folder import LAST
 from torch import nn
 
 from helpers.corpus import Corpus, make_corpus, make_rows
 from sdst.cli import main
+from sdst.config.schema import Levels
 from sdst.data.datamodule import GroundingDataModule
-from sdst.data.levels import Levels
 from sdst.training.callbacks.checkpoints import MOST_OVERFLOWS, NONFINITE, SPIKE, SPIKE_STEPS, LossWatch
-from sdst.training.checkpoint import LAST
 from sdst.training.module import GroundingModule
 
 Train = Callable[..., Path]
@@ -153,6 +153,6 @@ def test_videos_of_training_in_another_split_are_told(
     paths = {split: str(path) for split, path in corpus.paths.items()}
     data = GroundingDataModule("qvhighlights", paths, str(corpus.features), levels=Levels(count=2))
     with caplog.at_level(logging.WARNING, "sdst"):
-        data.report_shared_videos()
+        data.warn_about_leaks()
     (message,) = [record.getMessage() for record in caplog.records]
     assert message.startswith("test shares 1 videos with train (train0)")

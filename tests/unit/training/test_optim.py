@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdst.training.optim import Optimization
+from sdst.config.schema import Optimization
+from sdst.training.optim import make_optimizer
 
 
 @given(
@@ -47,7 +48,9 @@ def test_no_warm_up_starts_at_the_full_rate() -> None:
 
 def test_optimizer_holds_every_parameter_once_with_the_scheduled_rate() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
-    optimizer, schedule = Optimization(lr=2.0, weight_decay=0.3, warmup_steps=4).build(model.parameters(), 2)
+    optimizer, schedule = make_optimizer(
+        Optimization(lr=2.0, weight_decay=0.3, warmup_steps=4), model.parameters(), 2
+    )
     assert isinstance(optimizer, torch.optim.AdamW)
     (group,) = optimizer.param_groups
     assert [id(p) for p in group["params"]] == [id(p) for p in model.parameters()]

@@ -8,7 +8,9 @@ from omegaconf import OmegaConf
 
 from helpers.corpus import make_corpus, make_rows
 from sdst.bench.workload import Shape, Workload
-from sdst.config.schema import TrainConfig, build, compose
+from sdst.config.build import build
+from sdst.config.compose import compose
+from sdst.config.schema import TrainConfig
 from sdst.data.datamodule import GroundingDataModule
 
 SHAPE = Shape(batch=1, clips=6, tokens=4, queries=4, levels=2, video_dim=16, text_dim=16)

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from sdst.config.schema import as_config, build, compose, stored_config
+from sdst.config.build import build
+from sdst.config.compose import compose
+from sdst.config.stored import as_config, stored_config
 from sdst.errors import UserError
 from sdst.files.yaml import MOST_BYTES, read_yaml
 
@@ -22,7 +24,7 @@ FORBIDDEN = [
     "torch.package.PackageImporter",
     "torch.distributed.elastic.multiprocessing.subprocess_handler.SubprocessHandler",  # a class that starts programs
     "lightning.pytorch.cli.LightningCLI",
-    "sdst.data.jsonlines.write_atomically",
+    "sdst.files.atomic.write_atomically",
     "sdst.features.journal.Journal",
     "hydra.utils.instantiate",
     "transformers.BertModel",

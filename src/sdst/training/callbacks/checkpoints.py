@@ -15,9 +15,8 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from sdst.data.jsonlines import write_atomically
-from sdst.files.atomic import replacing
-from sdst.training.checkpoint import BEST, LAST
+from sdst.files.atomic import atomic_path, write_atomically
+from sdst.training.run_folder import BEST, LAST
 
 if TYPE_CHECKING:
     import lightning as L
@@ -81,7 +80,7 @@ class CheckpointFiles(TorchCheckpointIO):
         )  # of which a full disk takes bytes or not: PyTorch's own writing would hide its error
         torch.save(checkpoint, content)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, alone=True) as temporary:
+        with atomic_path(path, alone=True) as temporary:
             temporary.write_bytes(content.getbuffer())
 
 

@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from sdst.errors import Stopped
-from sdst.training.checkpoint import LAST
 from sdst.training.processes import agree
+from sdst.training.run_folder import LAST
 
 if TYPE_CHECKING:
     from pathlib import Path
