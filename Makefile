@@ -1,10 +1,10 @@
-# make help lists the targets. Every target makes the environment in .venv first, if it is not there yet.
+# make help lists the targets. Targets that run the code first create the environment in .venv if it is missing.
 PYTHON ?= python3
 VENV ?= .venv
-# The release the tests were run with. pip chooses the build for this machine among those it is offered; name another
-# release, or the file of a smaller CPU build, with: make install TORCH=...
+# The release the tests were run with; pip chooses the build for this machine. To use another release, or the file of a
+# smaller CPU build: make install TORCH=...
 TORCH ?= torch==2.13.0
-# Of make table5 and the like. ARGS are further overrides: ARGS="hydra/launcher=processes hydra.launcher.n_jobs=2".
+# Settings of make table5 and the like. ARGS are more overrides: ARGS="hydra/launcher=processes hydra.launcher.n_jobs=2".
 SCALE ?= laptop
 # All tables at laptop scale with two seeds took 4.7 hours on 2 busy cores.
 SEEDS ?= $(if $(filter laptop,$(SCALE)),0 1,0 1 2)
@@ -16,62 +16,62 @@ READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 TABLES := $(notdir $(basename $(wildcard experiments/*.yaml)))
-# Where reports go. Those of this repository's own runs are in experiments/results.
+# Folder of the reports. Those of this repository's own runs are in experiments/results.
 RESULTS ?= runs/reports/$(SCALE)
 .PHONY: help install demo world tables $(TABLES) docs test lint unit fuzz test-faults clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
-	@echo 'table5      train and report a table or figure; SCALE=laptop|paper SEEDS="0 1". There are:'
+	@echo 'table5      train and report a table or figure; SCALE=laptop|paper SEEDS="0 1". Choose from:'
 	@echo '            $(TABLES)' | fold -s -w 108 | sed '2,$$s/^/            /'
 
-install: $(READY)  ## make the environment in .venv
+install: $(READY)  ## create the environment in .venv
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11" >&2; exit 2; }
+		|| { echo "Python 3.11 or newer is required; set PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check '$(TORCH)'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## from videos of a small world to moments in them: under 10 minutes on 2 cores
+demo: $(READY)  ## end-to-end demo on synthetic videos: under 10 minutes on 2 cores
 	$(BIN)/sdst demo
 
-world: data/world/features.h5  ## the small world's videos and features, which tables at laptop scale are trained on
+world: data/world/features.h5  ## make the small world's videos and features, the data of tables at laptop scale
 
 data/world/features.h5: | $(READY)
 	$(BIN)/sdst world make --out data/world --size laptop
 	$(BIN)/sdst extract --annotations data/world/train.jsonl data/world/val.jsonl data/world/test.jsonl \
 		--videos data/world/videos --config small-world --layers 4 --pooling adaptive avg cls --out $@
 
-# A failed job does not keep the report from being made.
+# The report is made even if a job failed.
 $(TABLES): $(READY) $(if $(filter laptop,$(SCALE)),data/world/features.h5)
 	$(BIN)/sdst sweep $@ --scale $(SCALE) --seeds $(SEEDS) $(ARGS); status=$$?; \
 		$(BIN)/sdst report $@ --scale $(SCALE) --out $(RESULTS) && exit $$status
 
-tables: $(READY)  ## all reports of what was run, with an index
+tables: $(READY)  ## write all reports of what was run, with an index
 	$(BIN)/sdst report --all --scale $(SCALE) --out $(RESULTS)
 
-docs: $(READY)  ## the documentation as a site, in site/
+docs: $(READY)  ## build the documentation as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-test: lint unit  ## everything that CI checks
+test: lint unit  ## run everything that CI checks
 
-lint: $(READY)  ## style and types
+lint: $(READY)  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit: $(READY)  ## all tests, one process per core
+unit: $(READY)  ## run all tests, one process per core
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
 
-fuzz: $(READY)  ## break files of every kind for FUZZ_SECONDS: none may end in a traceback, a crash or a wait
+fuzz: $(READY)  ## break files of every kind for FUZZ_SECONDS: none may cause a traceback, crash or hang
 	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py --seconds $(FUZZ_SECONDS)
 
-test-faults: $(READY)  ## end training, extraction, merging, sweeps and reports KILLS times each: nothing may be lost
+test-faults: $(READY)  ## kill training, extraction, merging, sweeps and reports KILLS times each: nothing may be lost
 	OMP_NUM_THREADS=1 $(BIN)/python tools/faults.py --kills $(KILLS)
 
-clean:  ## remove caches; never touches runs or data
+clean:  ## remove caches; never runs or data
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site
 	find src tests -name __pycache__ -type d -exec rm -rf {} +

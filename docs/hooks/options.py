@@ -1,4 +1,4 @@
-"""The page of all options of ``sdst train``, made from the schema, the constructors' docstrings and ``conf``."""
+"""Generates the page of all options of ``sdst train`` from the schema, the constructors' docstrings and ``conf``."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 GROUPS = {
-    "model": "`model=NAME` chooses another method, with the losses and decoding that go with it.",
-    "data": "`data=NAME` chooses another data set, with its schedule.",
-    "logger": "`logger=NAME` chooses where a run's curves go.",
+    "model": "`model=NAME` selects another method, with its losses and decoding.",
+    "data": "`data=NAME` selects another data set, with its schedule.",
+    "logger": "`logger=NAME` selects where a run's curves are logged.",
 }
-"""Configuration groups whose choices are told apart, and what to say about them."""
+"""Configuration groups whose choices are described one by one, and the sentence that introduces them."""
 DESCRIBED = (DocstringSectionKind.attributes, DocstringSectionKind.parameters)
-LAUNCHER_NOTE = "`hydra/launcher=NAME` chooses how several runs are started."
+LAUNCHER_NOTE = "`hydra/launcher=NAME` selects how several runs are started."
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -44,9 +44,9 @@ def page() -> str:
     default = compose()
     parts = [
         "# All options",
-        "Made from the schema in `src/sdst/config/schema.py`, the docstrings of what is built, and `conf/`. Any "
-        "of them is set on the command line as `key=value`. The defaults are those of `sdst train` without "
-        "arguments, SDST on QVHighlights; `data=`, `model=` and `logger=` change several at once, as told below.",
+        "Generated from the schema in `src/sdst/config/schema.py`, the docstrings of the classes built, and `conf/`. "
+        "Set any option on the command line as `key=value`. The defaults are those of `sdst train` without "
+        "arguments, SDST on QVHighlights; `data=`, `model=` and `logger=` change several at once, as listed below.",
         "## The run",
         _table(_schema_rows(TrainConfig, default, "")),
     ]
@@ -74,7 +74,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _schema_rows(schema: Any, section: Any, prefix: str) -> Iterator[tuple[str, str, Any, str]]:
-    """Key, type, default and meaning of the values of a dataclass of the schema, but not of those below it."""
+    """Key, type, default and meaning of the values of a schema dataclass, without nested ones."""
     meanings = _meanings(schema)
     values = OmegaConf.to_container(section, resolve=False)
     for field in fields(schema):
@@ -83,7 +83,7 @@ def _schema_rows(schema: Any, section: Any, prefix: str) -> Iterator[tuple[str, 
 
 
 def _built(node: Any, key: str) -> str:
-    """What is built for a node of the configuration, and a table of its arguments."""
+    """The class built for a configuration node, and a table of its arguments."""
     values = OmegaConf.to_container(node, resolve=False)
     target = find_target(OmegaConf.to_container(node, resolve=True), key)
     parameters = inspect.signature(target).parameters
@@ -100,7 +100,7 @@ def _built(node: Any, key: str) -> str:
 
 
 def _choice(default: DictConfig, group: str, name: str) -> str:
-    """A choice of a group: what it builds where that differs from the default, and what else it sets."""
+    """A choice of a group: the class it builds, if not the default one, and the values it sets."""
     chosen = compose([f"{group}={name}"])
     heading = f"### {group}={name}"
     about = " ".join(
@@ -116,10 +116,10 @@ def _choice(default: DictConfig, group: str, name: str) -> str:
         for key, value in after.items()
         if before.get(key, "absent") != value and not (other_target and key.startswith(f"{group}."))
     ]
-    told = "It sets\n\n" + "\n".join(changed) if changed else ""
+    effect = "It sets\n\n" + "\n".join(changed) if changed else ""
     if name == _default_choice(group):
-        told = "The default."
-    return "\n\n".join(part for part in (heading, about, built, told) if part)
+        effect = "The default."
+    return "\n\n".join(part for part in (heading, about, built, effect) if part)
 
 
 def _default_choice(group: str) -> str:
@@ -129,7 +129,7 @@ def _default_choice(group: str) -> str:
 
 
 def _leaves(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Every value of a configuration by its full key, interpolations as they are written."""
+    """Every value of a configuration by its full key, with interpolations unresolved."""
     found: dict[str, Any] = {}
     for key, value in OmegaConf.to_container(config, resolve=False).items():
         if isinstance(value, dict):
@@ -140,7 +140,7 @@ def _leaves(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _meanings(documented: Any) -> Mapping[str, str]:
-    """What a docstring says about attributes or arguments; of a long text the first sentence."""
+    """Descriptions of attributes or arguments in a docstring; only the first sentence if it is another project's."""
     sections = Docstring(inspect.getdoc(documented) or "", parser="google").parse(warnings=False)
     ours = documented.__module__.partition(".")[0] == "sdst"
     return {
@@ -152,12 +152,12 @@ def _meanings(documented: Any) -> Mapping[str, str]:
 
 
 def _first_sentence(text: str) -> str:
-    """Of another project's text, which may go on for paragraphs."""
+    """Shortens another project's text, which may have several paragraphs."""
     return re.split(r"(?<=[.!])\s", " ".join(text.split()), maxsplit=1)[0]
 
 
 def _comments(folder: Path) -> dict[str, str]:
-    """Comments behind values in the default file of a group, which say what our configuration makes of them."""
+    """Comments after values in a group's default file, which describe what our configuration does with them."""
     lines = (
         (folder / "default.yaml").read_text(encoding="utf-8") if (folder / "default.yaml").exists() else ""
     )
@@ -170,7 +170,7 @@ def _summary(documented: Any) -> str:
 
 
 def _annotation(parameter: inspect.Parameter, value: Any) -> str:
-    """What an argument may be; of another project's, whose unions fill lines, what the default is."""
+    """An argument's type; for another project's, whose unions fill lines, the type of the default."""
     annotation = parameter.annotation
     return annotation if isinstance(annotation, str) else type(value).__name__
 
@@ -184,7 +184,7 @@ def _table(rows: Iterable[tuple[str, str, Any, str]]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value as it would be typed."""
+    """A value as typed on the command line."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Pages that the repository has already, in another place or form: the Python interface, and files outside ``docs``."""
+"""Adds pages from outside ``docs``: the Python interface and files of the repository."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ COPIED = {
     "small-backbone.md": "src/sdst/features/small_world/MODEL_CARD.md",
     **{f"tables/{path.name}": str(path.relative_to(ROOT)) for path in sorted(RESULTS.iterdir())},
 }
-"""Page, picture or data -> the file of the repository that it shows."""
+"""Page, picture or data file of the site -> its source in the repository."""
 ROLE = re.compile(r":(?:func|data|class|meth|mod):(?=<code>)")
-"""What docstrings put before a name and only Sphinx understands."""
+"""Sphinx roles in docstrings, which mkdocs does not understand."""
 
 
 def api_pages() -> dict[str, str]:
-    """Page -> its Markdown: one page for each package, with every module that has anything to say."""
+    """Page -> its Markdown: one page per package, with all of its modules that are not empty."""
     modules: dict[str, list[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
@@ -49,7 +49,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that no file of ``docs`` has."""
+    """Add the pages that are not files in ``docs``."""
     for page, source in COPIED.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
     for page, content in api_pages().items():
@@ -58,12 +58,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Let links to files that have a page here lead to it; those of ``docs`` are written for readers of the files."""
+    """Point links to repository files at their pages on the site, if they have one."""
     for target, source in COPIED.items():
         markdown = markdown.replace(f"](../{source})", f"]({target})")
     return markdown
 
 
 def on_page_content(html: str, **_: object) -> str:
-    """Show the name alone where a docstring says what kind of name it is."""
+    """Remove Sphinx roles, so that only the name is shown."""
     return ROLE.sub("", html)
