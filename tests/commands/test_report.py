@@ -409,7 +409,7 @@ def test_all_reports_of_all_experiments_are_written_though_a_checkpoint_is_gone(
     pytest.importorskip("matplotlib")
     pytest.importorskip("scikit_posthocs")
     assert main(["report", "--all", "--runs", str(made_up), "--out", str(tmp_path)]) == 0
-    assert "Ours of figure4 is not drawn" in caplog.text
+    assert "figure4: row 'Ours' is not drawn" in caplog.text
     index = (tmp_path / "index.md").read_text()
     for path in list_experiments("experiments"):
         assert f"[{path.stem}]({path.stem}.md)" in index
