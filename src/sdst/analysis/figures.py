@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sdst.analysis.groups import Scores
 
 SHOWN = {"R1@0.5": "r1_at_50", "R1@0.7": "r1_at_70", "mAP": "mean_ap"}
-"""Label -> attribute of ``Scores``."""
+"""Label of a metric -> attribute of ``Scores``."""
 
 
 def draw(analysis: Analysis, title: str, folder: Path) -> dict[str, str]:
@@ -53,7 +53,7 @@ def _draw_groups(analysis: Analysis, figure: Figure) -> None:
             axes.axhline(overall, color=colour, lw=0.8, ls=":")
         axes.set_title(grouping, fontsize=9)
         axes.set_ylabel("%")
-    _legend(figure, "of each group; dotted: of all")
+    _legend(figure, "bars: queries of the group; dotted lines: all queries")
 
 
 def _draw_kinds(analysis: Analysis, figure: Figure) -> None:
@@ -71,9 +71,9 @@ def _draw_calibration(analysis: Analysis, figure: Figure) -> None:
     panels = figure.subplots(1, len(analysis.calibration), sharey=True)
     for axes, (name, found) in zip(panels, analysis.calibration.items(), strict=True):
         axes.plot([0, 1], [0, 1], color="0.5", lw=0.8, ls=":")
-        told = "left out, scores are no probabilities"
+        summary = "omitted: scores are not probabilities"
         if found is not None:
-            told = f"n = {found.num_moments}, expected calibration error {found.error:.3f}"
+            summary = f"n = {found.num_moments}, expected calibration error {found.error:.3f}"
             bins = [part for part in found.bins if part.num_moments]
             points = [(part.mean_score, part.share_right) for part in bins]
             axes.plot(*zip(*points, strict=True), "o-", color=PALETTE[0])
@@ -86,9 +86,9 @@ def _draw_calibration(analysis: Analysis, figure: Figure) -> None:
                     fontsize=7,
                     color="0.3",
                 )
-        axes.set_title(f"{name}\n{told}", fontsize=9)
+        axes.set_title(f"{name}\n{summary}", fontsize=9)
         axes.set_xlabel("score")
-        axes.set_ylabel("share right (IoU ≥ 0.5)")
+        axes.set_ylabel("share correct (IoU ≥ 0.5)")
         axes.set_xlim(-0.03, 1.03)
         axes.set_ylim(-0.03, 1.03)
 
@@ -97,11 +97,11 @@ def _draw_ceilings(analysis: Analysis, figure: Figure) -> None:
     axes = figure.subplots()
     _bars(axes, {fill(ceiling.oracle, 10): ceiling.scores for ceiling in analysis.ceilings})
     axes.set_ylabel("%")
-    _legend(figure, "of an oracle")
+    _legend(figure, "scores of the oracle")
 
 
 def _bars(axes: Axes, groups: Mapping[str, Scores]) -> None:
-    """Bars of all metrics of each group, named with its number of queries."""
+    """Draw one bar per metric for each group; a group's label includes its number of queries."""
     places = np.arange(len(groups))
     for position, (attribute, colour) in enumerate(zip(SHOWN.values(), PALETTE, strict=False)):
         heights = [getattr(scores, attribute) for scores in groups.values()]
@@ -112,7 +112,7 @@ def _bars(axes: Axes, groups: Mapping[str, Scores]) -> None:
 
 
 def _legend(figure: Figure, title: str) -> None:
-    """One legend of the metrics, whose colours mean the same in all panels."""
+    """Add one legend for all panels: a metric has the same colour everywhere."""
     from matplotlib.patches import Patch
 
     handles: Sequence[Patch] = [
@@ -134,4 +134,4 @@ _SECTIONS: dict[str, tuple[float, Callable[[Analysis, Figure], None]]] = {
     "calibration": (4.2, _draw_calibration),
     "ceilings": (3.6, _draw_ceilings),
 }
-"""Section -> height in inches, and what fills its picture."""
+"""Section -> height of its picture in inches, and the function that draws it."""

@@ -30,7 +30,9 @@ def make_figure(width: float, height: float) -> Figure:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise UserError("pictures need matplotlib, which is not installed; pip install 'sdst[plot]'") from None
+        raise UserError(
+            "pictures need matplotlib, which is not installed; pip install 'sdst[plot]'"
+        ) from None
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
