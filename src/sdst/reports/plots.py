@@ -63,7 +63,7 @@ def mean_offsets(run: Run) -> tuple[NDArray[np.float64], NDArray[np.float64]] | 
         attention has no offsets.
 
     Raises:
-        UserError: The run's checkpoint, features or annotations are not where its config.yaml says.
+        UserError: The run's checkpoint is missing, or features or annotations are not at the paths in config.yaml.
     """
     import torch
 
