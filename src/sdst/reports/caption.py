@@ -87,7 +87,7 @@ def _commits(finished: list[Run]) -> str:
     commits = set()
     for run in finished:
         git = run.facts.get("git")
-        commits.add(f"{git['commit'][:10]}{' with changes' * git['dirty']}" if git else "unknown")
+        commits.add(f"{git['commit'][:10]}{' with uncommitted changes' * git['dirty']}" if git else "unknown")
     return ", ".join(sorted(commits))
 
 

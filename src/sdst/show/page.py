@@ -124,7 +124,7 @@ def _facts(run: Run) -> dict[str, str]:
     metrics, facts = run.metrics, run.facts
     git, features, machine = facts["git"], facts["features"], facts["machine"]
     minutes, seconds = divmod(round(metrics["fit_seconds"]), 60)
-    commit = NONE if git is None else git["commit"] + " with changes" * git["dirty"]
+    commit = NONE if git is None else git["commit"] + " with uncommitted changes" * git["dirty"]
     return {
         "trainable parameters": f"{facts['parameters']['total']:,}",
         "training time including validation": f"{minutes} min {seconds} s",
