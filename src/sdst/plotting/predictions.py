@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from sdst.types import Prediction, Record
 
 Thumbnail = tuple[float, NDArray[np.uint8]]
-"""Time in seconds and RGB picture."""
+"""Time in seconds, and RGB picture (height, width, 3)."""
 THUMBNAIL_POINTS = 44
-"""Height of a thumbnail in a plot."""
+"""Height of a thumbnail in points."""
 THUMBNAIL_ROW = 14.5
-"""Width of a panel in thumbnail heights."""
+"""Width of a panel, as a multiple of the height of a thumbnail."""
 SHOWN_MOMENTS = 3
 TRUE_COLOUR, PREDICTED_COLOUR, SALIENCY_COLOUR = PALETTE[:3]
 
@@ -44,7 +44,7 @@ def plot_predictions(
         path: Image file; its extension selects the format.
         clip_seconds: Length of a clip in seconds.
         note: Line above all panels.
-        thumbnails: Pictures of each query's video, shown at their times; about ``THUMBNAIL_ROW`` fit in a row.
+        thumbnails: Pictures of each query's video, shown at their times in a row that is ``THUMBNAIL_ROW`` wide.
 
     Raises:
         UserError: matplotlib is not installed, or the file cannot be written.

@@ -46,7 +46,7 @@ def describe(results: Results, marks: Collection[str]) -> Frame:
         caption.append("Only the paper's numbers: this table has no runs.")
         return Frame(tuple(caption), tuple(_notes(results, marks)))
     if splits := sorted({column.split for column in experiment.columns if column.split}):
-        caption.append(f"Split: {', '.join(splits)}.")
+        caption.append(f"Split{'s' * (len(splits) > 1)}: {', '.join(splits)}.")
     caption.append(f"Checkpoint: {_selection(finished)}; in the paper: {experiment.selection}.")
     caption.append(f"Scale: {results.scale}; {_seeds(results)}.")
     caption += _data(finished)
@@ -70,6 +70,8 @@ def _seeds(results: Results) -> str:
     seeds = sorted({run.seed for run in results.runs})
     if not seeds:
         return "no runs yet"
+    if len(seeds) == 1:
+        return f"ours: seed {seeds[0]}"
     return f"ours: mean ± sample standard deviation over seeds {', '.join(map(str, seeds))}"
 
 

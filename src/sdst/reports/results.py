@@ -153,7 +153,7 @@ class Results:
             if count := sum(run.status == state for run in row.runs):
                 parts.append(f"{count} of {runs} {text}")
         if not parts and row.num_seeds < self.most_seeds:
-            parts.append(f"{row.num_seeds} of {self.most_seeds} seeds")
+            parts.append(f"{row.num_seeds} of {self.most_seeds} seed{'s' * (self.most_seeds != 1)}")
         return ", ".join(parts)
 
     @property

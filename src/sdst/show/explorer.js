@@ -25,7 +25,8 @@ function showExplorer(container, data) {
     found = data.samples.filter(wanted);
     const key = ORDERS[order.value];
     if (key) found.sort((a, b) => key(a) - key(b));
-    count.textContent = `${found.length.toLocaleString("en")} of ${data.samples.length.toLocaleString("en")} queries`;
+    const total = data.samples.length === 1 ? "1 query" : `${data.samples.length.toLocaleString("en")} queries`;
+    count.textContent = `${found.length.toLocaleString("en")} of ${total}`;
     list.replaceChildren();
     extend();
   }

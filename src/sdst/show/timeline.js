@@ -49,7 +49,7 @@ function showSample(sample, data) {
       timeline.style.setProperty("--now", Math.min(1, player.video.currentTime / sample.duration)),
     );
   }
-  const facts = `qid ${sample.qid}, video ${sample.vid}, ${sample.duration} s`;
+  const facts = `qid ${sample.qid}, video ${sample.vid}, ${Number(sample.duration.toFixed(1))} s`;
   const isTraced = sample.answers.some((answer) => answer.traces);
   const more = isTraced ? " Choosing a predicted moment also shows below how the model arrived at it." : "";
   const hint = player ? `Choose a moment to play it.${more}` : "";
