@@ -38,7 +38,7 @@ def log_connections(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo"):
         address = arguments[1][0] if event == "socket.connect" else arguments[0]
         if address not in ("127.0.0.1", "localhost"):
-            sys.stderr.write(f"ELSEWHERE {address}\\n")
+            sys.stderr.write(f"OTHER MACHINE {address}\\n")
 
 sys.addaudithook(log_connections)
 from sdst.cli import main
@@ -89,7 +89,7 @@ def server(video_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate()
     assert (process.returncode, out) == (0, ""), err
-    assert "ELSEWHERE" not in err
+    assert "OTHER MACHINE" not in err
     # Gradio reports the file that was not uploaded; there must be no other error.
     assert set(re.findall(r"^[\w.]+(?:Error|Exception)\b", err, re.MULTILINE)) <= {
         "gradio.exceptions.InvalidPathError"
