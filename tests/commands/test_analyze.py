@@ -1,4 +1,4 @@
-"""``sdst analyze``: groups, ceilings, calibration and kinds against plain loops, the official numbers and the files."""
+"""``sdst analyze``: groups, upper bounds, calibration and error kinds against plain loops and official numbers."""
 
 import json
 import math
@@ -31,7 +31,7 @@ SAMPLE = SHARED / "evaluation/sample_val_preds.jsonl"
 
 
 def make_task(seed: int, num_queries: int = 40) -> tuple[list[Prediction], list[Record]]:
-    """Queries of all sorts, with predictions that are often near a true moment."""
+    """Random queries with predictions that are often close to a true moment."""
     rng = np.random.default_rng(seed)
     predictions, records = [], []
     for qid in range(num_queries):
@@ -48,7 +48,7 @@ def make_task(seed: int, num_queries: int = 40) -> tuple[list[Prediction], list[
 
 
 def belongs(record: Record, moment: Sequence[float], grouping: str, group: str) -> bool:
-    """Whether a moment is in a group, as one would say it."""
+    """Whether a moment belongs to a group, written out for each group."""
     assert record.windows is not None
     seconds, middle = moment[1] - moment[0], (moment[0] + moment[1]) / 2
     count, words = len(record.windows), record.query.count(" ") + 1
@@ -83,7 +83,7 @@ def same(found: Scores | None, wanted: dict[str, Any], num_queries: int, num_mom
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_groups_are_evaluations_of_the_moments_that_belong_to_them(seed: int) -> None:
+def test_group_scores_equal_an_evaluation_of_the_moments_in_the_group(seed: int) -> None:
     predictions, records = make_task(seed)
     analysis = analyze(predictions, records, "charades")
     assert sum(map(len, analysis.groups.values())) == 15
@@ -101,11 +101,11 @@ def test_groups_are_evaluations_of_the_moments_that_belong_to_them(seed: int) ->
             seen += num_moments
             brief = evaluate(*map(list, zip(*chosen, strict=True)), "charades")["brief"] if chosen else {}
             same(found, brief, len(chosen), num_moments)
-        assert seen == analysis.overall.num_moments  # every moment is in one group
+        assert seen == analysis.overall.num_moments  # each moment is in exactly one group
 
 
 @needs_shared
-def test_groups_by_length_have_the_official_numbers() -> None:
+def test_length_groups_equal_the_official_numbers() -> None:
     official = json.loads((SHARED / "evaluation/sample_val_preds_metrics_raw.json").read_text())
     analysis = analyze(read_predictions(SAMPLE), read_annotations(QVHIGHLIGHTS).records)
     groups = {"full": analysis.overall, **analysis.groups["length of the moment"]}
@@ -118,8 +118,8 @@ def test_groups_by_length_have_the_official_numbers() -> None:
 
 
 @needs_shared
-def test_ceilings_are_those_that_were_measured_with_the_official_evaluation() -> None:
-    """And those of rounding are what a loop over the rows of Charades-STA and TACoS gives."""
+def test_upper_bounds_equal_those_of_the_official_evaluation() -> None:
+    """The bounds of rounding are compared with a loop over the rows of Charades-STA and TACoS."""
     by_name, rounded = {}, {}
     files = {
         "qvhighlights": QVHIGHLIGHTS,
@@ -134,7 +134,7 @@ def test_ceilings_are_those_that_were_measured_with_the_official_evaluation() ->
         if dataset == "qvhighlights":
             highlights = analysis.highlight_ceilings["HL-min-VeryGood"]
             assert 61 <= round(highlights["HL-mAP"]) <= 64
-            # In 97.74 % of the queries any clip is very good to anyone.
+            # In 97.74 % of the queries at least one annotator rates at least one clip very good.
             assert 96 <= round(highlights["HL-Hit1"]) <= 97.74
         else:
             assert analysis.highlight_ceilings == {}
@@ -148,12 +148,12 @@ def test_ceilings_are_those_that_were_measured_with_the_official_evaluation() ->
     assert charades.mean_iou == pytest.approx(100 * np.mean(rounded["charades"]), abs=0.006)
     assert charades.r1_at_70 == pytest.approx(100 * np.mean(np.array(rounded["charades"]) >= 0.7), abs=0.006)
     assert tacos.r1_at_70 == pytest.approx(93.8, abs=0.05)
-    # Windows that rounding would empty are one clip long here.
+    # Here, windows that would become empty by rounding are one clip long.
     assert 0 <= tacos.mean_iou - 100 * np.mean(rounded["tacos"]) < 0.1
 
 
 def rounded_iou(row: dict[str, Any], unit: int) -> float:
-    """Of a row's one moment with the same after rounding."""
+    """IoU of a row's only moment with its rounded version."""
     ((start, end),) = row["relevant_windows"]
     first, last = round(start / unit) * unit, min(round(end / unit) * unit, row["duration"])
     return max(0, min(end, last) - max(start, first)) / (max(end, last) - min(start, first))
@@ -168,7 +168,7 @@ def perfect(records: Sequence[Record]) -> list[Prediction]:
     return answers
 
 
-def test_a_perfect_predictor_has_100_everywhere_if_moments_are_few_and_alike() -> None:
+def test_perfect_predictor_scores_100_for_few_moments_of_equal_length() -> None:
     records = [
         Record(qid, "v", "a b", 60.0, np.array([[4.0 * k, 4.0 * k + 4] for k in range(qid % 3 + 1)]))
         for qid in range(9)
@@ -191,7 +191,7 @@ def test_a_perfect_predictor_has_100_everywhere_if_moments_are_few_and_alike() -
         assert (calibration.share_right, calibration.error) == (1, 0)
 
 
-def test_the_order_of_queries_changes_nothing() -> None:
+def test_order_of_queries_does_not_matter() -> None:
     predictions, records = make_task(7)
     order = np.random.default_rng(0).permutation(len(records))
     shuffled = analyze(predictions[::-1], [records[index] for index in order], "charades")
@@ -200,7 +200,7 @@ def test_the_order_of_queries_changes_nothing() -> None:
 
 
 def flat(analysis: Analysis) -> list[float]:
-    """All numbers, those of calibration too."""
+    """All numbers of an analysis, including calibration."""
     numbers = [
         score for groups in analysis.groups.values() for s in groups.values() if s for score in values(s)
     ]
@@ -216,13 +216,13 @@ def values(scores: Scores) -> list[float]:
     return [getattr(scores, name) for name in Scores.__slots__]
 
 
-def test_kinds_are_counted_query_by_query() -> None:
+def test_error_kinds_are_counted_per_query() -> None:
     predictions, records = make_task(3)
     counted = analyze(predictions, records, "charades").kinds
     for kind, count in counted.items():
         kinds = [error_kinds(p.windows, r.windows) for p, r in zip(predictions, records, strict=True)]
         assert count == sum(kind in found for found in kinds)
-    assert all(counted.values())  # the task has some of each
+    assert all(counted.values())  # each kind occurs
 
 
 scored = st.tuples(st.integers(0, 30), st.integers(1, 12), st.integers(0, 20)).map(
@@ -238,10 +238,10 @@ scored = st.tuples(st.integers(0, 30), st.integers(1, 12), st.integers(0, 20)).m
     ),
     st.integers(1, 4),
 )
-def test_calibration_by_a_loop_over_moments_and_bins(queries: Any, count: int) -> None:
+def test_calibration_equals_a_loop_over_moments_and_bins(queries: Any, count: int) -> None:
     windows = [np.array(predicted).reshape(-1, 3) for predicted, _ in queries]
     moments = [np.array(true)[:, :2] for _, true in queries]
-    judged = []  # score, whether right
+    judged = []  # score, whether correct
     for predicted, true in queries:
         for start, end, score in predicted[:count]:
             seconds = set(range(int(start), int(end)))
@@ -267,7 +267,7 @@ def test_calibration_by_a_loop_over_moments_and_bins(queries: Any, count: int) -
 
 
 @pytest.mark.parametrize("score", [-0.1, 1.5])
-def test_scores_that_are_no_probabilities_have_no_calibration(score: float) -> None:
+def test_no_calibration_for_scores_outside_0_to_1(score: float) -> None:
     windows, moments = [np.array([[0.0, 4.0, 0.5], [0.0, 4.0, score]])], [np.array([[0.0, 4.0]])]
     assert calibrate(windows, moments, 2) is None
     assert calibrate(windows, moments, 1) is not None
@@ -277,7 +277,7 @@ def test_scores_that_are_no_probabilities_have_no_calibration(score: float) -> N
     st.lists(st.tuples(st.floats(0, 39), st.floats(0.01, 30)), min_size=1, max_size=5),
     st.sampled_from([0.1, 0.5, 1.0, 2.0, 4.0, 50.0]),
 )
-def test_rounding_is_that_of_the_decoder(spans: list[tuple[float, float]], unit: float) -> None:
+def test_rounding_equals_the_decoders(spans: list[tuple[float, float]], unit: float) -> None:
     moments = np.array([[start, min(start + length, 40.0)] for start, length in spans])
     wanted = round_windows(torch.from_numpy(moments)[None], torch.full((1, 1, 1), 40.0).double(), unit)[0]
     assert round_moments(moments, 40.0, unit) == pytest.approx(wanted.numpy())
@@ -291,7 +291,7 @@ def analyse(capsys: pytest.CaptureFixture[str], *arguments: object) -> Path:
     return Path(capsys.readouterr().out.strip())
 
 
-def test_a_run_is_analysed_in_its_folder(
+def test_analysis_of_a_run(
     finished: Path, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("matplotlib")
@@ -305,18 +305,18 @@ def test_a_run_is_analysed_in_its_folder(
     assert content["overall"]["r1_at_50"] == brief["MR-full-R1@0.5"]
     assert content["overall"]["mean_ap"] == brief["MR-full-mAP"]
     assert content["overall"]["num_queries"] == 4
-    told = text.read_text()
-    assert told.startswith("# finished, test, SIMULATED features (n = 4 queries)\n")
-    assert "Left out, for no query is of them: middle, long." in told
+    markdown = text.read_text()
+    assert markdown.startswith("# finished, test, SIMULATED features (n = 4 queries)\n")
+    assert "Omitted (no queries): middle, long." in markdown
     pictures = sorted(path.name for path in out.glob("*.png"))
     assert pictures == ["calibration.png", "ceilings.png", "groups.png", "kinds.png"]
-    assert all(f"]({name})" in told for name in pictures)
+    assert all(f"]({name})" in markdown for name in pictures)
 
 
-def test_any_prediction_file_is_analysed_beside_itself(
+def test_analysis_of_a_prediction_file_is_written_next_to_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without matplotlib, without saliency, and with a query that nothing is predicted for."""
+    """Without matplotlib, without saliency, and with queries that have no predictions."""
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.backends.backend_agg", None)
     rows = make_rows("val", 3, scores=False)
     annotations = write_rows(tmp_path / "true.jsonl", rows)
@@ -331,13 +331,13 @@ def test_any_prediction_file_is_analysed_beside_itself(
     assert content["kinds"]["right"] == 1
     assert content["kinds"]["missed"] == 2
     assert set(content["calibration"].values()) == {None}
-    told = text.read_text()
-    assert "scores are no probabilities" in told
-    assert "![" not in told
-    assert "| 1 | 3 | 3 | 33.33 | 33.33 | 33.33 | 33.33 |" in told
+    markdown = text.read_text()
+    assert "scores are not probabilities" in markdown
+    assert "![" not in markdown
+    assert "| 1 | 3 | 3 | 33.33 | 33.33 | 33.33 | 33.33 |" in markdown
 
 
-def test_numbers_of_the_table_are_those_of_the_json(
+def test_tables_and_json_have_the_same_numbers(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = analyse(capsys, finished, "--out", tmp_path)
@@ -356,27 +356,30 @@ def test_numbers_of_the_table_are_those_of_the_json(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
-        (["{tmp}", "--split", "val"], "no finished run"),
-        (["{run}", "--split", "dev"], "choose a --split from val, test"),
-        (["{run}", "--dataset", "tacos"], "leave --dataset out"),
+        (["{tmp}", "--split", "val"], "not a finished run"),
+        (["{run}", "--split", "dev"], "choose --split from val, test"),
+        (["{run}", "--dataset", "tacos"], "--dataset is only for prediction files"),
         (["{run}", "--annotations", "{train}"], "must hold the same queries"),
-        (["{run}/val_submission.jsonl"], "give the --annotations"),
-        (["{run}/val_submission.jsonl", "--annotations", "{val}", "--split", "val"], "--split is for run"),
+        (["{run}/val_submission.jsonl"], "also needs --annotations"),
+        (
+            ["{run}/val_submission.jsonl", "--annotations", "{val}", "--split", "val"],
+            "--split is only for run",
+        ),
         (["{run}/val_submission.jsonl", "--annotations", "{unlabelled}"], "no 'relevant_windows'"),
         (["{tmp}/nothing.jsonl", "--annotations", "{val}"], "nothing.jsonl: cannot be read"),
-        (["{moved}"], "its annotations of val are not at elsewhere.jsonl; name the file with --annotations"),
+        (["{moved}"], "split val not found at elsewhere.jsonl; give the file with --annotations"),
         (["{damaged}"], "metrics.json: damaged"),
     ],
 )
-def test_user_errors_are_one_line(
+def test_user_error_is_one_line(
     finished: Path,
     corpus: Corpus,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
-    told: str,
+    message: str,
 ) -> None:
     unlabelled = [
         {key: row[key] for key in ("qid", "query", "vid", "duration")}
@@ -393,4 +396,4 @@ def test_user_errors_are_one_line(
     (places["damaged"] / "metrics.json").write_text('{"selected": "val"}')
     assert main(["analyze", *(argument.format(**places) for argument in arguments)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert told in line
+    assert message in line

@@ -1,4 +1,4 @@
-"""Benchmarks: rounds, counts and reports. How fast anything is, no test asks."""
+"""Benchmarks: rounds, counts and reports; no test depends on actual speed."""
 
 import json
 from dataclasses import asdict
@@ -35,7 +35,7 @@ SIZES = [item for name, size in asdict(SHAPE).items() for item in (f"--{name.rep
 
 
 class Machine:
-    """A clock, and jobs that take a known time on it."""
+    """A simulated clock, and jobs that take a known time on it."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -50,18 +50,18 @@ class Machine:
         self.now += seconds * self.slowness
 
 
-def test_every_round_runs_all_jobs_in_alternating_order_after_an_uncounted_one() -> None:
+def test_rounds_alternate_the_order_of_jobs_after_a_warm_up() -> None:
     machine = Machine()
 
-    def first() -> None:  # as if it compiled something
+    def slow_first_run() -> None:  # as if it compiled something
         machine.work("a", 100 if machine.done.count("a") == 0 else 2)
 
-    seconds = interleave({"a": first, "b": partial(machine.work, "b", 5)}, 3, machine.clock)
+    seconds = interleave({"a": slow_first_run, "b": partial(machine.work, "b", 5)}, 3, machine.clock)
     assert seconds == {"a": [2, 2, 2], "b": [5, 5, 5]}
     assert "".join(machine.done) == "ab" + "ab" + "ba" + "ab"
 
 
-def test_a_round_on_a_busy_machine_changes_times_and_leaves_ratios() -> None:
+def test_load_on_a_round_changes_times_but_not_ratios() -> None:
     machine = Machine()
 
     def slow_from_the_second_round_on() -> None:
@@ -75,19 +75,19 @@ def test_a_round_on_a_busy_machine_changes_times_and_leaves_ratios() -> None:
     assert str(spread([5, 1, 2])) == "2 (1 to 5)"
 
 
-def test_operations_of_a_linear_layer_are_those_of_its_three_products() -> None:
+def test_operations_of_a_linear_layer_equal_those_of_its_three_products() -> None:
     x, linear = torch.randn(7, 5, requires_grad=True), nn.Linear(5, 3)
     assert costs.count_flops(lambda: linear(x)) == 2 * 7 * 5 * 3
     assert costs.count_flops(lambda: linear(x).sum().backward()) == 3 * 2 * 7 * 5 * 3
 
 
-def test_operations_of_attention_are_counted_on_any_device() -> None:
+def test_operations_of_attention_are_counted_on_the_cpu() -> None:
     q, k, v = (torch.randn(2, 4, length, 8, requires_grad=True) for length in (5, 6, 6))
     forward = 2 * (2 * 2 * 4 * 5 * 6 * 8)
     assert costs.count_flops(lambda: F.scaled_dot_product_attention(q, k, v)) == forward
 
 
-def test_saved_bytes_are_of_tensors_that_backward_needs_each_once() -> None:
+def test_saved_bytes_count_each_tensor_that_backward_needs_once() -> None:
     x, weight = torch.randn(4, 8, requires_grad=True), torch.randn(8, requires_grad=True)
     given = (x, weight)
     assert costs.saved_bytes(lambda: (x * weight).sum(), given) == 0
@@ -95,14 +95,14 @@ def test_saved_bytes_are_of_tensors_that_backward_needs_each_once() -> None:
     assert costs.saved_bytes(lambda: x.exp().sum(), ()) == 4 * 8 * 4
     assert costs.saved_bytes(lambda: (x * weight).sum(), ()) == (4 * 8 + 8) * 4
 
-    def one_tensor_and_views_of_it() -> torch.Tensor:
+    def product_of_two_views() -> torch.Tensor:
         y = x.exp()
         return (y.flatten() * y.view(-1)).sum()
 
-    assert costs.saved_bytes(one_tensor_and_views_of_it, given) == 4 * 8 * 4
+    assert costs.saved_bytes(product_of_two_views, given) == 4 * 8 * 4
 
 
-def test_what_is_dropped_before_backward_is_not_saved() -> None:
+def test_tensors_freed_before_backward_do_not_count_as_saved() -> None:
     x = torch.randn(1000, requires_grad=True)
 
     def forward() -> torch.Tensor:
@@ -113,7 +113,7 @@ def test_what_is_dropped_before_backward_is_not_saved() -> None:
     assert costs.saved_bytes(forward, [x]) == 4000
 
 
-def test_a_random_batch_is_padded_and_labelled_like_a_real_one() -> None:
+def test_random_batch_is_padded_and_labelled_like_a_real_one() -> None:
     batch = random_batch(SHAPE)
     assert len(batch) == 3
     assert batch.video.shape == (3, 2, 6, 12)
@@ -133,7 +133,7 @@ def test_a_random_batch_is_padded_and_labelled_like_a_real_one() -> None:
     assert (batch.saliency[~batch.video_mask] == 0).all()
 
 
-def test_a_step_trains_and_inference_does_not() -> None:
+def test_step_changes_parameters_and_inference_does_not() -> None:
     workload = Workload(SMALL, SHAPE)
     before = {name: value.clone() for name, value in workload.module.named_parameters()}
     workload.step()
@@ -146,7 +146,7 @@ def test_a_step_trains_and_inference_does_not() -> None:
     assert all(torch.equal(value, after[name]) for name, value in workload.module.named_parameters())
 
 
-def test_mixed_precision_keeps_less_for_backward() -> None:
+def test_mixed_precision_saves_fewer_bytes_for_backward() -> None:
     full, half = (
         costs._measure([*SMALL, f"trainer.precision={precision}"], SHAPE)
         for precision in ("32-true", "bf16-mixed")
@@ -155,10 +155,10 @@ def test_mixed_precision_keeps_less_for_backward() -> None:
     assert half.gflop == full.gflop
 
 
-def test_a_step_is_reported_beside_another_configuration(
+def test_step_benchmark_compares_two_configurations(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sdst.bench.step.measure", costs._measure)  # no process for each
+    monkeypatch.setattr("sdst.bench.step.measure", costs._measure)  # without separate processes
     monkeypatch.setattr("sdst.bench.machine.GEMM_SIZE", 32)
     against = ["--against", *SMALL, "model.attention=standard"]
     assert main(["bench", "step", *SMALL, *SIZES, "--rounds", "2", "--out", str(tmp_path), *against]) == 0
@@ -176,21 +176,21 @@ def test_a_step_is_reported_beside_another_configuration(
     assert first["share_of_gemm"] == pytest.approx(rate / first["gemm_gflop_per_second"])
 
 
-def test_costs_are_the_same_in_a_process_of_their_own() -> None:
+def test_costs_are_the_same_in_a_separate_process() -> None:
     there, here = (function(SMALL, SHAPE) for function in (costs.measure, costs._measure))
     assert (there.gflop, there.saved_mb, there.parameters) == (here.gflop, here.saved_mb, here.parameters)
     assert there.peak_gb > 0
 
 
 def run(tmp_path: Path, *arguments: str, rounds: int = 1) -> list[dict[str, Any]]:
-    """Rows of a benchmark's JSON."""
+    """Run a benchmark and return the rows of its JSON file."""
     out = tmp_path / "out"
     assert main(["bench", *arguments, "--rounds", str(rounds), "--out", str(out)]) == 0
     rows: list[dict[str, Any]] = json.loads((out / f"{arguments[0]}.json").read_text())["rows"]
     return rows
 
 
-def test_growth_is_told_per_clip_and_drawn(tmp_path: Path) -> None:
+def test_scale_benchmark_reports_and_draws_costs_per_clip(tmp_path: Path) -> None:
     rows = run(tmp_path, "scale", *SMALL, *SIZES, "--over", "clips=6,12", "--over", "batch=1,2")
     assert [(row["grows"], row["size"]) for row in rows] == [
         *(("clips", 6), ("clips", 12), ("batch", 1), ("batch", 2))
@@ -202,26 +202,28 @@ def test_growth_is_told_per_clip_and_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "out/scale.png").stat().st_size > 1000
 
 
-def test_an_axis_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_axis_is_a_user_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "scale", "--over", "frames=1,2"]) == 2
-    assert "clips=75,150" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "expected AXIS=N,N,... as in clips=75,150" in error
+    assert "got 'frames=1,2'" in error
 
 
-def test_loading_is_timed_alone_and_beside_training(tmp_path: Path, corpus: Corpus) -> None:
+def test_load_benchmark_times_loading_alone_and_during_training(tmp_path: Path, corpus: Corpus) -> None:
     rows = run(tmp_path, "load", *corpus.overrides, "--workers", "0", "--batches", "2")
     assert [row["workers"] for row in rows] == [0]
     assert rows[0]["queries_per_second"] == pytest.approx(4 / rows[0]["seconds_per_batch"]["median"])
     assert 0 < rows[0]["share_waiting"]["median"] < 1
 
 
-def test_layouts_are_read_in_all_states(tmp_path: Path) -> None:
+def test_layouts_benchmark_has_all_processes_layers_and_cache_states(tmp_path: Path) -> None:
     rows = run(tmp_path, "layouts", "--videos", "3", "--layers", "2", "--workers", "0", "1")
     assert [(row["processes"], row["layers"], row["page_cache"]) for row in rows] == [
         (number, layers, cache) for number in (0, 1) for layers in (2, 1) for cache in ("warm", "cold")
     ]
 
 
-def test_every_layout_holds_the_same_videos(tmp_path: Path) -> None:
+def test_every_layout_has_the_same_videos(tmp_path: Path) -> None:
     paths = _write(tmp_path, num_videos=2, num_layers=3)
     plain = FeatureStore(paths.pop("in one piece")).video("1")
     np.testing.assert_array_equal(
@@ -233,7 +235,7 @@ def test_every_layout_holds_the_same_videos(tmp_path: Path) -> None:
             assert file["video/adaptive/1"].chunks is not None
 
 
-def test_evaluation_is_timed_whole_and_in_parts(tmp_path: Path, corpus: Corpus) -> None:
+def test_evaluate_benchmark_times_the_command_and_its_parts(tmp_path: Path, corpus: Corpus) -> None:
     records = read_annotations(corpus.paths["val"]).records
     write_predictions(tmp_path / "p.jsonl", whole_video(records))
     rows = run(tmp_path, "evaluate", str(tmp_path / "p.jsonl"), str(corpus.paths["val"]))
@@ -241,32 +243,32 @@ def test_evaluation_is_timed_whole_and_in_parts(tmp_path: Path, corpus: Corpus) 
     assert rows[0]["part"].startswith("sdst evaluate")
 
 
-def test_a_command_that_fails_is_no_time(tmp_path: Path) -> None:
+def test_failing_command_raises_instead_of_being_timed(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"sdst evaluate nothing\.jsonl .*exit status 2: sdst: error: nothing\.jsonl"
     ):
         command("evaluate", "nothing.jsonl", "nothing.jsonl")()
 
 
-def test_startup_ends_with_the_first_training_step(tmp_path: Path, corpus: Corpus) -> None:
+def test_startup_program_exits_after_the_first_training_step(tmp_path: Path, corpus: Corpus) -> None:
     run_dir = tmp_path / "run"
     command("train", *corpus.overrides, f"run_dir={run_dir}", program=UNTIL_FIRST_STEP)()
     assert (run_dir / "config.yaml").is_file()
     assert not list(run_dir.rglob("*.ckpt"))  # no epoch has ended
 
 
-def test_extraction_is_timed_in_its_two_parts(tmp_path: Path) -> None:
+def test_extract_benchmark_times_decoding_and_backbone(tmp_path: Path) -> None:
     pytest.importorskip("av")
-    from helpers.video_files import write_grey_video  # needs what was just asked for
+    from helpers.video_files import write_grey_video  # needs av
 
     video = write_grey_video(tmp_path / "v.mov", [i / 2 for i in range(12)])
     rows = run(tmp_path, "extract", str(video), "--batch", "2")
     assert [row["part"] for row in rows] == ["decoding", "backbone"]
-    assert rows[0]["clips"] == 3  # of 2 s
+    assert rows[0]["clips"] == 3  # 2 s each
     assert rows[1]["gflop_per_clip"] > 0
 
 
-def test_inference_is_reported_for_one_query_and_a_batch(tmp_path: Path) -> None:
+def test_infer_benchmark_has_one_query_and_a_batch(tmp_path: Path) -> None:
     rows = run(tmp_path, "infer", *SMALL, *SIZES)
     assert [(row["queries"], row["part"]) for row in rows] == [
         *((1, "model"), (1, "decoding")),
@@ -274,7 +276,7 @@ def test_inference_is_reported_for_one_query_and_a_batch(tmp_path: Path) -> None
     ]
 
 
-def test_operations_of_attention_are_those_of_the_products_it_is_made_of() -> None:
+def test_operations_of_attention_equal_those_of_its_matrix_products() -> None:
     def forward_and_backward() -> None:
         q, k, v = (torch.randn(2, 4, length, 8, requires_grad=True) for length in (5, 6, 6))
         F.scaled_dot_product_attention(q, k, v).sum().backward()
@@ -284,7 +286,7 @@ def test_operations_of_attention_are_those_of_the_products_it_is_made_of() -> No
     assert costs.count_flops(forward_and_backward) == counter.get_total_flops()
 
 
-def test_a_profile_puts_all_of_a_step_into_parts(tmp_path: Path) -> None:
+def test_profile_assigns_every_operation_of_a_step_to_a_part(tmp_path: Path) -> None:
     *parts, everything = run(tmp_path, "profile", *SMALL, *SIZES, rounds=3)
     assert everything["gflop"] == pytest.approx(sum(row["gflop"] for row in parts))
     assert everything["gflop"] == pytest.approx(costs.measure([*SMALL], SHAPE).gflop)

@@ -1,4 +1,4 @@
-"""``sdst report``: its numbers against plain arithmetic on metrics.json, its marks, its formats."""
+"""``sdst report``: numbers against plain arithmetic on metrics.json, noise marks, formats and pictures."""
 
 import csv
 import json
@@ -40,7 +40,7 @@ def tables(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def swept(tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs folder after a sweep of two rows with three seeds. Read only."""
+    """The runs folder after a sweep of two rows with three seeds; read only."""
     runs = tmp_path_factory.mktemp("swept")
     assert main(["sweep", *arguments(tables, runs, "--seeds", "0", "1", "2")]) == 0
     return runs
@@ -48,7 +48,7 @@ def swept(tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs folder as if all tables had been swept. Read only."""
+    """A runs folder as if all tables had been swept; read only."""
     runs = tmp_path_factory.mktemp("made_up")
     write_runs(runs, [read_experiment(path) for path in list_experiments("experiments")])
     return runs
@@ -56,7 +56,7 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(swept: Path, tmp_path: Path) -> Path:
-    """The same, to be changed."""
+    """A copy of ``swept`` that a test may change."""
     return Path(shutil.copytree(swept, tmp_path / "copied"))
 
 
@@ -79,7 +79,7 @@ def results(tables: Path, runs: Path) -> Results:
 
 
 def of_row(runs: Path, row: str, key: str) -> list[float]:
-    """A row's numbers by seed."""
+    """Numbers of a row, one per seed."""
     listed = json.loads((runs / "sweeps/tableX-laptop.json").read_text())["jobs"]
     folders = [runs / "jobs" / job["identity"] for job in listed if job["row"] == row]
     return [json.loads((folder / "metrics.json").read_text())["best"]["val"][key] for folder in folders]
@@ -97,7 +97,7 @@ def set_values(runs: Path, row: str, key: str, values: list[float]) -> None:
 # --- numbers ---
 
 
-def test_numbers_are_those_of_the_runs(swept: Path, report: Report) -> None:
+def test_csv_numbers_equal_those_of_the_runs(swept: Path, report: Report) -> None:
     rows = list(csv.DictReader(report(swept, "--format", "csv").splitlines()))
     checked = 0
     for row in rows:
@@ -120,7 +120,7 @@ def test_numbers_are_those_of_the_runs(swept: Path, report: Report) -> None:
     assert float(size["mean"]) == pytest.approx(facts["parameters"]["total"] / 1e6)
 
 
-def test_markdown_has_ours_the_papers_and_the_difference(swept: Path, report: Report) -> None:
+def test_markdown_has_our_numbers_the_papers_and_the_difference(swept: Path, report: Report) -> None:
     text = report(swept)
     values = of_row(swept, "Standard", "MR-full-R1@0.5")
     mean, std = sum(values) / 3, statistics.stdev(values)
@@ -135,7 +135,7 @@ def test_markdown_has_ours_the_papers_and_the_difference(swept: Path, report: Re
     assert ["Others", "paper", "1.50", "–", "20.4", "4.8M"] in lines
 
 
-def test_the_caption_says_how_the_numbers_came_about(swept: Path, report: Report) -> None:
+def test_caption_and_notes_say_how_numbers_were_obtained(swept: Path, report: Report) -> None:
     text = report(swept)
     caption, _, rest = text.partition("|  |  |")
     commit = json.loads(next(swept.glob("jobs/*/run.json")).read_text())["git"]
@@ -159,9 +159,7 @@ def test_the_caption_says_how_the_numbers_came_about(swept: Path, report: Report
 # --- what is missing ---
 
 
-def test_rows_without_runs_with_fewer_seeds_or_failed_ones_are_marked(
-    tables: Path, copied: Path, report: Report
-) -> None:
+def test_incomplete_rows_are_marked(tables: Path, copied: Path, report: Report) -> None:
     assert "[not run]" not in report(copied)
     path = copied / "sweeps/tableX-laptop.json"
     content = json.loads(path.read_text())
@@ -183,10 +181,10 @@ def test_rows_without_runs_with_fewer_seeds_or_failed_ones_are_marked(
     path.unlink()
     text = report(copied)
     assert "Standard [not run] | ours | – | – | – | –" in text
-    assert "nothing was run" in text
+    assert "no runs yet" in text
 
 
-def test_a_row_of_another_scale_is_marked_and_not_swept(
+def test_row_of_another_scale_is_marked_and_not_swept(
     corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     deep = "  - {label: Deep, overrides: [levels.count=9], only: paper, note: too deep, paper: ["
@@ -202,7 +200,7 @@ def test_a_row_of_another_scale_is_marked_and_not_swept(
     assert "Deep [not run]" in capsys.readouterr().out
 
 
-def test_the_list_names_every_experiment_with_its_state(
+def test_list_has_every_experiment_with_its_state(
     swept: Path, tables: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["report", "--list", "--experiments", str(tables), "--runs", str(swept)]) == 0
@@ -214,9 +212,7 @@ def test_the_list_names_every_experiment_with_its_state(
     assert all(read_experiment(path).name in names for path in list_experiments("experiments"))
 
 
-def test_the_list_says_what_each_table_cost_and_how_many_jobs_it_shares(
-    made_up: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_list_has_cost_and_number_of_shared_jobs(made_up: Path, capsys: pytest.CaptureFixture[str]) -> None:
     by_table = {
         path.name.partition("-")[0]: {job["identity"] for job in json.loads(path.read_text())["jobs"]}
         for path in made_up.glob("sweeps/*.json")
@@ -227,7 +223,7 @@ def test_the_list_says_what_each_table_cost_and_how_many_jobs_it_shares(
     for line in lines:
         if (jobs := by_table.get(line[0])) is not None:
             others = {name for table, names in by_table.items() if table != line[0] for name in names}
-            # A minute each, and every row has jobs of its own.
+            # Each job took a minute.
             minutes = f"{len(jobs)} min" if len(jobs) > 1 else "60 s"
             shared = "1 job" if len(jobs & others) == 1 else f"{len(jobs & others)} jobs"
             assert line[-1] == f"laptop: {len(jobs)} finished, {minutes}, {shared} shared"
@@ -236,14 +232,14 @@ def test_the_list_says_what_each_table_cost_and_how_many_jobs_it_shares(
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.4, "0 s"), (99, "99 s"), (100, "2 min"), (5400, "90 min"), (9000, "2.5 h")]
 )
-def test_times_are_for_people(seconds: float, text: str) -> None:
+def test_durations_as_text(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_numbers_on_the_split_that_chose_the_checkpoint_are_called_so(
+def test_numbers_of_the_selection_split_are_called_optimistic(
     made_up: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    note = "- Ours on val: the best of 12 epochs by val itself"
+    note = "- Ours on val are optimistic: the best of 12 epochs was selected on val itself."
     for name, wanted in (("table5", True), ("table1", True), ("table2", False)):  # val; test and val; test
         assert main(["report", name, "--runs", str(made_up)]) == 0
         assert (note in capsys.readouterr().out) == wanted
@@ -253,7 +249,7 @@ def test_numbers_on_the_split_that_chose_the_checkpoint_are_called_so(
 
 
 @pytest.mark.parametrize("dataset", ["qvhighlights", "tacos", "world"])
-def test_the_mean_over_queries_is_the_metric(swept: Path, corpus: Corpus, dataset: str) -> None:
+def test_mean_contribution_of_queries_equals_the_metric(swept: Path, corpus: Corpus, dataset: str) -> None:
     records = read_annotations(corpus.paths["val"]).records
     run = next(swept.glob("jobs/*/"))
     predictions = read_predictions(run / "val_submission.jsonl")[::-1]
@@ -271,7 +267,7 @@ def test_the_mean_over_queries_is_the_metric(swept: Path, corpus: Corpus, datase
 @pytest.mark.parametrize(
     ("values", "same"), [([50.0, 52.0, 48.0], True), ([30.0, 30.1, 29.9], False), ([51.0, 50.0, 52.0], True)]
 )
-def test_a_difference_within_the_noise_of_seeds_is_marked(
+def test_difference_not_significant_across_seeds_is_marked(
     tables: Path, copied: Path, values: list[float], same: bool
 ) -> None:
     ours = [51.0, 50.0, 52.0]
@@ -283,7 +279,7 @@ def test_a_difference_within_the_noise_of_seeds_is_marked(
 
 
 def submit(runs: Path, row: str, corpus: Corpus, right: bool) -> None:
-    """Let a row's runs predict each query's first moment, or nothing that overlaps it."""
+    """Make a row's runs predict each query's first moment, or a moment that does not overlap it."""
     listed = json.loads((runs / "sweeps/tableX-laptop.json").read_text())["jobs"]
     lines = []
     for record in read_annotations(corpus.paths["val"]).records:
@@ -295,7 +291,7 @@ def submit(runs: Path, row: str, corpus: Corpus, right: bool) -> None:
             (runs / "jobs" / job["identity"] / "val_submission.jsonl").write_text("\n".join(lines))
 
 
-def test_a_difference_within_the_noise_of_queries_is_marked(
+def test_difference_not_significant_across_queries_is_marked(
     tables: Path, copied: Path, corpus: Corpus
 ) -> None:
     submit(copied, "Ours", corpus, right=True)
@@ -310,7 +306,7 @@ def test_a_difference_within_the_noise_of_queries_is_marked(
 # --- formats ---
 
 
-def test_csv_reads_back_whatever_a_label_holds(tables: Path, tmp_path: Path, swept: Path) -> None:
+def test_csv_quotes_special_characters_in_labels(tables: Path, tmp_path: Path, swept: Path) -> None:
     path = tmp_path / "tableX.yaml"
     path.write_text((tables / "tableX.yaml").read_text().replace("label: Others", "label: 'a,b \"c\"'"))
     table = read_experiment(path)
@@ -318,7 +314,7 @@ def test_csv_reads_back_whatever_a_label_holds(tables: Path, tmp_path: Path, swe
     assert rows[0]["row"] == 'a,b "c"'
 
 
-def test_latex_escapes_and_has_a_cell_per_column(swept: Path, report: Report) -> None:
+def test_latex_escapes_text_and_has_one_cell_per_column(swept: Path, report: Report) -> None:
     assert escape_latex(r"50 % & a_b {x} \y #1 $ ~ ^ ± †") == (
         r"50 \% \& a\_b \{x\} \textbackslash{}y \#1 \$ \textasciitilde{} \textasciicircum{} $\pm$ \dag{}"
     )
@@ -374,7 +370,7 @@ def test_latex_of_every_experiment_is_well_formed(made_up: Path, capsys: pytest.
                 assert all(int(a[1]) < int(b[0]) for a, b in pairwise(rules))
 
 
-def test_files_are_written_and_all_of_them_indexed(swept: Path, tables: Path, tmp_path: Path) -> None:
+def test_report_all_writes_files_and_an_index(swept: Path, tables: Path, tmp_path: Path) -> None:
     out = tmp_path / "results"
     where = ["--experiments", str(tables), "--runs", str(swept), "--out", str(out)]
     assert main(["report", "--all", *where]) == 0
@@ -403,13 +399,13 @@ def test_files_are_written_and_all_of_them_indexed(swept: Path, tables: Path, tm
     }
 
 
-def test_all_reports_of_all_experiments_are_written_though_a_checkpoint_is_gone(
+def test_report_all_succeeds_without_a_checkpoint(
     made_up: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("matplotlib")
     pytest.importorskip("scikit_posthocs")
     assert main(["report", "--all", "--runs", str(made_up), "--out", str(tmp_path)]) == 0
-    assert "Ours of figure4 is not drawn" in caplog.text
+    assert "figure4: row 'Ours' is not drawn" in caplog.text
     index = (tmp_path / "index.md").read_text()
     for path in list_experiments("experiments"):
         assert f"[{path.stem}]({path.stem}.md)" in index
@@ -419,13 +415,13 @@ def test_all_reports_of_all_experiments_are_written_though_a_checkpoint_is_gone(
             assert (tmp_path / link).is_file()
 
 
-def test_published_numbers_are_recomputed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_of_table_p_recomputes_the_tests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("scikit_posthocs")
     assert main(["report", "tableP", "--runs", str(tmp_path)]) == 0
     assert "Friedman" in capsys.readouterr().out
 
 
-def test_table_d_has_the_steps_that_were_measured_here(
+def test_table_d_has_the_measurements_of_this_machine(
     tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     experiments = tmp_path / "experiments"
@@ -434,14 +430,14 @@ def test_table_d_has_the_steps_that_were_measured_here(
     bench += ["--video-dim", "6", "--text-dim", "5", "--rounds", "1", "--against", "model=r2_tuning"]
     report = ["report", "tableD", "--runs", str(tmp_path), "--experiments", str(experiments)]
     assert main(report) == 0
-    assert "A training step here" not in capsys.readouterr().out
+    assert "A training step on this machine" not in capsys.readouterr().out
     assert main(["bench", "step", *bench, "--out", str(experiments / "results/bench")]) == 0
     measured = json.loads((experiments / "results/bench/step.json").read_text())["rows"]
     capsys.readouterr()
     assert main(report) == 0
-    lines = capsys.readouterr().out.partition("## A training step here")[2].splitlines()
+    lines = capsys.readouterr().out.partition("## A training step on this machine")[2].splitlines()
     found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")][1:]
-    assert [row[0] for row in found] == ["default", "model=r2_tuning"]  # and no ratio of the two
+    assert [row[0] for row in found] == ["default", "model=r2_tuning"]  # without the row of ratios
     for row, (name, parameters, _, _, speed, spread) in zip(measured, found, strict=False):
         assert name == row["configuration"]
         assert float(parameters) == pytest.approx(row["parameters"] / 1e6, abs=0.005)
@@ -457,7 +453,7 @@ def test_table_d_has_the_steps_that_were_measured_here(
 
 
 def plotted(corpus: Corpus, tmp_path: Path, name: str, rows: str) -> Path:
-    """Sweep and report rows under the name of an experiment that has a picture."""
+    """Sweep and report rows under the name of an experiment that has a picture; returns the picture."""
     folder = write_table(tmp_path / "experiments", corpus, name=name, rows=rows)
     assert main(["sweep", *arguments(folder, tmp_path, name=name)]) == 0
     assert main(["report", *arguments(folder, tmp_path, "--out", str(tmp_path / "out"), name=name)]) == 0
@@ -476,12 +472,14 @@ PLOTS: dict[str, str] = {
 
 
 @pytest.mark.parametrize("name", PLOTS)
-def test_pictures_are_drawn(corpus: Corpus, tmp_path: Path, name: str) -> None:
+def test_picture_is_written(corpus: Corpus, tmp_path: Path, name: str) -> None:
     pytest.importorskip("matplotlib")
     assert plotted(corpus, tmp_path, name, PLOTS[name]).stat().st_size > 10_000
 
 
-def test_offsets_are_those_of_the_model(swept: Path, tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mean_offsets_equal_the_offsets_of_the_attention(
+    swept: Path, tables: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from sdst.models.attention import DeformableAttention
     from sdst.reports.plots import mean_offsets
 
@@ -492,7 +490,7 @@ def test_offsets_are_those_of_the_model(swept: Path, tables: Path, monkeypatch: 
 
     def watched(*given: Any) -> Any:
         update, offsets = forward(*given)
-        seen.append(offsets.double().numpy())  # of one level, for they are refined in turn
+        seen.append(offsets.double().numpy())  # offsets of one level, because each call refines one level
         return update, offsets
 
     monkeypatch.setattr(DeformableAttention, "forward", watched)
@@ -504,10 +502,8 @@ def test_offsets_are_those_of_the_model(swept: Path, tables: Path, monkeypatch: 
         np.testing.assert_allclose(offsets[1][level], every.std(axis=0))
 
 
-def test_what_cannot_be_reported_is_refused(
-    copied: Path, tables: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for given, named in ((["--all"], "--out"), ([], "which one"), (["table99"], "table99")):
+def test_user_errors(copied: Path, tables: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for given, named in ((["--all"], "--out"), ([], "no experiment given"), (["table99"], "table99")):
         assert main(["report", *given]) == 2
         assert named in capsys.readouterr().err
     next(copied.glob("jobs/*/metrics.json")).write_text("{")

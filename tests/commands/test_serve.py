@@ -1,4 +1,4 @@
-"""``sdst serve``, started for real: its answers, what it keeps to itself, and its page in a headless Chromium."""
+"""``sdst serve`` as a running process: answers, protection of files and requests, and the page in headless Chromium."""
 
 import html
 import json
@@ -34,30 +34,30 @@ HOSTILE = "<img src=x onerror='window.top.broken = 1'> {{constructor}} ${1+1} &q
 PROGRAM = """
 import sys
 
-def tell(event, arguments):
+def log_connections(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo"):
         address = arguments[1][0] if event == "socket.connect" else arguments[0]
         if address not in ("127.0.0.1", "localhost"):
-            sys.stderr.write(f"NOT_IDENTITY {address}\\n")
+            sys.stderr.write(f"OTHER MACHINE {address}\\n")
 
-sys.addaudithook(tell)
+sys.addaudithook(log_connections)
 from sdst.cli import main
 sys.exit(main())
 """
-"""The command, telling whatever it looks up or connects to beyond this machine."""
+"""The command, with a line on stderr for each lookup of or connection to another machine."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running one."""
+    """A running server."""
 
     url: str
     uploads: Path
-    """The parent of the folder where it keeps uploads."""
+    """Parent of the folder of uploads."""
 
 
 def start(arguments: list[str], temporary: Path) -> tuple[subprocess.Popen[str], str]:
-    """The process and the address that it tells."""
+    """Start the command; returns the process and the address that it prints."""
     environment = {**os.environ, "TMPDIR": str(temporary)}
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, "serve", *arguments],
@@ -79,7 +79,7 @@ def serve_options(video_run: Any) -> list[str]:
 
 @pytest.fixture(scope="module")
 def server(video_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """For videos of at most 1 MiB; at the end it has to leave nothing behind."""
+    """A server for videos of at most 1 MiB; after it stops, no files may be left."""
     temporary = tmp_path_factory.mktemp("temporary")
     process, url = start([*serve_options(video_run), "--port", "0", "--max-upload", "1"], temporary)
     try:
@@ -89,8 +89,8 @@ def server(video_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate()
     assert (process.returncode, out) == (0, ""), err
-    assert "NOT_IDENTITY" not in err
-    # Gradio tells of the file that was not uploaded; nothing else fails.
+    assert "OTHER MACHINE" not in err
+    # Gradio reports the file that was not uploaded; there must be no other error.
     assert set(re.findall(r"^[\w.]+(?:Error|Exception)\b", err, re.MULTILINE)) <= {
         "gradio.exceptions.InvalidPathError"
     }, err
@@ -98,7 +98,7 @@ def server(video_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def ask(server: Server, video: Path, text: str) -> dict[str, Any]:
-    """What the answering document knows."""
+    """Data of the answer document."""
     frame = Client(server.url, verbose=False).predict(handle_file(str(video)), text, api_name="/answer")
     (document,) = re.findall(r'srcdoc="([^"]*)"', frame)
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', html.unescape(document))
@@ -107,7 +107,7 @@ def ask(server: Server, video: Path, text: str) -> dict[str, Any]:
 
 
 @needs_shared
-def test_answers_are_those_of_predict(
+def test_answers_equal_those_of_sdst_predict(
     server: Server, video_run: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     video = video_run.video("b")
@@ -134,7 +134,7 @@ def upload(server: Server, name: str, content: bytes, **headers: str) -> httpx.R
 
 @needs_shared
 @pytest.mark.parametrize("name", ["../../escaped.mp4", "/escaped.mp4", "..", "a\\..\\escaped.mp4", "x" * 300])
-def test_no_name_leads_out_of_the_folder_of_uploads(server: Server, name: str) -> None:
+def test_upload_names_cannot_leave_the_upload_folder(server: Server, name: str) -> None:
     response = upload(server, name, name.encode())
     (folder,) = server.uploads.glob("sdst-serve-*")
     if response.status_code == 200:
@@ -150,14 +150,13 @@ def test_no_name_leads_out_of_the_folder_of_uploads(server: Server, name: str) -
 
 
 @needs_shared
-def test_larger_videos_are_refused(server: Server) -> None:
+def test_too_large_videos_are_rejected(server: Server) -> None:
     assert upload(server, "small.mp4", bytes(2**20 - 2**10)).status_code == 200
     assert upload(server, "large.mp4", bytes(2**20 + 2**10)).status_code == 413
 
 
 @needs_shared
-def test_only_uploaded_files_are_read(server: Server, video_run: Any) -> None:
-    """Neither served nor opened as a video."""
+def test_files_that_were_not_uploaded_are_neither_served_nor_opened(server: Server, video_run: Any) -> None:
     video = video_run.video("b")
     assert httpx.get(f"{server.url}gradio_api/file={video}", trust_env=False).status_code in (403, 404)
     data = {"data": [{"path": str(video), "meta": {"_type": "gradio.FileData"}}, QUERIES[0]]}
@@ -180,23 +179,24 @@ def test_only_uploaded_files_are_read(server: Server, video_run: Any) -> None:
         ({"Host": "foreign.example", "Origin": "http://foreign.example"}, 403),
     ],
 )
-def test_pages_of_others_are_refused(server: Server, headers: dict[str, str], status: int) -> None:
+def test_requests_of_other_sites_are_rejected(server: Server, headers: dict[str, str], status: int) -> None:
     sent = {name: value.format(own=server.url.rstrip("/")) for name, value in headers.items()}
     assert upload(server, "small.mp4", b"content", **sent).status_code == status
 
 
 @needs_shared
-def test_other_machines_cannot_reach_it(server: Server) -> None:
+def test_server_listens_only_on_the_loopback_address(server: Server) -> None:
     port = int(server.url.rstrip("/").rpartition(":")[2])
     socket.create_connection(("127.0.0.1", port)).close()
-    with pytest.raises(
-        ConnectionRefusedError
-    ):  # on Linux all of 127.0.0.0/8 is this machine, but no other address
+    # On Linux all of 127.0.0.0/8 is this machine, so another of these addresses stands for another interface.
+    with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.2", port)).close()
 
 
 @needs_shared
-def test_a_file_that_is_no_video_is_told_by_its_name(server: Server, tmp_path: Path) -> None:
+def test_error_about_an_invalid_video_has_the_file_name_but_not_its_path(
+    server: Server, tmp_path: Path
+) -> None:
     (tmp_path / "notes.txt").write_text("no video")
     with pytest.raises(Exception, match=r"^notes\.txt: ") as error:
         ask(server, tmp_path / "notes.txt", QUERIES[0])
@@ -204,7 +204,7 @@ def test_a_file_that_is_no_video_is_told_by_its_name(server: Server, tmp_path: P
 
 
 class CountingGrounder:
-    """Stands for a model; videos are files of as many bytes as they have clips."""
+    """Replacement for a model that records which videos it encodes."""
 
     def __init__(self) -> None:
         self.recipe = {"clip_seconds": 2.0}
@@ -221,46 +221,46 @@ class CountingGrounder:
 
 
 @pytest.fixture
-def desk(monkeypatch: pytest.MonkeyPatch) -> Any:
+def service(monkeypatch: pytest.MonkeyPatch) -> Any:
     from sdst.serve import app
 
     monkeypatch.setattr(app, "expected_clips", lambda grounder, path: 2)
-    return app.Desk(CountingGrounder())  # type: ignore[arg-type]
+    return app.AnswerService(CountingGrounder())  # type: ignore[arg-type]
 
 
-def test_a_video_is_encoded_once_while_it_is_kept(desk: Any) -> None:
+def test_video_is_encoded_once_while_its_features_are_kept(service: Any) -> None:
     from sdst.serve.app import KEPT_VIDEOS
 
-    counted = desk._grounder.encoded
+    counted = service._grounder.encoded
     for query in ("one", "two", "three"):
-        desk.answer("a.mp4", query)
+        service.answer("a.mp4", query)
     assert counted == ["a.mp4"]
     for index in range(KEPT_VIDEOS):
-        desk.answer(f"{index}.mp4", "one")
-    desk.answer(f"{KEPT_VIDEOS - 1}.mp4", "two")
+        service.answer(f"{index}.mp4", "one")
+    service.answer(f"{KEPT_VIDEOS - 1}.mp4", "two")
     assert len(counted) == 1 + KEPT_VIDEOS
-    desk.answer("a.mp4", "one")
+    service.answer("a.mp4", "one")
     assert counted[-1] == "a.mp4"
 
 
 @pytest.mark.parametrize(
-    ("upload_path", "text", "told"),
+    ("upload_path", "text", "message"),
     [
-        (None, "a dog", "Drop a video"),
-        ("a.mp4", " \n ", "Type a sentence"),
-        ("a.mp4", "\ud800", "Type a sentence"),
+        (None, "a dog", "Upload a video"),
+        ("a.mp4", " \n ", "Type at least one query"),
+        ("a.mp4", "\ud800", "Type at least one query"),
         ("/somewhere/bad.mp4", "a dog", r"^bad\.mp4: &lt;b&gt;damaged"),
     ],
 )
-def test_what_is_missing_or_bad_is_told(desk: Any, upload_path: str | None, text: str, told: str) -> None:
+def test_unusable_input_is_explained(service: Any, upload_path: str | None, text: str, message: str) -> None:
     import gradio
 
     with pytest.raises(gradio.Error) as error:
-        desk.answer(upload_path, text)
-    assert re.search(told, str(error.value.message))
+        service.answer(upload_path, text)
+    assert re.search(message, str(error.value.message))
 
 
-# --- before it serves ---
+# --- errors before the server starts ---
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -273,12 +273,12 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the command sets in its own process is undone."""
+    """Restores the environment variables that the command sets."""
     for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR"):
         monkeypatch.setenv(name, "")
 
 
-def test_a_missing_extra_is_one_line(
+def test_missing_extra_is_a_one_line_error(
     settings: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
@@ -287,7 +287,7 @@ def test_a_missing_extra_is_one_line(
     assert line.endswith("gradio is not installed; pip install 'sdst[serve]'")
 
 
-def test_a_taken_port_and_a_missing_checkpoint_are_one_line(
+def test_port_in_use_and_missing_checkpoint_are_one_line_errors(
     settings: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -314,7 +314,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten seconds that every Chromium plays."""
+    """A video of ten seconds that every Chromium plays."""
     from helpers.video_files import write_grey_video
 
     times = [index / 5 for index in range(50)]
@@ -324,7 +324,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @needs_shared
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian's package: chromium)")
-def test_a_video_is_dropped_asked_and_played_without_the_internet(
+def test_page_uploads_queries_and_plays_a_video_without_other_servers(
     server: Server, film: Path, browser: Browser
 ) -> None:
     browser.send("Page.navigate", url=server.url)

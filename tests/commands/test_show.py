@@ -1,4 +1,4 @@
-"""``sdst show`` without a browser: what the page is told, and that a run's texts stay texts."""
+"""``sdst show`` without a browser: the data in the page, and the escaping of a run's texts."""
 
 import json
 import re
@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sdst.training.run_folder import BEST
 
 from helpers.corpus import Corpus, make_rows, write_rows
 from sdst.cli import main
@@ -27,12 +26,13 @@ from sdst.show.runs import Run, read_curves, read_run, selected_step
 from sdst.show.traces import find_queries, trace_moments
 from sdst.spans import cw_to_se
 from sdst.training import checkpoint
+from sdst.training.run_folder import BEST
 
 CSS = Path(__file__).parents[2] / "src" / "sdst" / "show" / "page.css"
 
 
 class Scripts(HTMLParser):
-    """The contents of a page's script elements, and the names of all elements."""
+    """Contents of a page's script elements, and names of all elements."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ def page_data(page: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def copy(finished: Path, tmp_path: Path) -> Path:
-    """A finished run to change."""
+    """A copy of the finished run that a test may change."""
     return Path(shutil.copytree(finished, tmp_path / "copy"))
 
 
@@ -65,7 +65,7 @@ def run_of(folder: Path) -> Run:
     return read_run(folder, "a run")
 
 
-def test_every_query_is_there_with_what_was_predicted_and_annotated(
+def test_page_has_predictions_and_annotations_of_every_query(
     finished: Path, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "page.html"
@@ -90,13 +90,11 @@ def test_every_query_is_there_with_what_was_predicted_and_annotated(
         ):
             assert shown == pytest.approx(window, abs=1e-4)
         assert answer["saliency"] == pytest.approx(wanted["pred_saliency_scores"], abs=1e-3)
-    assert "No video plays" in data["notes"][0]
+    assert "Videos are not shown" in data["notes"][0]
 
 
-def test_traces_are_the_references_and_offsets_of_the_queries_that_predicted(
-    finished: Path, corpus: Corpus
-) -> None:
-    """Each sample alone and each query by a loop, decoded without NMS so that order is that of the scores."""
+def test_traces_equal_references_and_offsets_of_the_model(finished: Path, corpus: Corpus) -> None:
+    """Loops over samples and moment queries; without NMS, so that moments are in the order of the raw scores."""
     run = run_of(finished)
     records = read_annotations(corpus.paths["val"]).records
     model, config, recipe = checkpoint.load(finished / BEST)
@@ -130,14 +128,14 @@ def test_traces_are_the_references_and_offsets_of_the_queries_that_predicted(
                     assert point == pytest.approx((centre + offset * width / 2) * record.duration, abs=0.02)
 
 
-def test_queries_that_ended_alike_are_told_apart_by_their_scores() -> None:
+def test_moment_queries_with_equal_bounds_are_matched_in_order_of_score() -> None:
     windows = torch.tensor([[0.0, 4.0], [2.0, 6.0], [0.0, 4.0], [8.0, 9.0]])
     scores = torch.tensor([0.2, 0.9, 0.7, -torch.inf])
     wanted = torch.tensor([[2.0, 6.0], [0.0, 4.0], [0.0, 4.02], [0.0, 4.0], [8.0, 9.0]])
     assert find_queries(windows, scores, wanted) == [1, 2, 0, None, None]
 
 
-def test_without_features_the_rest_is_shown_and_the_page_says_so(
+def test_page_without_features_has_a_note_and_no_traces(
     copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (copy / "config.yaml").read_text()
@@ -148,7 +146,7 @@ def test_without_features_the_rest_is_shown_and_the_page_says_so(
     assert {sample["answers"][0]["traces"] for sample in data["samples"]} == {None}
 
 
-def test_videos_are_linked_from_where_the_page_lies(finished: Path, corpus: Corpus, tmp_path: Path) -> None:
+def test_video_links_are_relative_to_the_page(finished: Path, corpus: Corpus, tmp_path: Path) -> None:
     videos = tmp_path / "my videos"
     videos.mkdir()
     (videos / "val0-a#b.mp4").touch()
@@ -162,7 +160,7 @@ def test_videos_are_linked_from_where_the_page_lies(finished: Path, corpus: Corp
     assert f"{len(vids) - 1} of {len(vids)} videos" in data["notes"][0]
 
 
-def test_curves_of_a_resumed_run_are_joined_and_end_with_training(copy: Path) -> None:
+def test_curves_of_a_resumed_run_are_joined_and_exclude_the_final_evaluation(copy: Path) -> None:
     once = read_curves(run_of(copy))
     folder = copy / "csv"
     log = folder / "version_0" / "metrics.csv"
@@ -175,7 +173,7 @@ def test_curves_of_a_resumed_run_are_joined_and_end_with_training(copy: Path) ->
     assert len(once["val/loss"].steps) == 2
     assert not any(name.startswith("test/") for name in once)
 
-    # The first start got to the second epoch, which the second start began anew.
+    # The first start stopped in the second epoch, and the second start repeated that epoch.
     (folder / "version_10").mkdir()
     again = [row for row in rows if int(row[epoch]) >= 1]
     for row in rows:
@@ -192,7 +190,7 @@ def test_curves_of_a_resumed_run_are_joined_and_end_with_training(copy: Path) ->
     assert joined["train/loss"].values[-len(second) :] == [5.5] * len(second)
 
 
-def test_the_selected_step_ends_the_epoch_of_the_best_checkpoint(finished: Path) -> None:
+def test_selected_step_is_the_last_of_the_best_epoch(finished: Path) -> None:
     run = run_of(finished)
     curves = read_curves(run)
     epoch = run.metrics["selected"]["epoch"]
@@ -200,23 +198,19 @@ def test_the_selected_step_ends_the_epoch_of_the_best_checkpoint(finished: Path)
     assert selected_step(run, {}) is None
 
 
-def test_only_options_that_were_overridden_differ_from_the_default(
-    train: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_only_overridden_options_differ_from_the_default(train: Callable[..., Path], tmp_path: Path) -> None:
     run_dir = train(tmp_path / "run", "loss.weights.act=0.25", "model.sampling=[l,r]")
     header, rows = config_table([run_of(run_dir)])
     assert header == ["option", "default", "a run"]
     differing = {key: (default, value) for key, default, value in rows if default != value}
     assert differing["loss.weights.act"] == ("1.0", "0.25")
     assert differing["model.sampling"] == ('["l", "c", "r"]', '["l", "r"]')
-    assert "decode.score" not in differing  # what auto stands for is no difference
+    assert "decode.score" not in differing  # "auto" and the value it resolves to count as equal
     assert not any(key.startswith(("paths", "run_dir", "data.features", "logger")) for key, _, _ in rows)
     assert {"seed", "optim.weight_decay", "data.pooling"} <= {key for key, _, _ in rows} - differing.keys()
 
 
-def test_two_runs_are_compared_metric_by_metric_and_query_by_query(
-    finished: Path, copy: Path, tmp_path: Path
-) -> None:
+def test_two_runs_are_compared_by_metric_and_by_query(finished: Path, copy: Path, tmp_path: Path) -> None:
     metrics = json.loads((copy / "metrics.json").read_text())
     metrics["best"]["val"]["MR-full-mAP"] += 1.5
     metrics["best"]["test"]["MR-full-mAP"] = None
@@ -233,23 +227,23 @@ def test_two_runs_are_compared_metric_by_metric_and_query_by_query(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["{run}/checkpoints"], "no finished run"),
-        (["{run}", "--split", "train"], "choose a --split from val, test"),
+        (["{run}/checkpoints"], "not a finished run"),
+        (["{run}", "--split", "train"], "choose --split from val, test"),
         (["{run}", "--annotations", "{other}"], "differ in queries"),
-        (["{run}", "{run}", "{run}"], "give one, or two"),
+        (["{run}", "{run}", "{run}"], "expected one run, or two to compare; got 3"),
         (["{run}", "--videos", "{run}/none"], "no such folder"),
         (["{run}", "--out", "{run}/none/page.html"], "cannot be written"),
     ],
 )
-def test_bad_input_is_one_line(
-    arguments: list[str], said: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_user_error_is_one_line(
+    arguments: list[str], message: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = write_rows(tmp_path / "other.jsonl", make_rows("val", 6))
     assert main(["show", *(text.format(run=finished, other=other) for text in arguments)]) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
     assert not (finished / "show.html").exists()
 
@@ -272,7 +266,7 @@ HOSTILE = st.one_of(
 
 
 @given(HOSTILE)
-def test_no_text_ends_the_data_or_begins_an_element(text: str) -> None:
+def test_embedded_text_cannot_end_the_script_element(text: str) -> None:
     page = f'<script type="application/json">{embed({"query": text})}</script><p>after</p>'
     scripts = Scripts(page)
     assert scripts.names == ["script", "p"]
@@ -280,7 +274,7 @@ def test_no_text_ends_the_data_or_begins_an_element(text: str) -> None:
     assert "<" not in embed({"query": text})
 
 
-def test_texts_of_a_run_stay_texts_in_the_tables(finished: Path) -> None:
+def test_texts_of_a_run_are_escaped_in_tables(finished: Path) -> None:
     hostile = '</title><img src=x onerror="alert(1)"> $data'
     run = run_of(finished)
     run = Run(run.folder, hostile, run.metrics, {**run.facts, "command": [hostile]}, run.config)
@@ -291,7 +285,7 @@ def test_texts_of_a_run_stay_texts_in_the_tables(finished: Path) -> None:
     assert scripts.names.count("title") == 1
 
 
-def test_scripts_make_elements_of_nothing_but_names_of_their_own() -> None:
+def test_scripts_never_parse_html_or_load_urls() -> None:
     for name in SCRIPTS:
         source = (CSS.parent / name).read_text()
         assert not re.search(
@@ -300,8 +294,8 @@ def test_scripts_make_elements_of_nothing_but_names_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_colours_contrast_enough(scheme: str) -> None:
-    """WCAG 2.2: 4.5 for text, 3 for what is drawn."""
+def test_colours_have_sufficient_contrast(scheme: str) -> None:
+    """WCAG 2.2: contrast of at least 4.5 for text and 3 for graphics."""
     blocks = re.findall(r":root \{(.*?)\}", CSS.read_text(), flags=re.DOTALL)[:2]
     colours = dict(re.findall(r"--([\w-]+): (#\w+)", blocks[0] + (blocks[1] if scheme == "dark" else "")))
 

@@ -1,4 +1,4 @@
-"""The page of ``sdst show`` in a headless Chromium: filters, details, seeking, a whole validation split."""
+"""The page of ``sdst show`` in headless Chromium: filters, details, playback, and a complete validation split."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def videos(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A video of every length of the corpus, linked to by every name; every Chromium plays VP8."""
+    """A video file for each vid of the validation split, in VP8, which every Chromium plays."""
     pytest.importorskip("av")
     from helpers.video_files import write_grey_video
 
@@ -49,14 +49,14 @@ def videos(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(finished: Path, videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the finished run, with its videos."""
+    """The page of the finished run, with videos."""
     out = tmp_path_factory.mktemp("pages") / "page.html"
     assert main(["show", str(finished), "--out", str(out), "--videos", str(videos)]) == 0
     return out
 
 
 def choose(browser: Browser, label: str, value: str) -> None:
-    """Set the form's control with that label."""
+    """Set the form control whose label starts with the given text."""
     browser.evaluate(f"""(() => {{
         const label = [...document.querySelectorAll('form label')].find(l => l.textContent.startsWith({label!r}));
         const control = label.querySelector('input, select');
@@ -67,13 +67,15 @@ def choose(browser: Browser, label: str, value: str) -> None:
 
 
 def shown_kinds(folder: Path, annotations: Path) -> dict[str, tuple[str, ...]]:
-    """Query -> kinds of a run's predictions on val."""
+    """Query -> error kinds of a run's predictions on val."""
     windows = {p.qid: p.windows for p in read_predictions(folder / "val_submission.jsonl")}
     records = read_annotations(annotations).records
     return {r.query: error_kinds(windows[r.qid], r.windows) for r in records if r.windows is not None}
 
 
-def test_the_page_fetches_nothing_and_lists_every_query(browser: Browser, page: Path, corpus: Corpus) -> None:
+def test_page_loads_no_other_files_and_lists_every_query(
+    browser: Browser, page: Path, corpus: Corpus
+) -> None:
     browser.open(page)
     assert browser.errors == []
     assert browser.fetched == [page.as_uri()]
@@ -82,7 +84,7 @@ def test_the_page_fetches_nothing_and_lists_every_query(browser: Browser, page: 
     assert browser.evaluate(NAMELESS) == []
 
 
-def test_filters_leave_the_queries_that_fit(
+def test_filters_show_only_matching_queries(
     browser: Browser, page: Path, corpus: Corpus, finished: Path
 ) -> None:
     records = read_annotations(corpus.paths["val"]).records
@@ -97,9 +99,9 @@ def test_filters_leave_the_queries_that_fit(
     choose(browser, "query", "")
     kinds = shown_kinds(finished, corpus.paths["val"])
     for kind in {kind for found in kinds.values() for kind in found}:
-        choose(browser, "kind", f"0:{kind}")
+        choose(browser, "error type", f"0:{kind}")
         assert browser.evaluate(LISTED) == [record.query for record in records if kind in kinds[record.query]]
-    choose(browser, "kind", "")
+    choose(browser, "error type", "")
     lengths = {r.query: (r.windows[:, 1] - r.windows[:, 0]).max() for r in records if r.windows is not None}
     choose(browser, "moment length", "middle")
     assert browser.evaluate(LISTED) == [query for query, length in lengths.items() if length > 10]
@@ -107,9 +109,7 @@ def test_filters_leave_the_queries_that_fit(
     assert browser.evaluate(LISTED) == [query for query, length in lengths.items() if length <= 10]
 
 
-def test_a_moment_is_reached_by_keyboard_and_plays_from_its_start(
-    browser: Browser, page: Path, corpus: Corpus
-) -> None:
+def test_moment_can_be_played_with_the_keyboard(browser: Browser, page: Path, corpus: Corpus) -> None:
     record = read_annotations(corpus.paths["val"]).records[0]
     assert record.windows is not None
     start, end = record.windows[0]
@@ -126,7 +126,8 @@ def test_a_moment_is_reached_by_keyboard_and_plays_from_its_start(
     browser.wait("window.reached !== undefined")
     assert start <= browser.evaluate("window.reached") <= end
     assert (
-        browser.evaluate("document.querySelector('.told').textContent") == f"True moment {start:g}–{end:g} s"
+        browser.evaluate("document.querySelector('.chosen').textContent")
+        == f"True moment {start:g}–{end:g} s"
     )
     browser.wait("document.querySelector('.detail > video').paused")
     assert browser.evaluate("document.querySelector('.detail > video').currentTime") >= end - 0.3
@@ -134,7 +135,7 @@ def test_a_moment_is_reached_by_keyboard_and_plays_from_its_start(
     assert [url for url in browser.fetched if not url.startswith(("file:", "data:"))] == []
 
 
-def test_a_predicted_moment_shows_how_it_came_about(browser: Browser, page: Path, finished: Path) -> None:
+def test_predicted_moment_shows_its_refinement(browser: Browser, page: Path, finished: Path) -> None:
     first = read_predictions(finished / "val_submission.jsonl")[0]
     browser.open(page)
     browser.evaluate("document.querySelector('.sample').click()")
@@ -145,14 +146,14 @@ def test_a_predicted_moment_shows_how_it_came_about(browser: Browser, page: Path
     assert labels == ["start", "level 1", "level 2"]
     assert browser.evaluate(f"{rows}.map(row => row.querySelectorAll('.point').length)") == [2, 2, 0]
     start, end, score = first.windows[1]
-    told = browser.evaluate("document.querySelector('.told').textContent")
-    assert told.startswith(f"Prediction 2 of finished: {start:g}–{end:g} s, score {score:.2f}, IoU ")
+    text = browser.evaluate("document.querySelector('.chosen').textContent")
+    assert text.startswith(f"Prediction 2 of finished: {start:g}–{end:g} s, score {score:.2f}, IoU ")
     browser.evaluate("document.querySelector('.sample').click()")
     assert browser.evaluate("document.querySelectorAll('.detail').length") == 0
 
 
 @pytest.mark.parametrize("width", [360, 1280])
-def test_nothing_is_wider_than_the_window(browser: Browser, page: Path, width: int) -> None:
+def test_page_is_not_wider_than_the_window(browser: Browser, page: Path, width: int) -> None:
     browser.open(page)
     browser.resize(width, 800)
     browser.evaluate("document.querySelector('.sample').click()")
@@ -160,7 +161,7 @@ def test_nothing_is_wider_than_the_window(browser: Browser, page: Path, width: i
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_hostile_queries_are_shown_and_not_run(
+def test_hostile_queries_are_shown_as_text(
     browser: Browser, finished: Path, corpus: Corpus, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
@@ -183,10 +184,10 @@ def test_hostile_queries_are_shown_and_not_run(
     assert browser.errors == []
 
 
-def test_two_runs_are_filtered_by_which_of_them_is_right(
+def test_filter_by_which_of_two_runs_is_right(
     browser: Browser, finished: Path, corpus: Corpus, tmp_path: Path
 ) -> None:
-    """The second run predicts nothing but the truth for every other query."""
+    """The second run predicts exactly the true moments for every other query."""
     other = Path(shutil.copytree(finished, tmp_path / "other"))
     records = {record.qid: record for record in read_annotations(corpus.paths["val"]).records}
     predictions = read_predictions(other / "val_submission.jsonl")
@@ -206,10 +207,12 @@ def test_two_runs_are_filtered_by_which_of_them_is_right(
         fitting = [query for query in queries if tuple("right" in found[query] for found in kinds) == wanted]
         assert browser.evaluate(LISTED) == fitting
     choose(browser, "first prediction", "")
-    choose(browser, "kind", "1:right")
+    choose(browser, "error type", "1:right")
     assert browser.evaluate(LISTED) == [query for query in queries if "right" in kinds[1][query]]
     browser.evaluate("document.querySelector('.sample').click()")
-    assert browser.evaluate("document.querySelectorAll('.detail video').length") == 0  # none is at hand
+    assert (
+        browser.evaluate("document.querySelectorAll('.detail video').length") == 0
+    )  # there are no video files
     assert browser.evaluate("document.querySelectorAll('.moment.run-1').length") >= 1
 
 
@@ -217,7 +220,7 @@ def with_score(windows: Any) -> np.ndarray:
     return np.column_stack([windows, np.ones(len(windows))])
 
 
-def test_of_a_whole_validation_split_only_what_is_looked_at_is_drawn(
+def test_large_split_is_listed_in_portions_and_details_are_drawn_on_demand(
     browser: Browser, finished: Path, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))

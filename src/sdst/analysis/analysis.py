@@ -1,4 +1,4 @@
-"""All that ``sdst analyze`` finds out about a set of predictions."""
+"""The complete analysis of a set of predictions, as ``sdst analyze`` reports it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sdst.types import Prediction, Record
 
 CALIBRATED = {"first prediction": 1, f"first {MAX_PREDICTIONS} predictions": MAX_PREDICTIONS}
-"""Which predictions of a query: name and number."""
+"""Predictions per query whose calibration is measured: name -> number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,13 @@ class Analysis:
     """Percentages, except for calibration, whose scores and shares are in [0, 1].
 
     Attributes:
-        dataset: Whose groups of moment lengths and whose metrics.
+        dataset: Data set that defines the groups of moment lengths and the metrics.
         overall: Scores over all queries.
         groups: Scores by grouping and group; None where a group has no queries.
-        ceilings: What oracles score on the same annotations.
-        highlight_ceilings: Their highlight metrics by rating; empty where the data set has none.
-        kinds: How many queries are of each of :data:`sdst.metrics.error_kinds.KINDS`.
-        calibration: By :data:`CALIBRATED`; None where scores are no probabilities.
+        ceilings: Scores of oracles on the same annotations.
+        highlight_ceilings: Highlight metrics of an oracle by rating; empty where the data set has no highlights.
+        kinds: Number of queries of each kind in :data:`sdst.metrics.error_kinds.KINDS`.
+        calibration: Calibration for each name in :data:`CALIBRATED`; None where scores are not probabilities.
     """
 
     dataset: str
@@ -51,12 +51,12 @@ def analyze(
     """Analyse predictions against annotations of the same queries, in any order.
 
     Args:
-        predictions: One per query.
-        records: At least one, labelled.
-        dataset: Whose groups of lengths and metrics, as for :func:`sdst.metrics.evaluation.evaluate`.
+        predictions: One prediction per query.
+        records: Labelled annotations, at least one.
+        dataset: Data set that defines length groups and metrics, as for :func:`sdst.metrics.evaluation.evaluate`.
 
     Raises:
-        UserError: The queries of the two differ, labels are missing, or there is no such data set.
+        UserError: Predictions and annotations differ in queries, labels are missing, or the data set is unknown.
     """
     dataset = dataset_of(records, dataset)
     protocol = PROTOCOLS[dataset]
@@ -64,8 +64,8 @@ def analyze(
     ordered = pair(predictions, records)
     windows, moments = [prediction.windows for prediction in ordered], true_moments(records)
     overall = measure(windows, moments)
-    assert overall is not None  # there are records
-    found = Counter(
+    assert overall is not None  # an annotation file has at least one row
+    num_queries = Counter(
         kind for shown, spans in zip(windows, moments, strict=True) for kind in error_kinds(shown, spans)
     )
     return Analysis(
@@ -74,6 +74,6 @@ def analyze(
         measure_groups(ordered, records, lengths),
         moment_ceilings(records, lengths),
         highlight_ceilings(records) if protocol.highlights else {},
-        {kind: found[kind] for kind in KINDS},
+        {kind: num_queries[kind] for kind in KINDS},
         {name: calibrate(windows, moments, count) for name, count in CALIBRATED.items()},
     )

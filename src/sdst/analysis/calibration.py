@@ -1,4 +1,4 @@
-"""Whether a score means what it says: of moments with score 0.7, seven in ten should be right."""
+"""Calibration of scores: of the moments predicted with score 0.7, seven in ten should be correct."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ NUM_BINS = 10
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Predicted moments with a score from ``low`` to below ``high``; the last bin has score 1 too.
+    """Predicted moments with a score in [low, high); the last bin includes score 1.
 
     Attributes:
-        low: Lower end.
-        high: Upper end.
-        num_moments: How many; the rest is None without any.
-        mean_score: Of them.
-        share_right: Of them, have IoU ≥ 0.5 with a true moment.
+        low: Lower end of the bin.
+        high: Upper end of the bin.
+        num_moments: Number of predicted moments in the bin.
+        mean_score: Mean score of these moments; None if there are none.
+        share_right: Share of these moments with IoU ≥ 0.5 with a true moment; None if there are none.
     """
 
     low: float
@@ -43,11 +43,11 @@ class Calibration:
     """The reliability curve, and the expected calibration error.
 
     Attributes:
-        num_moments: Predicted ones.
-        mean_score: Of all; above ``share_right`` the scores are too confident.
-        share_right: Of all.
+        num_moments: Number of predicted moments.
+        mean_score: Mean score of all predicted moments; if above ``share_right``, scores are overconfident.
+        share_right: Share of all predicted moments with IoU ≥ 0.5 with a true moment.
         error: Mean distance of ``mean_score`` from ``share_right`` over the bins, weighted by their size.
-        bins: Of equal width.
+        bins: Bins of equal width that cover [0, 1].
     """
 
     num_moments: int
@@ -64,15 +64,15 @@ def calibrate(
 ) -> Calibration | None:
     """Calibration of each query's first ``count`` predictions as P(IoU ≥ 0.5 with any true moment | score).
 
-    Several predictions may be right about the same moment.
+    Several predictions may match the same true moment.
 
     Args:
         windows: Per query (N, 3) predicted start, end, score.
         moments: Per query (G, 2) true start and end, G > 0.
-        count: How many predictions of a query.
+        count: Number of predictions considered per query.
 
     Returns:
-        None where nothing is predicted, or where a score is no probability: below 0 or above 1.
+        The calibration; None if nothing is predicted, or if a score is outside [0, 1].
     """
     shown = [predicted[:count] for predicted in windows]
     scores = np.concatenate([predicted[:, 2] for predicted in shown])

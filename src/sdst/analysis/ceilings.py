@@ -1,7 +1,7 @@
-"""Oracle ceilings: what a predictor that knows the annotations scores, as it is and with its hands tied.
+"""Oracle upper bounds: scores of a predictor that knows the annotations, without and with restrictions.
 
-The metrics themselves keep it from 100: only ten windows of a query count, a window that is right for another length
-counts as wrong, and annotators disagree about highlights.
+Even without restrictions it can stay below 100: only ten windows of a query count, a window that matches a moment of
+another length counts as wrong, and annotators disagree about highlights.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from sdst.types import Record
 
 ROUNDINGS = (0.5, 1.0, 2.0, 4.0)
-"""Seconds to whose multiples an oracle's windows are rounded."""
-ANSWERS = (1, 2, 5)
-"""To how many moments of a query an oracle is limited: as with few moment queries, with a small ``max_moments``, or
-with annotations of which only so many moments per query are learned."""
+"""Grids in seconds to which an oracle's windows are rounded."""
+MAX_ANSWERS = (1, 2, 5)
+"""Limits on an oracle's moments per query. A model has such a limit if it has few moment queries, a small
+``max_moments``, or was trained on few moments per query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class Ceiling:
     """An oracle's scores.
 
     Attributes:
-        oracle: What it may say.
-        scores: Over all queries.
+        oracle: Description of the restriction.
+        scores: Scores over all queries.
         mean_ap: mAP in percent by length group; None where a group has no queries.
     """
 
@@ -46,9 +46,9 @@ class Ceiling:
 
 
 def moment_ceilings(records: Sequence[Record], lengths: Bins) -> list[Ceiling]:
-    """The perfect predictor, and the same with rounded windows or with few of them, all with score 1.
+    """Upper bounds of the perfect predictor, of rounded windows, and of few windows per query, all with score 1.
 
-    Windows are in the order of time, so those that are not said are the later ones.
+    Windows are in temporal order, so a limit drops the latest ones.
 
     Raises:
         UserError: A record has no labels.
@@ -60,15 +60,15 @@ def moment_ceilings(records: Sequence[Record], lengths: Bins) -> list[Ceiling]:
             round_moments(spans, record.duration, unit)
             for spans, record in zip(moments, records, strict=True)
         ]
-    for count in ANSWERS:
+    for count in MAX_ANSWERS:
         answers[f"at most {count} per query"] = [spans[:count] for spans in moments]
     return [_measure(oracle, windows, moments, lengths) for oracle, windows in answers.items()]
 
 
 def highlight_ceilings(records: Sequence[Record]) -> dict[str, dict[str, float]]:
-    """Highlight metrics in percent if the saliency of a clip is the mean of its annotators' scores.
+    """Highlight metrics in percent, by rating, if the saliency of a clip is the mean of its annotators' scores.
 
-    Empty where the records have no saliency labels.
+    Empty if the records have no saliency labels.
     """
     scores = [record.clip_scores for record in records if record.clip_scores is not None]
     if not scores:
@@ -81,9 +81,9 @@ def highlight_ceilings(records: Sequence[Record]) -> dict[str, dict[str, float]]
 
 
 def round_moments(moments: NDArray[np.float64], duration: float, unit: float) -> NDArray[np.float64]:
-    """(G, 2) starts and ends at the nearest multiples of ``unit`` seconds, none beyond the video, none empty.
+    """(G, 2) starts and ends rounded to multiples of ``unit`` seconds, within the video and never empty.
 
-    NumPy's twin of :func:`sdst.models.decoding.round_windows`, for the evaluation needs no torch.
+    NumPy version of :func:`sdst.models.decoding.round_windows`, because the evaluation must not import torch.
     """
     per_second = 1 / unit
     rounded = np.minimum(np.round(moments * per_second) / per_second, duration)
@@ -99,7 +99,7 @@ def _measure(
 ) -> Ceiling:
     windows = [np.insert(spans, 2, 1.0, axis=1) for spans in answers]
     scores = measure(windows, moments)
-    assert scores is not None  # an annotation file has rows
+    assert scores is not None  # an annotation file has at least one row
     mean_ap = {}
     starts, ends = np.concatenate(moments).T
     for group, (low, high) in lengths.items():

@@ -1,4 +1,4 @@
-"""``sdst analyze``: where a run, or any method's prediction file, is right and wrong, and how right it could be."""
+"""``sdst analyze``: results by query group, error types, calibration and upper bounds of a run or prediction file."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FOLDER = "analysis"
-"""Written beside the predictions unless another place is given."""
+"""Output folder, next to the predictions, unless ``--out`` names another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is to be analysed.
+    """Files to analyse.
 
     Attributes:
-        title: What to call it.
-        predictions: The submission file.
-        annotations: Of the same queries.
-        dataset: Whose metrics; None to be told by the annotations.
+        title: Name in the title of the analysis.
+        predictions: Submission file.
+        annotations: Annotation file of the same queries.
+        dataset: Data set that defines the metrics; None to infer it from the annotations.
     """
 
     title: str
@@ -48,17 +48,19 @@ class Source:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write the analysis that the command line asks for, and print where."""
+    """Write the analysis and print the path of its Markdown file."""
     args = _parser().parse_args(argv)
     if args.source.is_dir():
         if args.dataset is not None:
-            raise UserError("sdst analyze: a run knows its data set; leave --dataset out")
+            raise UserError(
+                "sdst analyze: --dataset is only for prediction files; remove it for a run folder"
+            )
         source = _run(args.source, args.split, args.annotations)
     else:
         if args.split is not None:
-            raise UserError("sdst analyze: --split is for run folders; leave it out for a prediction file")
+            raise UserError("sdst analyze: --split is only for run folders; remove it for a prediction file")
         if args.annotations is None:
-            raise UserError(f"{args.source}: give the --annotations of a prediction file")
+            raise UserError(f"{args.source}: a prediction file also needs --annotations")
         source = Source(args.source.name, args.source, args.annotations, args.dataset)
     sys.stdout.write(f"{write_analysis(source, args.out or source.predictions.parent / FOLDER)}\n")
     return 0
@@ -71,7 +73,7 @@ def write_analysis(source: Source, folder: Path) -> Path:
         The Markdown file.
 
     Raises:
-        UserError: A file is bad, the two do not belong together, or the folder cannot be written.
+        UserError: A file is invalid, predictions and annotations differ in queries, or the folder cannot be written.
     """
     annotations = read_annotations(source.annotations)
     if annotations.repairs:
@@ -81,11 +83,12 @@ def write_analysis(source: Source, folder: Path) -> Path:
         analysis = analyze(predictions, annotations.records, source.dataset)
     except UserError as error:
         raise UserError(f"{source.predictions} against {source.annotations}: {error}") from error
-    title = printable(f"{source.title} (n = {analysis.overall.num_queries} queries)")
+    num_queries = analysis.overall.num_queries
+    title = printable(f"{source.title} (n = {num_queries} {'query' if num_queries == 1 else 'queries'})")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         figures = draw(analysis, title, folder)
-    except UserError as error:  # the tables are worth having
+    except UserError as error:  # the tables are useful without pictures
         logger.warning("no pictures: %s", error)
         figures = {}
     content = {"title": title, "predictions": str(source.predictions), "annotations": str(source.annotations)}
@@ -96,14 +99,16 @@ def write_analysis(source: Source, folder: Path) -> Path:
 
 
 def _run(folder: Path, split: str | None, annotations: Path | None) -> Source:
-    """A run's predictions of a split; by default of the one that chose its checkpoint.
+    """A run's predictions on a split; by default the split that selected its checkpoint.
 
     Raises:
-        UserError: No finished run, no such predictions, or the annotations are elsewhere.
+        UserError: The run is not finished, or its predictions or annotations are missing.
     """
     path = folder / "metrics.json"
     if not path.is_file():
-        raise UserError(f"{folder}: no finished run (it has no metrics.json); give the folder of one")
+        raise UserError(
+            f"{folder}: not a finished run (metrics.json is missing); give a finished run's folder"
+        )
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         split = split or str(metrics["selected"]["split"])
@@ -113,16 +118,18 @@ def _run(folder: Path, split: str | None, annotations: Path | None) -> Source:
         raise UserError(f"{path}: damaged ({error}); train the run again") from error
     predictions = folder / f"{split}_submission.jsonl"
     if not predictions.is_file():
-        raise UserError(f"{predictions}: no predictions of this split; choose a --split from {splits}")
+        raise UserError(f"{predictions}: no predictions on this split; choose --split from {splits}")
     annotations = annotations or _annotations(folder, split)
     return Source(f"{folder.resolve().name}, {split}{simulated}", predictions, annotations, dataset)
 
 
 def _annotations(folder: Path, split: str) -> Path:
-    """Where a run had the annotations of a split, read without the schema: that needs torch, which takes seconds.
+    """Annotation file of a split as recorded in the run's config.yaml.
+
+    Read without the schema, because that imports torch, which takes seconds.
 
     Raises:
-        UserError: They are not there.
+        UserError: The file is missing.
     """
     config: Any = read_yaml(folder / "config.yaml")
     try:
@@ -131,7 +138,7 @@ def _annotations(folder: Path, split: str) -> Path:
         named = None
     if not isinstance(named, str) or not Path(named).is_file():
         raise UserError(
-            f"{folder}: its annotations of {split} are not at {named}; name the file with --annotations"
+            f"{folder}: annotations of split {split} not found at {named}; give the file with --annotations"
         )
     return Path(named)
 
@@ -139,24 +146,24 @@ def _annotations(folder: Path, split: str) -> Path:
 def _parser() -> Parser:
     parser = Parser(
         prog="sdst analyze",
-        description="Where predictions are right and wrong: by length, place and number of moments and by words of "
-        "the query, kinds of errors, calibration of the score, and what oracles reach. Writes analysis.md, "
-        "analysis.json and pictures.",
+        description="Analyse predictions: results by length, position and number of moments and by words of the query, "
+        "error types, calibration of the scores, and oracle upper bounds. Writes analysis.md, analysis.json and "
+        "pictures.",
     )
     add = parser.add_argument
     add("source", type=Path, metavar="RUN|PRED.jsonl", help="a run folder, or any method's prediction file")
-    add("--split", help="of the run (default: the one that chose its checkpoint)")
+    add("--split", help="split of the run (default: the one that selected its checkpoint)")
     add(
         "--annotations",
         type=Path,
         metavar="A.jsonl",
-        help="labelled, of the same queries; for a run by default where it had them",
+        help="labelled annotations of the same queries (default for a run: the file in its config.yaml)",
     )
     add(
         "--dataset",
         choices=tuple(PROTOCOLS),
-        help="of a prediction file: whose groups of lengths (default: qvhighlights if the annotations have "
-        "saliency_scores, else charades)",
+        help="data set of a prediction file, which defines length groups and metrics (default: qvhighlights if the "
+        "annotations have saliency_scores, else charades)",
     )
-    add("--out", type=Path, metavar="DIR", help=f"where to (default: {FOLDER} beside the predictions)")
+    add("--out", type=Path, metavar="DIR", help=f"output folder (default: {FOLDER} next to the predictions)")
     return parser

@@ -1,4 +1,4 @@
-"""Moment retrieval by what is asked: how long, where and how many the moments are, how many words the query has."""
+"""Moment retrieval by group: length, position and number of the true moments, and number of words in the query."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WORDS: Bins = {
     "16 to 20": (15, 20),
     "over 20": (20, inf),
 }
-"""Group -> what its values exceed, and the most they are."""
+"""Group -> exclusive lower and inclusive upper bound of its values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Scores:
 
 
 def measure(windows: Sequence[NDArray[np.float64]], moments: Sequence[NDArray[np.float64]]) -> Scores | None:
-    """R1@0.5, R1@0.7, mIoU and mAP as the official evaluation defines them; None without queries.
+    """R1@0.5, R1@0.7, mIoU and mAP as the official evaluation defines them; None if there are no queries.
 
     Args:
         windows: Per query (N, 3) predicted start, end, score.
@@ -63,14 +63,14 @@ def measure_groups(
 ) -> dict[str, dict[str, Scores | None]]:
     """Scores by grouping and group; None where a group has no queries.
 
-    Groups are groups of moments, as in the official evaluation: a query is in the group of each of its moments, with
-    that group's moments alone, and its predictions all stay. A query's moments are as many, and its words, for each
-    of them, so in the last two groupings every query is in one group with all that it has.
+    Groups consist of moments, as in the official evaluation: a query belongs to the group of each of its moments. There
+    it keeps only the true moments of that group, but all predictions. In the last two groupings the value is the same
+    for all moments of a query, so each query is in exactly one group, with all its moments.
 
     Args:
-        predictions: In the order of the records.
-        records: Labelled.
-        lengths: The dataset's groups by seconds.
+        predictions: Predictions in the order of the records.
+        records: Labelled annotations.
+        lengths: Length groups of the data set, in seconds.
 
     Raises:
         UserError: A record has no labels.

@@ -1,11 +1,11 @@
-"""An analysis as Markdown: a table for each question, and the pictures that were drawn."""
+"""An analysis as Markdown: a section with tables and a picture for each question."""
 
 from __future__ import annotations
 
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from sdst.analysis.ceilings import ANSWERS
+from sdst.analysis.ceilings import MAX_ANSWERS
 from sdst.metrics.error_kinds import KINDS
 from sdst.metrics.evaluation import PROTOCOLS
 from sdst.metrics.moment import MAX_PREDICTIONS
@@ -22,18 +22,18 @@ NONE = "–"
 
 
 def markdown(analysis: Analysis, title: str, figures: Mapping[str, str]) -> str:
-    """The whole text.
+    """The complete Markdown text.
 
     Args:
-        analysis: What to tell.
-        title: What was analysed, without markup.
-        figures: Section -> file of the picture beside the text.
+        analysis: Analysis to describe.
+        title: Title without markup.
+        figures: Section -> picture file, relative to the text.
     """
     sections = {
-        "groups": ("Who is found", _groups(analysis)),
-        "kinds": ("What goes wrong", _kinds(analysis)),
-        "calibration": ("What the score means", _calibration(analysis)),
-        "ceilings": ("What could be reached", _ceilings(analysis)),
+        "groups": ("Results by group", _groups(analysis)),
+        "kinds": ("Error types", _kinds(analysis)),
+        "calibration": ("Calibration", _calibration(analysis)),
+        "ceilings": ("Oracle upper bounds", _ceilings(analysis)),
     }
     lines = [f"# {title}", ""]
     for section, (heading, content) in sections.items():
@@ -49,15 +49,16 @@ def _groups(analysis: Analysis) -> list[str]:
         for name, (low, high) in PROTOCOLS[analysis.dataset].length_groups.items()
     )
     lines = [
-        "In percent. A query is in the group of each of its moments, with that group's moments alone; its predictions "
-        f"all stay, as in the official evaluation by length (in seconds: {', '.join(lengths)}).",
+        "In percent. A query belongs to the group of each of its moments; there it keeps only the true moments of that "
+        "group, but all predictions, as in the official evaluation by length "
+        f"(in seconds: {', '.join(lengths)}).",
     ]
     for grouping, groups in analysis.groups.items():
         shown = {"all": analysis.overall} | {name: found for name, found in groups.items() if found}
         rows = [[name, *_cells(found)] for name, found in shown.items()]
         lines += ["", *_table([grouping, *SCORE_COLUMNS], rows)]
         if empty := [name for name, found in groups.items() if found is None]:
-            lines += ["", f"Left out, for no query is of them: {', '.join(empty)}."]
+            lines += ["", f"Omitted (no queries): {', '.join(empty)}."]
     return lines
 
 
@@ -65,7 +66,8 @@ def _kinds(analysis: Analysis) -> list[str]:
     total = analysis.overall.num_queries
     rows = [[kind, str(n), f"{100 * n / total:.1f}", KINDS[kind]] for kind, n in analysis.kinds.items()]
     return [
-        f"Of {total} queries. Each with a prediction has one of the first four kinds, and may have the others besides.",
+        f"{total} {'query' if total == 1 else 'queries'}. Each query with a prediction has exactly one of the first "
+        "four kinds; the other kinds can occur in addition.",
         "",
         *_table(["kind", "queries", "%", "meaning"], rows),
     ]
@@ -73,15 +75,15 @@ def _kinds(analysis: Analysis) -> list[str]:
 
 def _calibration(analysis: Analysis) -> list[str]:
     lines = [
-        "A score is calibrated if, of the moments with that score, as large a share is right (IoU ≥ 0.5 with a true "
-        "moment). The expected calibration error is the distance of score and share, averaged over ten bins of the "
-        "score by their size.",
+        "Scores are calibrated if a score of p means that a share p of the moments with that score is correct (IoU ≥ "
+        "0.5 with a true moment). The expected calibration error is the distance between mean score and share correct, "
+        "averaged over ten bins of the score, weighted by their size.",
     ]
     for name, found in analysis.calibration.items():
         if found is None:
             lines += [
                 "",
-                f"{name}: left out, for nothing is predicted or scores are no probabilities (not in 0 to 1).",
+                f"{name}: omitted, because nothing is predicted or scores are not probabilities (outside 0 to 1).",
             ]
         else:
             lines += ["", *_reliability(name, found)]
@@ -94,9 +96,9 @@ def _reliability(name: str, found: Calibration) -> list[str]:
         for b in found.bins
         if b.num_moments
     ]
-    whole = ["all", str(found.num_moments), f"{found.mean_score:.3f}", f"{found.share_right:.3f}"]
+    overall = ["all", str(found.num_moments), f"{found.mean_score:.3f}", f"{found.share_right:.3f}"]
     return [
-        *_table([f"score of the {name}", "moments", "mean score", "share right"], [*rows, whole]),
+        *_table([f"score of the {name}", "moments", "mean score", "share correct"], [*rows, overall]),
         "",
         f"Expected calibration error {found.error:.3f} (n = {found.num_moments}).",
     ]
@@ -104,16 +106,16 @@ def _reliability(name: str, found: Calibration) -> list[str]:
 
 def _ceilings(analysis: Analysis) -> list[str]:
     first = analysis.ceilings[0]
-    header = ["an oracle says", *SCORE_COLUMNS, *(f"mAP {group}" for group in first.mean_ap)]
+    header = ["answers of the oracle", *SCORE_COLUMNS, *(f"mAP {group}" for group in first.mean_ap)]
     rows = [
         [ceiling.oracle, *_cells(ceiling.scores), *map(_percent, ceiling.mean_ap.values())]
         for ceiling in analysis.ceilings
     ]
     lines = [
-        f"What predictors score that know the annotations. Only {MAX_PREDICTIONS} windows of a query count, and in "
-        "the mAP of a length its moments of other lengths are wrong answers. Rounded windows are those of a decoder "
-        f"with that `decode.round_to`; {', '.join(map(str, ANSWERS))} moments per query are those of a model with so "
-        "few answers, or trained on so few.",
+        f"Scores of predictors that know the annotations. Only {MAX_PREDICTIONS} windows of a query count, and for the "
+        "mAP of a length group, moments of other lengths count as wrong. Rounded windows correspond to that value of "
+        f"`decode.round_to`; limits of {', '.join(map(str, MAX_ANSWERS))} moments per query correspond to a model that "
+        "predicts, or was trained on, at most that many.",
         "",
         *_table(header, rows),
     ]
@@ -125,7 +127,7 @@ def _ceilings(analysis: Analysis) -> list[str]:
         lines += [
             "",
             "Highlights, if the saliency of a clip is the mean of its annotators' scores (n = "
-            f"{first.scores.num_queries}); they disagree, and some found nothing:",
+            f"{first.scores.num_queries}). Annotators disagree, and some marked no highlights:",
             "",
             *_table(["rating", "mAP", "Hit@1"], ratings),
         ]

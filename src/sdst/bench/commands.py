@@ -1,4 +1,4 @@
-"""``sdst bench``: how fast the project is on this machine. Every benchmark prints a table and can write JSON."""
+"""``sdst bench``: speed of the project on this machine. Every benchmark prints a table and can write JSON."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ SIZES = {
     "batch": (32, "queries in a batch"),
     "clips": (75, "clips of the longest video"),
     "tokens": (16, "tokens of the longest query"),
-    "queries": (30, "moment queries, where the model has any"),
+    "queries": (30, "moment queries, if the model has any"),
     "levels": (4, "levels"),
     "video-dim": (768, "width of video features"),
     "text-dim": (1024, "width of text features"),
 }
-"""Options of a random batch: default and help."""
+"""Options of the random batch -> default and help."""
 AXES = {
     "clips": [75, 150, 300, 600, 1200, 2400],
     "queries": [5, 10, 30, 100, 300],
     "batch": [1, 4, 16, 64, 256],
 }
-"""What grows in ``sdst bench scale``, one at a time, and the sizes it is measured at."""
+"""Quantities that grow in ``sdst bench scale``, one at a time -> measured sizes."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -110,7 +110,7 @@ def _scale(args: Namespace) -> list[Row]:
 
 
 def _configurations(args: Namespace) -> dict[str, list[str]]:
-    """Name -> overrides: what the command line names, and all that it is compared with."""
+    """Name -> overrides, first the configuration of the command line, then those of ``--against``."""
     return {" ".join(overrides) or "default": overrides for overrides in (args.overrides, *args.against)}
 
 
@@ -123,14 +123,14 @@ def _shape(args: Namespace) -> Shape:
 def _parser() -> Parser:
     parser = Parser(
         prog="sdst bench",
-        description="How fast the project is here. Overrides are those of sdst train: model=..., "
+        description="Measure the speed of the project on this machine. Overrides are those of sdst train: model=..., "
         "trainer.precision=bf16-mixed, compile=inductor.",
     )
     benchmarks = parser.add_subparsers(required=True, metavar="BENCHMARK")
 
     step = benchmarks.add_parser("step", help="a training step: time, operations, memory")
     step.set_defaults(run=_step)
-    infer = benchmarks.add_parser("infer", help="one query and a batch: model and decoding")
+    infer = benchmarks.add_parser("infer", help="inference for one query and a batch: model and decoding")
     infer.set_defaults(run=_infer)
     for benchmark in (step, infer):
         benchmark.add_argument(
@@ -141,9 +141,9 @@ def _parser() -> Parser:
             metavar="OVERRIDE",
             help="another configuration, measured in the same rounds; repeatable: --against model=r2_tuning",
         )
-    profile = benchmarks.add_parser("profile", help="where the time of a training step goes")
+    profile = benchmarks.add_parser("profile", help="time of a training step by kind of operation")
     profile.set_defaults(run=_profile)
-    scale = benchmarks.add_parser("scale", help="a clip's share of a step as videos, queries, batches grow")
+    scale = benchmarks.add_parser("scale", help="cost per clip of a step as videos, queries or batches grow")
     scale.set_defaults(run=_scale)
     scale.add_argument(
         "--over",
@@ -151,46 +151,67 @@ def _parser() -> Parser:
         type=_axis,
         default=[],
         metavar="AXIS=N,N,...",
-        help=f"what grows, and its sizes; repeatable (default: {_format(AXES)})",
+        help=f"quantity that grows, and its sizes; repeatable (default: {_format(AXES)})",
     )
     for benchmark in (step, profile, infer, scale):
         _add_sizes(benchmark)
     scale.set_defaults(batch=4)
 
-    load = benchmarks.add_parser("load", help="batches from a feature file, and waiting for them")
+    load = benchmarks.add_parser("load", help="loading batches from a feature file, and waiting for them")
     load.set_defaults(run=_load)
-    load.add_argument("--batches", type=at_least(2), default=20, metavar="N", help="at once (%(default)s)")
-    layouts = benchmarks.add_parser("layouts", help="random reads from feature files of other layouts")
+    load.add_argument(
+        "--batches",
+        type=at_least(2),
+        default=20,
+        metavar="N",
+        help="batches per round (default: %(default)s)",
+    )
+    layouts = benchmarks.add_parser("layouts", help="random reads from feature files of several layouts")
     layouts.set_defaults(run=_layouts)
-    layouts.add_argument("--videos", type=at_least(1), default=400, metavar="N", help="stored (%(default)s)")
-    layouts.add_argument("--layers", type=at_least(1), default=4, metavar="N", help="stored (%(default)s)")
+    layouts.add_argument(
+        "--videos", type=at_least(1), default=400, metavar="N", help="stored videos (default: %(default)s)"
+    )
+    layouts.add_argument(
+        "--layers", type=at_least(1), default=4, metavar="N", help="stored layers (default: %(default)s)"
+    )
     for benchmark in (load, layouts):
         benchmark.add_argument(
-            "--workers", type=at_least(0), nargs="+", default=[0, 2], metavar="N", help="loading processes"
+            "--workers",
+            type=at_least(0),
+            nargs="+",
+            default=[0, 2],
+            metavar="N",
+            help="numbers of loading processes (default: 0 2)",
         )
 
-    startup = benchmarks.add_parser("startup", help="from a command to its first useful moment")
+    startup = benchmarks.add_parser(
+        "startup", help="time from a command to its help text or first training step"
+    )
     startup.set_defaults(run=_startup)
-    evaluate = benchmarks.add_parser("evaluate", help="sdst evaluate on two files")
+    evaluate = benchmarks.add_parser("evaluate", help="sdst evaluate on two files, and its parts")
     evaluate.set_defaults(run=_evaluate)
     evaluate.add_argument("predictions", type=Path, metavar="PRED.jsonl")
     evaluate.add_argument("annotations", type=Path, metavar="GT.jsonl")
-    extract = benchmarks.add_parser("extract", help="decoding of videos, and the backbone on their clips")
+    extract = benchmarks.add_parser(
+        "extract", help="decoding videos, and running the backbone on their clips"
+    )
     extract.set_defaults(run=_extract)
     extract.add_argument("videos", type=Path, nargs="+", metavar="VIDEO")
-    extract.add_argument("--config", default="small-world", help="backbone (%(default)s)")
+    extract.add_argument("--config", default="small-world", help="backbone (default: %(default)s)")
     extract.add_argument(
-        "--checkpoint", type=Path, help="its weights, where they do not come with the package"
+        "--checkpoint", type=Path, help="backbone weights, unless they are part of the package"
     )
-    extract.add_argument("--batch", type=at_least(1), default=16, metavar="N", help="clips (%(default)s)")
+    extract.add_argument(
+        "--batch", type=at_least(1), default=16, metavar="N", help="clips per batch (default: %(default)s)"
+    )
 
     for benchmark in (step, profile, infer, scale, load, startup):
-        benchmark.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="those of sdst train")
+        benchmark.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="overrides of sdst train")
     for name, benchmark in benchmarks.choices.items():
         benchmark.set_defaults(name=name)
         add = benchmark.add_argument
-        add("--rounds", type=at_least(1), default=7, metavar="N", help="how often to time it (%(default)s)")
-        add("--threads", type=at_least(1), metavar="N", help="of PyTorch (default: its own choice)")
+        add("--rounds", type=at_least(1), default=7, metavar="N", help="timed rounds (default: %(default)s)")
+        add("--threads", type=at_least(1), metavar="N", help="threads of PyTorch (default: PyTorch decides)")
         add("--out", type=Path, metavar="DIR", help="also write the numbers to this folder, as JSON")
     return parser
 
@@ -198,15 +219,19 @@ def _parser() -> Parser:
 def _add_sizes(parser: ArgumentParser) -> None:
     for option, (default, text) in SIZES.items():
         parser.add_argument(
-            f"--{option}", type=at_least(1), default=default, metavar="N", help=f"{text} (%(default)s)"
+            f"--{option}",
+            type=at_least(1),
+            default=default,
+            metavar="N",
+            help=f"{text} (default: %(default)s)",
         )
 
 
 def _axis(text: str) -> tuple[str, list[int]]:
-    """An option's value such as clips=75,150."""
+    """Parse a value of ``--over``, such as clips=75,150."""
     axis, _, sizes = text.partition("=")
     if axis not in AXES or not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", sizes):
-        raise argparse.ArgumentTypeError(f"'{text}' is not like {_format(AXES)}")
+        raise argparse.ArgumentTypeError(f"expected AXIS=N,N,... as in {_format(AXES)}; got '{text}'")
     return axis, [int(size) for size in sizes.split(",")]
 
 

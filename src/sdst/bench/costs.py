@@ -1,4 +1,4 @@
-"""What a training step costs whatever the machine does besides: operations, bytes kept for backward, peak memory."""
+"""Costs of a training step that do not depend on the load of the machine: operations, saved bytes, peak memory."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Costs:
-    """Of one training step.
+    """Costs of one training step.
 
     Attributes:
-        parameters: Trainable ones.
-        gflop: 10^9 operations of matrix products, convolutions and attention, backward included.
+        parameters: Number of trainable parameters.
+        gflop: 10^9 operations of matrix products, convolutions and attention, including backward.
         saved_mb: 10^6 bytes that the forward pass keeps for backward.
-        peak_gb: The most memory in use during a step, of the GPU or of the whole process.
+        peak_gb: Peak memory during a step, of the GPU or of the whole process.
     """
 
     parameters: int
@@ -42,7 +42,7 @@ class Costs:
 
 
 def measure(overrides: Sequence[str], shape: Shape) -> Costs:
-    """Costs of a configuration, counted in a process of its own: what one has used does not come down again."""
+    """Costs of a configuration, measured in a separate process because the peak memory of a process never falls."""
     threads = torch.get_num_threads()
     spawn = multiprocessing.get_context("spawn")  # a fork would inherit the memory, and cannot use the GPU
     with ProcessPoolExecutor(1, spawn, torch.set_num_threads, (threads,)) as pool:
@@ -51,11 +51,11 @@ def measure(overrides: Sequence[str], shape: Shape) -> Costs:
 
 def _measure(overrides: Sequence[str], shape: Shape) -> Costs:
     workload = Workload(overrides, shape)
-    workload.step()  # makes the optimizer's state
+    workload.step()  # creates the optimizer's state
     reset_peak_memory()
     workload.step()
     peak = peak_memory_gb()
-    # Compiled code is counted as what it was compiled from.
+    # Compiled code cannot be counted, so operations and saved bytes are those of the eager model.
     eager = Workload([*overrides, "compile=null"], shape)
     return Costs(
         parameters=parameter_table(workload.module)["total"],
@@ -66,12 +66,12 @@ def _measure(overrides: Sequence[str], shape: Shape) -> Costs:
 
 
 def count_flops(function: Callable[[], object]) -> int:
-    """Operations of the matrix products, convolutions and attention in a call, two per multiplication and addition."""
+    """Operations of matrix products, convolutions and attention in a call; a multiply-add counts as two."""
     return sum(flops_by_operator(function).values())
 
 
 def flops_by_operator(function: Callable[[], object]) -> dict[str, int]:
-    """The same by the name of PyTorch's operator, such as ``addmm``."""
+    """Operations in a call by PyTorch operator, such as ``addmm``; see :func:`count_flops`."""
     with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
         function()
     counts = counter.get_flop_counts().get("Global", {})
@@ -79,12 +79,12 @@ def flops_by_operator(function: Callable[[], object]) -> dict[str, int]:
 
 
 def _attention(query: Sequence[int], key: Sequence[int], *_: Any, **__: Any) -> int:
-    """Of the products of (B, H, N, c) queries with (B, H, S, c) keys, and of their weights with as wide values."""
+    """Operations of (B, H, N, c) queries times (B, H, S, c) keys, and of the weights times (B, H, S, c) values."""
     return 4 * math.prod(query) * key[2]
 
 
 def _attention_backward(_gradient: Any, query: Sequence[int], key: Sequence[int], *_: Any, **__: Any) -> int:
-    """Without what a kernel computes again to save memory, for that is its way and no work that has to be done."""
+    """Operations of backward, without what a kernel recomputes to save memory: that is not necessary work."""
     return 2 * _attention(query, key)
 
 
@@ -92,38 +92,37 @@ _ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _atten
     getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}_backward"): _attention_backward
     for kernel in ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
 }
-"""Operations of attention from the shapes of its arguments: PyTorch knows none of the CPU's kernel."""
+"""Operator -> function that computes its operations from shapes; PyTorch lacks one for the CPU kernel."""
 
 
 def saved_for_backward(workload: Workload) -> int:
-    """Bytes that a step keeps for its backward pass beside parameters and batch."""
+    """Bytes that a step keeps for its backward pass, in addition to parameters and batch."""
     inputs = (value for value in vars(workload.batch).values() if isinstance(value, Tensor))
     return saved_bytes(workload.loss, chain(workload.module.parameters(), inputs))
 
 
 def saved_bytes(forward: Callable[[], Tensor], given: Iterable[Tensor]) -> int:
-    """Bytes that a forward pass keeps for its backward pass; memory that several tensors share counts once.
+    """Bytes that a forward pass keeps for its backward pass; memory shared by several tensors counts once.
 
     Args:
-        forward: Returns the loss.
-        given: Parameters and inputs, which would be there anyway and do not count.
+        forward: Function that returns the loss.
+        given: Parameters and inputs; they do not count, because they exist anyway.
     """
     references: list[ref[_Saved]] = []
 
     def pack(tensor: Tensor) -> _Saved:
-        saved = _Saved(
-            tensor.detach()
-        )  # with its history, an operation's own result would keep the graph alive
+        # Without detach, the result of an operation would keep its own graph alive.
+        saved = _Saved(tensor.detach())
         references.append(ref(saved))
         return saved
 
     with saved_tensors_hooks(pack, lambda saved: saved.tensor):
         loss = forward()
     kept = [saved.tensor.untyped_storage() for reference in references if (saved := reference()) is not None]
-    del loss  # until here it held the graph, and the graph what is needed; the rest is gone
-    there = {tensor.untyped_storage().data_ptr() for tensor in given}
+    del loss  # it held the graph, and the graph held exactly the tensors that backward needs
+    existing = {tensor.untyped_storage().data_ptr() for tensor in given}
     sizes = {storage.data_ptr(): storage.nbytes() for storage in kept}
-    return sum(size for address, size in sizes.items() if address not in there)
+    return sum(size for address, size in sizes.items() if address not in existing)
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)

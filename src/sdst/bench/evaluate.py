@@ -1,4 +1,4 @@
-"""``sdst bench evaluate``: the whole command, and its parts within a process."""
+"""``sdst bench evaluate``: the complete command, and its parts within this process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def bench_evaluate(predictions: Path, annotations: Path, rounds: int) -> list[Ro
     """Seconds of ``sdst evaluate`` on two files, of reading each, and of the metrics alone.
 
     Raises:
-        UserError: A file is bad.
+        UserError: A file is invalid.
     """
     read = read_predictions(predictions), read_annotations(annotations).records
     jobs: dict[str, Callable[[], object]] = {

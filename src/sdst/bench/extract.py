@@ -1,4 +1,4 @@
-"""``sdst bench extract``: decoding of videos and the backbone on their clips, each alone."""
+"""``sdst bench extract``: decoding videos and running the backbone on their clips, measured separately."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sdst.bench.report import Row
 
 LAYERS = 4
-"""The last so many blocks are pooled, as ``sdst extract`` does unless told otherwise."""
+"""Number of last blocks whose features are pooled, the default of ``sdst extract``."""
 
 
 def bench_extract(
@@ -33,14 +33,14 @@ def bench_extract(
     """Clips per second of one decoding process, and of the backbone in float32.
 
     Args:
-        videos: Files to decode; the backbone gets their first clips.
-        config: Preset or file of the backbone.
-        checkpoint: Its weights; None for those that come with the package.
-        batch_size: Clips at once.
-        rounds: How often each is timed.
+        videos: Video files to decode; the backbone encodes their first clips.
+        config: Preset or configuration file of the backbone.
+        checkpoint: Weights of the backbone; None for those in the package.
+        batch_size: Number of clips in a batch.
+        rounds: Number of timed rounds.
 
     Raises:
-        UserError: A file cannot be used, or the videos have fewer clips than a batch.
+        UserError: A file cannot be used, or the videos have fewer clips than one batch.
     """
     device = usable_device(None)
     backbone = load_backbone(checkpoint, config, device=device)
@@ -54,7 +54,10 @@ def bench_extract(
 
     clips = list(islice(decode(), batch_size))
     if len(clips) < batch_size:
-        raise UserError(f"--batch {batch_size}: the videos have {len(clips)} clips; give longer or more ones")
+        raise UserError(
+            f"--batch {batch_size}: the videos must have at least as many clips, found {len(clips)}; "
+            "give more or longer videos, or a smaller batch"
+        )
     batch = torch.stack(clips)
 
     def encode() -> None:

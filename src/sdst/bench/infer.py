@@ -1,4 +1,4 @@
-"""``sdst bench infer``: the model and the decoding of its moments, for one query, a batch, and a batch on one video."""
+"""``sdst bench infer``: the model and the decoding of moments, for one query, a batch, and a batch on one video."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def bench_infer(configurations: Mapping[str, Sequence[str]], shape: Shape, rounds: int) -> list[Row]:
-    """Five rows per configuration, with the ratio of the first's time to it.
+    """Five rows per configuration; further configurations also have the ratio of the first one's time to theirs.
 
     Args:
         configurations: Name -> overrides.
-        shape: Of the batch; one query has its other sizes.
-        rounds: Timed runs of each.
+        shape: Sizes of the batch; a single query has the same sizes otherwise.
+        rounds: Number of timed rounds.
     """
     sizes = list(dict.fromkeys((1, shape.batch)))
     jobs: dict[str, Callable[[], object]] = {}

@@ -1,7 +1,7 @@
-"""``sdst bench layouts``: random reads of whole videos from feature files of several layouts, and from .npy files.
+"""``sdst bench layouts``: random reads of complete videos from feature files of several layouts and from .npy files.
 
-HDF5 stores an array (T clips, n layers, width) in one piece, or in chunks that are found and read one by one. Every
-layout is read through ``FeatureStore``, the .npy files as directly as possible.
+HDF5 stores an array (T clips, n layers, width) contiguously, or in chunks that are located and read one by one. HDF5
+files are read through ``FeatureStore``, .npy files as directly as possible.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def bench_layouts(num_videos: int, num_layers: int, workers: Sequence[int], roun
     """Milliseconds per video, one column per layout.
 
     Args:
-        num_videos: Of random numbers, the same in every layout.
-        num_layers: Layers stored; all of them are read, and only the last one.
-        workers: Numbers of reading processes; 0 is this one.
-        rounds: How often all videos are read.
+        num_videos: Number of random videos, the same in every layout.
+        num_layers: Number of stored layers; reads of all layers and of the last one are measured.
+        workers: Numbers of reading processes; 0 means this process.
+        rounds: Number of timed rounds; each reads all videos.
     """
     order = np.random.default_rng(0).permutation(num_videos)
     rows: list[Row] = []
@@ -58,7 +58,7 @@ def bench_layouts(num_videos: int, num_layers: int, workers: Sequence[int], roun
 
 
 class _Readers:
-    """Processes that share out the videos of a file in random order; a context."""
+    """Context manager for processes that read the videos of a file in random order, each its own share."""
 
     def __init__(self, workers: int, order: NDArray[np.int64], layers: Sequence[int], cold: bool) -> None:
         self.pool = ProcessPoolExecutor(workers, get_context("fork")) if workers else None
@@ -70,7 +70,7 @@ class _Readers:
         """Read every video once."""
         if self.cold:
             for file in path.iterdir() if path.is_dir() else (path,):
-                with file.open("rb") as opened:  # what was just read leaves the memory
+                with file.open("rb") as opened:  # drops the file from the page cache
                     os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         parts = partial(_read, path, self.layers)
         list(map(parts, self.shares) if self.pool is None else self.pool.map(parts, self.shares))
@@ -98,7 +98,7 @@ def _store(path: Path, layers: tuple[int, ...]) -> FeatureStore:
 
 
 def _write(folder: Path, num_videos: int, num_layers: int) -> dict[str, Path]:
-    """The same random videos in every layout: layout -> file, or folder of .npy files."""
+    """Write the same random videos in every layout; returns layout -> file, or folder of .npy files."""
     plain, npy = folder / "plain.h5", folder / "npy"
     npy.mkdir()
     rng = np.random.default_rng(0)
@@ -123,5 +123,5 @@ def _write(folder: Path, num_videos: int, num_layers: int) -> dict[str, Path]:
             source.copy("text", target)
             for video, features in source[f"video/{POOLING}"].items():
                 target.create_dataset(f"video/{POOLING}/{video}", data=features[()], chunks=chunks)
-    os.sync()  # only what is on the disk can leave the memory
+    os.sync()  # only data on disk can be dropped from the page cache
     return {**paths, "one .npy per video": npy}

@@ -1,4 +1,4 @@
-"""``sdst bench load``: how fast batches come from the feature file, and how long a training waits for them."""
+"""``sdst bench load``: how fast batches load from the feature file, and how long training waits for them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def bench_load(overrides: Sequence[str], workers: Sequence[int], batches: int, r
     """One row per number of loading processes.
 
     Args:
-        overrides: The data and the model.
-        workers: Numbers of processes; 0 is the training process itself.
-        batches: Loaded each time, at most an epoch.
-        rounds: How often each is timed.
+        overrides: Overrides that select data and model.
+        workers: Numbers of loading processes; 0 means the training process itself.
+        batches: Number of batches per round, at most one epoch.
+        rounds: Number of timed rounds.
     """
     config = compose([*overrides, "run_dir=none"])
     OmegaConf.resolve(config)
@@ -73,13 +73,13 @@ def _drain(loader: DataLoader[Sample], batches: int) -> None:
 
 
 def _train(loader: DataLoader[Sample], workload: Workload, batches: int) -> tuple[float, float]:
-    """Seconds of waiting for batches, and of all, in the steps after the first; it starts the processes."""
+    """Seconds spent waiting for batches, and in total. The first step is excluded: it starts the processes."""
     iterator = iter(loader)
     waiting, start = 0.0, time.perf_counter()
     for number in range(batches):
-        asked = time.perf_counter()
+        requested = time.perf_counter()
         batch = next(iterator)
-        waiting += time.perf_counter() - asked
+        waiting += time.perf_counter() - requested
         workload.batch = batch.to(workload.device)
         workload.step()
         if number == 0:

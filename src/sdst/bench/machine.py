@@ -1,4 +1,4 @@
-"""The machine under a benchmark: what it is, and how fast it multiplies matrices right now."""
+"""The machine that runs a benchmark: its description and its current speed of matrix multiplication."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 GEMM_SIZE = 2048
-"""Rows and columns of the matrices whose product is the machine's rate: too large for the caches."""
+"""Rows and columns of the multiplied matrices, chosen too large for the caches."""
 GEMM_GFLOP = 2 * GEMM_SIZE**3 / 1e9
 
 
 def describe() -> dict[str, Any]:
-    """Command, commit, versions, machine and threads, as plain values."""
+    """Command, commit, versions, machine and number of threads, as plain values."""
     facts = describe_process()
     facts["machine"] |= {"cpu": _cpu_name(), "usable_cpus": len(os.sched_getaffinity(0))}
     return facts | {"threads": torch.get_num_threads()}

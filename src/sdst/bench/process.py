@@ -1,4 +1,4 @@
-"""Whole commands in processes of their own, as a user would start them."""
+"""Running complete commands in separate processes, as a user would."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CONSOLE_SCRIPT = "import sys; from sdst.cli import main; sys.exit(main())"
-"""What the console script ``sdst`` runs."""
+"""Program that does the same as the console script ``sdst``."""
 
 
 def command(*arguments: str, program: str = CONSOLE_SCRIPT, threads: int | None = None) -> Callable[[], None]:
     """A job that runs ``sdst`` with these arguments and waits for its end.
 
     Args:
-        arguments: After ``sdst``.
-        program: Python code to run in the place of the console script.
-        threads: Of PyTorch, or None for its own choice.
+        arguments: Arguments after ``sdst``.
+        program: Python code to run instead of the console script.
+        threads: Number of PyTorch threads; None for PyTorch's default.
 
     Raises:
-        UserError: The command failed; with the last line it said. Raised by the job.
+        UserError: The command failed. Raised by the job, with the last line of the command's stderr.
     """
     environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
 
@@ -34,7 +34,7 @@ def command(*arguments: str, program: str = CONSOLE_SCRIPT, threads: int | None 
             [sys.executable, "-c", program, *arguments], capture_output=True, text=True, env=environment
         )
         if done.returncode != 0:
-            said = done.stderr.strip().splitlines() or ["it said nothing"]
-            raise UserError(f"sdst {' '.join(arguments)}: exit status {done.returncode}: {said[-1]}")
+            lines = done.stderr.strip().splitlines() or ["no output on stderr"]
+            raise UserError(f"sdst {' '.join(arguments)}: exit status {done.returncode}: {lines[-1]}")
 
     return run

@@ -1,4 +1,4 @@
-"""``sdst bench profile``: where the time of a training step goes, and the least that its operations would take here."""
+"""``sdst bench profile``: time of a training step by kind of operation, and the least its arithmetic can take here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PARTS = {
     "copies and fills": ("copy_", "cat", "fill_", "zero_"),
     "element by element": ("*",),
 }
-"""What a step is made of -> patterns of its operators' names in PyTorch; the first that fits counts."""
+"""Part of a step -> name patterns of its PyTorch operators; the first matching part counts."""
 BETWEEN = "between operators"
 LIMITS = {
     "matrix products": "arithmetic",
@@ -38,31 +38,31 @@ LIMITS = {
     "attention": "arithmetic",
     BETWEEN: "overhead",
 }
-"""What bounds the time of a part, where that is not the traffic to memory."""
+"""Part -> what limits its speed; all other parts are limited by memory traffic."""
 
 
 def bench_profile(overrides: Sequence[str], shape: Shape, rounds: int) -> list[Row]:
-    """One row per part of a step, and one for all of it.
+    """One row per part of a step, and one for the complete step.
 
-    A profiled step takes longer than one that is not: ``sdst bench step`` tells how long that is. ``floor_seconds``
-    is the time of a part's operations at the rate of a large matrix product.
+    Profiling slows a step down; ``sdst bench step`` measures the true time. ``floor_seconds`` is the time of a part's
+    operations at the rate of a large matrix product.
 
     Args:
-        overrides: The configuration.
-        shape: Of the batch.
-        rounds: Profiled steps.
+        overrides: Overrides of the configuration.
+        shape: Sizes of the batch.
+        rounds: Number of profiled steps.
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # PyTorch's profiler would tell of every start and stop
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # otherwise the profiler logs every start and stop
     workload = Workload(overrides, shape)
     multiply = gemm(workload.device, workload.dtype)
     steps: list[dict[str, float]] = []
     jobs = {"step": lambda: steps.append(_profiled(workload)), "gemm": multiply}
     rate = GEMM_GFLOP / spread(interleave(jobs, rounds)["gemm"]).median
-    steps = steps[1:]  # the first is not counted: it allocates
+    steps = steps[1:]  # the first step does not count, because it allocates memory
     gflop: dict[str, float] = defaultdict(float)
     for operator, count in flops_by_operator(workload.step).items():
         gflop[_part(operator)] += count / 1e9
-    whole = spread([sum(step.values()) for step in steps])
+    total_seconds = spread([sum(step.values()) for step in steps])
     rows: list[Row] = []
     for part in (*PARTS, BETWEEN):
         seconds = spread([step[part] for step in steps])
@@ -71,7 +71,7 @@ def bench_profile(overrides: Sequence[str], shape: Shape, rounds: int) -> list[R
                 "part": part,
                 "bound_by": LIMITS.get(part, "memory"),
                 "seconds": seconds,
-                "share": seconds.median / whole.median,
+                "share": seconds.median / total_seconds.median,
                 "gflop": gflop[part],
                 "floor_seconds": gflop[part] / rate,
             }
@@ -79,12 +79,18 @@ def bench_profile(overrides: Sequence[str], shape: Shape, rounds: int) -> list[R
     total = sum(gflop.values())
     return [
         *rows,
-        {"part": "all", "seconds": whole, "share": 1.0, "gflop": total, "floor_seconds": total / rate},
+        {
+            "part": "all",
+            "seconds": total_seconds,
+            "share": 1.0,
+            "gflop": total,
+            "floor_seconds": total / rate,
+        },
     ]
 
 
 def _profiled(workload: Workload) -> dict[str, float]:
-    """Seconds of a step in each part."""
+    """Part -> seconds of one step spent in it."""
     on_gpu = workload.device.type == "cuda"
     with profile(use_device="cuda" if on_gpu else None) as profiler:
         start = time.perf_counter()

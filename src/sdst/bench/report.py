@@ -1,4 +1,4 @@
-"""A benchmark's rows as a table for people and as JSON for what reads them."""
+"""Output of a benchmark's rows as a table on the terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 def show(title: str, rows: Sequence[Row]) -> None:
-    """Print rows as a table, turned by 90 degrees if it is wider than long; a row need not have every column."""
+    """Print rows as a table, transposed if there are more columns than rows; rows may lack columns."""
     from rich.console import Console
     from rich.table import Table
 
@@ -34,7 +34,7 @@ def show(title: str, rows: Sequence[Row]) -> None:
 
 
 def write(folder: Path, name: str, rows: Sequence[Row], facts: dict[str, Any]) -> None:
-    """Write NAME.json: the rows, and what they were measured on."""
+    """Write NAME.json with the rows and the description of the machine."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {"benchmark": name, **facts, "rows": rows}
     write_atomically(folder / f"{name}.json", json.dumps(content, indent=2, default=_plain) + "\n")

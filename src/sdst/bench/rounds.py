@@ -1,4 +1,4 @@
-"""Time several things side by side: in interleaved rounds, so that a busy minute of the machine hits all of them."""
+"""Timing of several jobs in interleaved rounds, so that other load on the machine affects all of them equally."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Spread:
-    """What several rounds gave, seconds or ratios; prints as "median (lowest to highest)"."""
+    """Median and range over several rounds, of seconds or ratios; prints as "median (lowest to highest)"."""
 
     median: float
     lowest: float
@@ -24,7 +24,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """The median of one number per round, and how far the rounds are apart."""
+    """Median and range of one number per round."""
     return Spread(median(values), min(values), max(values))
 
 
@@ -33,13 +33,13 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Run every job once per round and time it.
 
-    A first run of each is not counted: it compiles, fills caches and allocates. Every other round goes through the
-    jobs backwards, so that none always follows the same one.
+    The first run of each job does not count, because it compiles, fills caches and allocates. Every other round runs
+    the jobs in reverse order, so that no job always follows the same one.
 
     Args:
-        jobs: Name -> what to time.
-        rounds: How often, at least once.
-        clock: Seconds from any beginning.
+        jobs: Name -> function to time.
+        rounds: Number of rounds, at least one.
+        clock: Function that returns the time in seconds.
 
     Returns:
         Name -> seconds of each round, in the order of the rounds.
@@ -57,5 +57,5 @@ def interleave(
 
 
 def ratio(first: Sequence[float], second: Sequence[float]) -> Spread:
-    """The first's time over the second's, round by round: what slows a whole round down cancels."""
+    """Ratio of the first job's time to the second's per round, so that load on a whole round cancels out."""
     return spread([a / b for a, b in zip(first, second, strict=True)])

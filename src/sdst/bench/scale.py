@@ -1,4 +1,4 @@
-"""``sdst bench scale``: what a clip costs in training as videos, moment queries or batches grow."""
+"""``sdst bench scale``: the training cost per clip as videos, moment queries or batches grow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sdst.bench.costs import count_flops, saved_for_backward
 from sdst.bench.rounds import interleave, spread
 from sdst.bench.workload import Workload
-from sdst.errors import UserError
+from sdst.plotting.figure import make_figure, save_figure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sdst.bench.workload import Shape
 
 STYLES = {"time_per_clip": "o-", "bytes_per_clip": "s--", "operations_per_clip": "^:"}
-"""What is drawn per clip, and how."""
+"""Columns of the picture -> line style."""
 
 
 def bench_scale(
@@ -26,13 +26,13 @@ def bench_scale(
 ) -> list[Row]:
     """One row per size: a step's cost, and its time, bytes kept for backward and operations per clip.
 
-    Those per clip are multiples of the first size's.
+    The values per clip are relative to those of the first size.
 
     Args:
-        overrides: The configuration.
-        shape: All sizes but the one that grows.
+        overrides: Overrides of the configuration.
+        shape: Sizes that stay fixed while one grows.
         axes: Field of ``Shape`` -> its sizes.
-        rounds: Timed steps of each.
+        rounds: Number of timed steps per size.
     """
     rows: list[Row] = []
     for axis, sizes in axes.items():
@@ -66,14 +66,8 @@ def plot_scale(rows: Sequence[Row], path: Path) -> None:
     Raises:
         UserError: matplotlib is not installed, or the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError(f"{path}: matplotlib is not installed; pip install 'sdst[plot]'") from None
     axes = list(dict.fromkeys(row["grows"] for row in rows))
-    figure = Figure(figsize=(4 * len(axes), 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = make_figure(4 * len(axes), 3.2)
     for panel, axis in zip(figure.subplots(1, len(axes), squeeze=False)[0], axes, strict=True):
         chosen = [row for row in rows if row["grows"] == axis]
         sizes = [row["size"] for row in chosen]
@@ -86,7 +80,4 @@ def plot_scale(rows: Sequence[Row], path: Path) -> None:
         panel.set_xlabel({"clips": "clips", "queries": "moment queries", "batch": "batch"}[axis])
     figure.axes[0].set_ylabel("a training step, smallest size = 1")
     figure.axes[0].legend()
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot write the plot: {error}") from error
+    save_figure(figure, path)

@@ -1,4 +1,4 @@
-"""``sdst bench startup``: from the command to its first useful moment."""
+"""``sdst bench startup``: time from starting a command to its help text or first training step."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from sdst.training.callbacks.checkpoints import StepTimer
 StepTimer.on_train_batch_end = lambda *_: os._exit(0)
 {CONSOLE_SCRIPT}
 """
-"""``sdst`` that ends when a training has done its first step."""
+"""Program like ``sdst`` that exits after the first training step."""
 
 
 def bench_startup(overrides: Sequence[str], rounds: int, threads: int | None) -> list[Row]:
-    """Seconds until help is printed, and until a training has done its first step.
+    """Seconds until help is printed, and until the first training step is done.
 
     Args:
-        overrides: What to train, such as ``data=world``.
-        rounds: How often each is started.
-        threads: Of PyTorch.
+        overrides: Overrides of the training, such as ``data=world``.
+        rounds: Number of timed starts per command.
+        threads: Number of PyTorch threads; None for PyTorch's default.
     """
     with tempfile.TemporaryDirectory() as folder:
         numbers = count()

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def bench_step(configurations: Mapping[str, Sequence[str]], shape: Shape, rounds: int) -> list[Row]:
-    """One row per configuration, and what the first takes of each other one.
+    """One row per configuration, and one with the ratios of the first to each other configuration.
 
     Args:
         configurations: Name -> overrides.
-        shape: Of the batch.
-        rounds: Timed steps of each.
+        shape: Sizes of the batch.
+        rounds: Number of timed steps per configuration.
     """
     costs = {name: measure(overrides, shape) for name, overrides in configurations.items()}
     workloads = {name: Workload(overrides, shape) for name, overrides in configurations.items()}
@@ -38,13 +38,13 @@ def bench_step(configurations: Mapping[str, Sequence[str]], shape: Shape, rounds
     ]
     first, *others = workloads
     for other in others:
-        compared: Row = {
+        ratios: Row = {
             "configuration": f"{first} / {other}",
             "seconds": ratio(seconds[first], seconds[other]),
         }
         for cost in ("gflop", "saved_mb", "peak_gb", "parameters"):
-            compared[cost] = getattr(costs[first], cost) / getattr(costs[other], cost)
-        rows.append(compared)
+            ratios[cost] = getattr(costs[first], cost) / getattr(costs[other], cost)
+        rows.append(ratios)
     return rows
 
 

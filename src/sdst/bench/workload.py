@@ -1,4 +1,4 @@
-"""What is benchmarked: any configuration's model with its losses and optimizer, and a random batch of a given shape."""
+"""The benchmarked workload: model, losses and optimizer of a configuration, and a random batch of a given shape."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from sdst.types import Output, Prediction
 
 CLIP_SECONDS = 2.0
 MOST_MOMENTS = 3
-"""True moments of a random sample: one to so many."""
+"""Maximum number of true moments of a random sample; the minimum is one."""
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-"""``trainer.precision`` -> what matrices are multiplied in; any other is float32."""
+"""``trainer.precision`` -> data type of matrix products; any other precision uses float32."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a batch; defaults are those of QVHighlights with the paper's backbone.
+    """Sizes of a batch; the defaults are those of QVHighlights with the paper's backbone.
 
     Attributes:
-        batch: B.
-        clips: T of the longest video.
-        tokens: L of the longest query.
-        queries: M, where the model has moment queries.
-        levels: K.
-        video_dim: Dv.
-        text_dim: Dt.
+        batch: Number of queries B.
+        clips: Number of clips T of the longest video.
+        tokens: Number of tokens L of the longest query.
+        queries: Number of moment queries M, if the model has any.
+        levels: Number of levels K.
+        video_dim: Width Dv of video features.
+        text_dim: Width Dt of text features.
     """
 
     batch: int = 32
@@ -57,17 +57,17 @@ class Shape:
 
 
 class Workload:
-    """One training step or one prediction of a configuration, on the GPU if it would train there.
+    """Training steps and predictions of a configuration, on the GPU if it would train there.
 
     Args:
-        overrides: As of ``sdst train``: ``model``, ``loss``, ``trainer.precision``, ``compile`` and others.
-        shape: Of the batch.
+        overrides: Overrides of ``sdst train``: ``model``, ``loss``, ``trainer.precision``, ``compile`` and others.
+        shape: Sizes of the batch.
 
     Attributes:
         module: Model and losses.
-        batch: Random, the same for every configuration.
-        device: Where both are.
-        dtype: What matrices are multiplied in.
+        batch: Random batch, the same for every configuration.
+        device: Device of module and batch.
+        dtype: Data type of matrix products.
     """
 
     def __init__(self, overrides: Sequence[str], shape: Shape) -> None:
@@ -75,7 +75,7 @@ class Workload:
         config = compose([*overrides, f"levels.count={shape.levels}"])
         if "num_queries" in config.model:
             config.model.num_queries = shape.queries
-        config.run_dir = "none"  # nothing is written, and the default contains the time
+        config.run_dir = "none"  # nothing is written, and the default would contain the current time
         OmegaConf.resolve(config)
         check_options(config)
         resolve_auto_options(config)
@@ -100,7 +100,7 @@ class Workload:
         return total
 
     def forward(self) -> Output:
-        """What the model makes of the batch."""
+        """The model's output for the batch."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             output: Output = self.module(self.batch)
         return output
@@ -129,13 +129,13 @@ class Workload:
         return decode(output, self.batch, self._decoding)
 
     def wait(self) -> None:
-        """Let the GPU finish what it was told, or its time would be counted elsewhere."""
+        """Wait for the GPU, so that its work counts in the step that started it."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
 
 def random_batch(shape: Shape) -> Batch:
-    """Features and labels without meaning: videos and queries of half to full length, one to three moments."""
+    """A batch of random features and labels: videos and queries of half to full length, one to three moments."""
     rng = np.random.default_rng(0)
     clips, tokens = (
         np.append(size, rng.integers(-(-size // 2), size + 1, shape.batch - 1))
@@ -169,7 +169,7 @@ def random_batch(shape: Shape) -> Batch:
 
 
 def about_one_video(batch: Batch) -> Batch:
-    """The batch's queries, all asked about its first video; labels stay what they are and do not fit."""
+    """The batch with all queries on its first video; the labels are unchanged and therefore wrong."""
     size = len(batch)
     return replace(
         batch,

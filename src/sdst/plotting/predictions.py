@@ -1,16 +1,14 @@
-"""Pictures of predictions: moments against ground truth over the saliency curve."""
+"""Pictures of predictions: predicted and true moments below the saliency curve."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdst.console.terminal import printable
-from sdst.errors import UserError
-from sdst.files.atomic import atomic_path
+from sdst.plotting.figure import PALETTE, literal, make_figure, save_figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,13 +19,13 @@ if TYPE_CHECKING:
     from sdst.types import Prediction, Record
 
 Thumbnail = tuple[float, NDArray[np.uint8]]
-"""Time in seconds and RGB picture."""
+"""Time in seconds, and RGB picture (height, width, 3)."""
 THUMBNAIL_POINTS = 44
-"""Height of a thumbnail in a plot."""
+"""Height of a thumbnail in points."""
 THUMBNAIL_ROW = 14.5
-"""Width of a panel in thumbnail heights."""
+"""Width of a panel, as a multiple of the height of a thumbnail."""
 SHOWN_MOMENTS = 3
-TRUE_COLOUR, PREDICTED_COLOUR, SALIENCY_COLOUR = "#2a9d8f", "#e76f51", "#264653"
+TRUE_COLOUR, PREDICTED_COLOUR, SALIENCY_COLOUR = PALETTE[:3]
 
 
 def plot_predictions(
@@ -38,27 +36,21 @@ def plot_predictions(
     note: str = "",
     thumbnails: Sequence[Sequence[Thumbnail]] | None = None,
 ) -> None:
-    """One panel per query: predicted saliency, annotated saliency if any, true moments, the best predicted ones.
+    """One panel per query: predicted and annotated saliency, true moments, and the best predicted moments.
 
     Args:
-        predictions: What to show; best to keep to a dozen.
-        records: Their annotations, labelled or not.
-        path: Image file; its ending chooses the format.
-        clip_seconds: Length of a clip.
-        note: A line above all panels.
-        thumbnails: Pictures of each query's video to show at their times, in a row of ``THUMBNAIL_ROW``.
+        predictions: Predictions to show; a picture of more than a dozen is hard to read.
+        records: Annotations of the same queries in the same order, labelled or not.
+        path: Image file; its extension selects the format.
+        clip_seconds: Length of a clip in seconds.
+        note: Line above all panels.
+        thumbnails: Pictures of each query's video, shown at their times in a row that is ``THUMBNAIL_ROW`` wide.
 
     Raises:
         UserError: matplotlib is not installed, or the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("--plot: matplotlib is not installed; pip install 'sdst[plot]'") from None
     panel_height = 2.6 if thumbnails is None else 3.4
-    figure = Figure(figsize=(10, panel_height * len(predictions) + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = make_figure(10, panel_height * len(predictions) + 0.6)
     panels = figure.subplots(len(predictions), squeeze=False)[:, 0]
     for axes, prediction, record in zip(panels, predictions, records, strict=True):
         _draw(axes, prediction, record, clip_seconds)
@@ -72,17 +64,12 @@ def plot_predictions(
     )
     if note:
         figure.suptitle(note)
-    try:
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=120, format=Path(path).suffix[1:] or "png")
-    except ValueError as error:  # no such format
-        raise UserError(f"{path}: cannot write the plot: {error}") from error
+    save_figure(figure, path)
 
 
 def _draw(axes: Axes, prediction: Prediction, record: Record, clip_seconds: float) -> None:
     title = printable(f"{prediction.vid}: “{prediction.query}”")
-    title = title.replace("$", r"\$")  # two would begin a formula
-    axes.set_title(title, fontsize=10, loc="left", wrap=True)
+    axes.set_title(literal(title), fontsize=10, loc="left", wrap=True)
     axes.set_xlim(0, record.duration)
     axes.set_ylim(-0.72, 1.05)
     axes.set_yticks([0, 0.5, 1], ["0", "", "1"])
@@ -111,7 +98,7 @@ def _draw(axes: Axes, prediction: Prediction, record: Record, clip_seconds: floa
 
 
 def _draw_thumbnails(axes: Axes, pictures: Sequence[Thumbnail]) -> None:
-    """Pictures at their times below everything else in the panel, in their own proportions."""
+    """Draw pictures at their times at the bottom of the panel; each keeps its aspect ratio."""
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
     axes.set_ylim(-1.5, 1.05)
@@ -124,7 +111,7 @@ def _draw_thumbnails(axes: Axes, pictures: Sequence[Thumbnail]) -> None:
 
 def _curve(axes: Axes, values: np.ndarray, step: float, label: str, style: str) -> None:
     times = np.arange(len(values) + 1) * step
-    values = np.append(values, values[-1])  # or the last clip would have no line
+    values = np.append(values, values[-1])  # otherwise the last clip would have no line
     axes.step(times, values, style, where="post", color=SALIENCY_COLOUR, lw=1.2, label=label)
 
 

@@ -1,4 +1,4 @@
-"""What stands around a table: what it compares, how its numbers came about, and what is missing."""
+"""Caption and notes of a table: what it compares, how its numbers were obtained, and what is missing."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from sdst.reports.results import Results, Run
 
 LAPTOP = (
-    "Laptop scale: small models on small data. Absolute numbers are not comparable with the paper's; only the order "
-    "of the rows is."
+    "Laptop scale: small models on small data. Absolute numbers are not comparable with the paper's; compare only the "
+    "order of the rows."
 )
 
 
@@ -24,8 +24,8 @@ class Frame:
     """Text around a table.
 
     Attributes:
-        caption: Sentences above it.
-        notes: Each a line below it.
+        caption: Sentences above the table.
+        notes: Lines below the table.
     """
 
     caption: tuple[str, ...]
@@ -36,17 +36,17 @@ def describe(results: Results, marks: Collection[str]) -> Frame:
     """The text around a table.
 
     Args:
-        results: What was run.
-        marks: The marks of noise that the table has.
+        results: Results shown in the table.
+        marks: Noise marks that occur in the table.
     """
     experiment = results.experiment
     finished = [run for run in results.runs if run.status == "finished"]
     caption = [f"{experiment.title} ({experiment.source})."]
     if not experiment.jobs("paper"):
-        caption.append("The paper's numbers alone: nothing is run for them.")
+        caption.append("Only the paper's numbers: this table has no runs.")
         return Frame(tuple(caption), tuple(_notes(results, marks)))
     if splits := sorted({column.split for column in experiment.columns if column.split}):
-        caption.append(f"Split: {', '.join(splits)}.")
+        caption.append(f"Split{'s' * (len(splits) > 1)}: {', '.join(splits)}.")
     caption.append(f"Checkpoint: {_selection(finished)}; in the paper: {experiment.selection}.")
     caption.append(f"Scale: {results.scale}; {_seeds(results)}.")
     caption += _data(finished)
@@ -69,25 +69,27 @@ def _selected(finished: list[Run]) -> list[dict[str, str]]:
 def _seeds(results: Results) -> str:
     seeds = sorted({run.seed for run in results.runs})
     if not seeds:
-        return "nothing was run"
+        return "no runs yet"
+    if len(seeds) == 1:
+        return f"ours: seed {seeds[0]}"
     return f"ours: mean ± sample standard deviation over seeds {', '.join(map(str, seeds))}"
 
 
 def _data(finished: list[Run]) -> list[str]:
-    told = []
+    sentences = []
     backbones = {str(run.facts.get("features", {}).get("backbone", "")) for run in finished}
     if any("small-world" in name for name in backbones):
-        told.append("Data: the small world of moving shapes with its small backbone.")
+        sentences.append("Data: the synthetic small world of moving shapes with its small backbone.")
     if any(run.metrics["simulated"] for run in finished):
-        told.append("SIMULATED features: no result on them counts.")
-    return told
+        sentences.append("SIMULATED features: these results are meaningless.")
+    return sentences
 
 
 def _commits(finished: list[Run]) -> str:
     commits = set()
     for run in finished:
         git = run.facts.get("git")
-        commits.add(f"{git['commit'][:10]}{' with changes' * git['dirty']}" if git else "unknown")
+        commits.add(f"{git['commit'][:10]}{' with uncommitted changes' * git['dirty']}" if git else "unknown")
     return ", ".join(sorted(commits))
 
 
@@ -95,13 +97,12 @@ def _notes(results: Results, marks: Collection[str]) -> list[str]:
     notes = []
     if any(SEEDS in mark for mark in marks):
         notes.append(
-            f"{SEEDS} at a number of ours: the difference from SDST itself is within the noise of the seeds (paired "
-            f"t-test, p ≥ {ALPHA:g})."
+            f"{SEEDS}: not significantly different from SDST across seeds (paired t-test, p ≥ {ALPHA:g})."
         )
     if any(QUERIES in mark for mark in marks):
         notes.append(
-            f"{QUERIES} at a number of ours: the difference from SDST itself is within the noise of the queries "
-            "(bootstrap, the 95 % interval contains 0)."
+            f"{QUERIES}: not significantly different from SDST across queries (bootstrap, 95 % interval of the "
+            "difference contains 0)."
         )
     notes += _optimism(results)
     notes += [
@@ -111,7 +112,7 @@ def _notes(results: Results, marks: Collection[str]) -> list[str]:
         if run.status == "failed"
     ]
     if any(column.key == "parameters.total" for column in results.experiment.columns):
-        notes.append("Ours are trainable parameters in millions.")
+        notes.append("Our parameter counts are trainable parameters, in millions.")
     absent = sorted(set(results.experiment.scales["paper"]) - set(results.experiment.scales[results.scale]))
     if absent:
         notes.append(f"Not run at {results.scale} scale: {', '.join(absent)}.")
@@ -124,18 +125,19 @@ def _notes(results: Results, marks: Collection[str]) -> list[str]:
 
 
 def _optimism(results: Results) -> list[str]:
-    """Where the split that chose the checkpoint is also one whose numbers are shown."""
+    """Notes on optimistic numbers: those of a split that also selected the checkpoint."""
     shown = {column.split for column in results.experiment.columns}
     finished = [run for run in results.runs if run.status == "finished"]
     chosen = sorted({(run.metrics["epochs"], run.metrics["selected"]["split"]) for run in finished})
     return [
-        f"Ours on {split}: the best of {epochs} epochs by {split} itself, so higher than they would be on unseen data."
+        f"Ours on {split} are optimistic: the best of {epochs} {'epoch' if epochs == 1 else 'epochs'} was selected on "
+        f"{split} itself."
         for epochs, split in chosen
         if split in shown
     ]
 
 
 def _failure(run: Run) -> str:
-    """Which run failed, and the last line of its reason."""
+    """The failed run and the last line of its error."""
     reason = (run.folder / FAILED).read_text(encoding="utf-8").strip().rpartition("\n")[2]
     return f"{run.dataset}, seed {run.seed} failed: {reason}"

@@ -1,4 +1,4 @@
-"""``sdst report``: a table or figure with our numbers beside the paper's, from what ``sdst sweep`` has run."""
+"""``sdst report``: a table or figure with our numbers next to the paper's, from the runs of ``sdst sweep``."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("md", "csv", "latex")
 APPENDICES = {"tableD": speed.describe, "tableO": describe_published, "tableP": describe_published}
-"""What follows a table in Markdown alone, from the folder of experiments."""
-"""Recomputed from the paper's own numbers; nothing is run for them."""
+"""Experiment -> function of the experiments folder that returns a further section; only Markdown has it."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,10 +43,10 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(_list(list_experiments(folder), args.runs))
     elif args.all:
         if args.out is None:
-            raise UserError("sdst report --all: where to? give --out DIR")
+            raise UserError("sdst report --all needs an output folder: give --out DIR")
         _write_all(args, folder)
     elif args.experiment is None:
-        raise UserError("sdst report: which one? give its name, --all or --list")
+        raise UserError("sdst report: no experiment given; give its name, --all or --list")
     else:
         report = _Report(find_experiment(args.experiment, folder), args.scale, args.runs, folder)
         sys.stdout.write(report.text(args.format))
@@ -60,10 +59,10 @@ class _Report:
     """All formats of one report.
 
     Args:
-        experiment: The table or figure.
-        scale: Of its sweep.
-        runs: The folder of runs.
-        experiments: The folder that has the other tables.
+        experiment: Table or figure.
+        scale: Scale of its sweep.
+        runs: Folder of all runs.
+        experiments: Folder of all experiments.
     """
 
     def __init__(self, experiment: Experiment, scale: str, runs: Path, experiments: Path) -> None:
@@ -84,22 +83,26 @@ class _Report:
         return f"{text}\n{self.appendix}" if self.appendix else text
 
     def write(self, folder: Path) -> bool:
-        """Write NAME.md, .csv and .tex, and NAME.png where a picture belongs to the experiment; whether one does."""
+        """Write NAME.md, .csv and .tex, and NAME.png if the experiment has a picture.
+
+        Returns:
+            Whether it has one.
+        """
         name = self.results.experiment.name
         folder.mkdir(parents=True, exist_ok=True)
-        picture = plot(self.results, folder / f"{name}.png")
-        shown = f"\n![{self.results.experiment.title}]({name}.png)\n" if picture else ""
-        others = f"\nThe same as [CSV]({name}.csv) and [LaTeX]({name}.tex).\n"
-        write_atomically(folder / f"{name}.md", self.text("md") + shown + others)
+        has_picture = plot(self.results, folder / f"{name}.png")
+        picture = f"\n![{self.results.experiment.title}]({name}.png)\n" if has_picture else ""
+        others = f"\nThis table as [CSV]({name}.csv) and [LaTeX]({name}.tex).\n"
+        write_atomically(folder / f"{name}.md", self.text("md") + picture + others)
         write_atomically(folder / f"{name}.csv", self.text("csv"))
         write_atomically(folder / f"{name}.tex", self.text("latex"))
-        return picture
+        return has_picture
 
 
 def _write_all(args: Namespace, folder: Path) -> None:
-    """Every report, and an index of them with their pictures."""
+    """Write every report, and an index with all pictures."""
     entries = overview([read_experiment(path) for path in list_experiments(folder)], args.scale, args.runs)
-    rows = ["| | what | paper | state | training |", "|---|---|---|---|---|"]
+    rows = ["| | title | paper | state | training |", "|---|---|---|---|---|"]
     pictures = []
     for entry in entries:
         name, title = entry.experiment.name, entry.experiment.title
@@ -111,19 +114,20 @@ def _write_all(args: Namespace, folder: Path) -> None:
     parts = [f"# All tables and figures, {args.scale} scale", "", *rows, ""]
     if runs:
         jobs = len({run.identity for run in runs if run.status == "finished"})
+        finished = "the only finished job" if jobs == 1 else f"all {jobs} finished jobs"
         parts += [
-            f"Training all {jobs} finished jobs took {duration(training_seconds(runs))}. The times above count a job "
-            "in each of the tables that share it.",
+            f"Training {finished} took {duration(training_seconds(runs))}. Above, a job counts in each table that "
+            "uses it.",
             "",
         ]
     write_atomically(args.out / "runs.jsonl", records(entries))
-    parts += ["The numbers and the origin of every job are in [runs.jsonl](runs.jsonl).", ""] if runs else []
+    parts += ["Numbers and origin of every job: [runs.jsonl](runs.jsonl).", ""] if runs else []
     write_atomically(args.out / "index.md", "\n".join([*parts, *pictures]))
     sys.stdout.write(f"{args.out / 'index.md'}\n")
 
 
 def _list(paths: Sequence[Path], runs: Path) -> str:
-    """Name, source, title, state and cost of every experiment, for people and for ``cut``."""
+    """Name, source, title, state and cost of every experiment, one tab-separated line each."""
     experiments = [read_experiment(path) for path in paths]
     by_scale = [overview(experiments, scale, runs) for scale in SCALES]
     lines = []
@@ -135,26 +139,26 @@ def _list(paths: Sequence[Path], runs: Path) -> str:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="sdst report", description="Our numbers beside the paper's, from what sdst sweep has run."
+        prog="sdst report", description="Our numbers next to the paper's, from the runs of sdst sweep."
     )
     add = parser.add_argument
-    add("experiment", nargs="?", help="table5, figure4, ..., or the path of such a file")
-    add("--list", action="store_true", help="name all experiments, what of them was run and what it cost")
+    add("experiment", nargs="?", help="table5, figure4, ..., or the path of an experiment file")
+    add("--list", action="store_true", help="list all experiments with their state and cost")
     add("--all", action="store_true", help="write every report and an index to --out")
-    add("--scale", choices=SCALES, default="laptop", help="of the sweep (default: %(default)s)")
+    add("--scale", choices=SCALES, default="laptop", help="scale of the sweep (default: %(default)s)")
     runs = Path(os.environ.get("SDST_RUNS", "runs"))
-    add("--runs", type=Path, default=runs, metavar="DIR", help="where the runs are (default: %(default)s)")
+    add("--runs", type=Path, default=runs, metavar="DIR", help="folder of all runs (default: %(default)s)")
     add(
         "--experiments",
         type=Path,
         metavar="DIR",
         help="folder of the experiments (default: the repository's)",
     )
-    add("--format", choices=FORMATS, default="md", help="what to print (default: %(default)s)")
+    add("--format", choices=FORMATS, default="md", help="format to print (default: %(default)s)")
     add(
         "--out",
         type=Path,
         metavar="DIR",
-        help="also write Markdown, CSV, LaTeX and a plot, if any, to this folder",
+        help="also write Markdown, CSV, LaTeX and the picture, if there is one, to this folder",
     )
     return parser

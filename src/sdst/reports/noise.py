@@ -1,4 +1,4 @@
-"""Whether a row differs from SDST by more than noise: over the seeds of both, and over the queries of the split."""
+"""Whether a row differs from SDST by more than noise, across seeds and across the queries of the split."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sdst.types import Prediction, Record
 
 SEEDS, QUERIES = "†", "‡"
-"""Marks of differences that are within the noise of seeds and of queries."""
+"""Marks of differences that are not significant across seeds, and across queries."""
 ALPHA = 0.05
 RESAMPLES = 2000
 _MOMENTS = re.compile(r"MR-(full|short|middle|long)-(R1|mAP|mIoU)(?:@(\d\.\d+))?")
@@ -34,10 +34,9 @@ _HIGHLIGHTS = re.compile(r"HL-min-(Fair|Good|VeryGood)-(mAP|Hit1)")
 
 
 def marks(results: Results) -> dict[tuple[str, int], str]:
-    """(row, index of the column) -> :data:`SEEDS`, :data:`QUERIES` or both, where there is any.
+    """(row, index of the column) -> :data:`SEEDS`, :data:`QUERIES` or both; cells without a mark are absent.
 
-    The queries are compared where runs still have their annotations, each query's value being the mean over the
-    seeds.
+    Queries are compared if the annotations of the runs still exist. A query's value is its mean over the seeds.
 
     Raises:
         UserError: Predictions or annotations of a run are damaged.
@@ -68,16 +67,16 @@ def marks(results: Results) -> dict[tuple[str, int], str]:
 def query_values(
     key: str, predictions: Sequence[Prediction], records: Sequence[Record], dataset: str
 ) -> NDArray[np.float64] | None:
-    """What each query contributes to a metric: its mean, times 100, is the metric.
+    """Contribution of each query to a metric; the metric is the mean contribution times 100.
 
     Args:
-        key: Of the metric, as in a run's metrics.json.
-        predictions: One per record, in any order.
-        records: Labelled.
-        dataset: A key of ``PROTOCOLS``.
+        key: Key of the metric, as in a run's metrics.json.
+        predictions: One prediction per record, in any order.
+        records: Labelled annotations.
+        dataset: Key of ``PROTOCOLS``.
 
     Returns:
-        (Q,), Q being the queries that count for the metric; None where the metric is none of queries.
+        (Q,) values of the Q queries that count for the metric; None if the metric is not a mean over queries.
     """
     by_qid = {prediction.qid: prediction for prediction in predictions}
     ordered = [by_qid[record.qid] for record in records]
@@ -93,7 +92,7 @@ def query_values(
     if (match := _MOMENTS.fullmatch(key)) is None:
         return None
     group, metric, threshold = match.groups()
-    low, high = PROTOCOLS[dataset].length_groups.get(group, (-np.inf, np.inf))  # "full" is all of them
+    low, high = PROTOCOLS[dataset].length_groups.get(group, (-np.inf, np.inf))  # "full": all lengths
     windows, moments = [], []
     for prediction, record in zip(ordered, records, strict=True):
         assert record.windows is not None
@@ -114,40 +113,36 @@ def query_values(
 
 
 def _same_over_seeds(cell: Cell, reference: Cell) -> bool:
-    """Whether the paired t-test over common seeds, at least two, finds no difference."""
+    """Whether the paired t-test over at least two common seeds finds no significant difference."""
     seeds = sorted(cell.values.keys() & reference.values.keys())
     if len(seeds) < 2:
         return False
     difference = paired_difference([cell.values[s] for s in seeds], [reference.values[s] for s in seeds])
-    if np.isnan(difference.t_pvalue):  # the same difference with every seed
+    if np.isnan(difference.t_pvalue):  # the difference is the same for all seeds
         return difference.mean == 0
     return difference.t_pvalue >= ALPHA
 
 
 def _query_values(row: RowResult, column: Column) -> NDArray[np.float64] | None:
-    """The mean over a row's seeds of what each query contributes; None where that cannot be computed."""
+    """Contribution of each query to a column's metric, averaged over the row's seeds; None if it is unknown."""
     if column.key is None or column.split is None:
         return None
     values = []
     for run in row.runs:
         if run.status == "finished" and column.dataset in (None, run.dataset):
-            one = _of_run(run, column.key, column.split)
-            if one is None:
+            contributions = _query_values_of_run(run, column.key, column.split)
+            if contributions is None:
                 return None
-            values.append(one)
+            values.append(contributions)
     return np.asarray(np.mean(values, axis=0)) if values else None
 
 
-def _of_run(run: Run, key: str, split: str) -> NDArray[np.float64] | None:
+def _query_values_of_run(run: Run, key: str, split: str) -> NDArray[np.float64] | None:
     config = read_yaml(run.folder / "config.yaml")
     try:
         records = read_annotations(config["data"]["annotations"][split]).records
         predictions = read_predictions(run.folder / f"{split}_submission.jsonl")
         return query_values(key, predictions, records, run.metrics["dataset"])
-    except (
-        UserError,
-        LookupError,
-        TypeError,
-        AssertionError,
-    ):  # annotations were moved, changed or have no labels
+    # The annotations were moved or changed, or have no labels.
+    except (UserError, LookupError, TypeError, AssertionError):
         return None

@@ -1,4 +1,4 @@
-"""All tables and figures at a glance: what of them was run, what it cost, and which jobs they have in common."""
+"""Overview of all tables and figures: their state, their cost, and how many jobs they share."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Entry:
     """One experiment at one scale.
 
     Attributes:
-        experiment: The table or figure.
-        scale: Of its sweep.
-        rows: With the runs of its sweep, finished or not.
-        shared: How many of its jobs are other experiments' too.
+        experiment: Table or figure.
+        scale: Scale of its sweep.
+        rows: Rows with all runs of the sweep, finished or not.
+        shared: Number of its jobs that other experiments use, too.
     """
 
     experiment: Experiment
@@ -36,76 +36,78 @@ class Entry:
 
     @property
     def runs(self) -> list[Run]:
-        """Of all rows."""
+        """Runs of all rows."""
         return [run for row in self.rows for run in row.runs]
 
     @property
     def state(self) -> str:
-        """What was run, such as "6 finished, 1 failed"."""
+        """State of the jobs, such as "6 finished, 1 failed"."""
         if not self.experiment.jobs(self.scale):
             return "published numbers only"
         counts = Counter(run.status for run in self.runs)
-        told = [f"{counts[name]} {name}" for name in ("finished", "failed", "missing") if counts[name]]
-        return ", ".join(told) or "not run"
+        parts = [f"{counts[name]} {name}" for name in ("finished", "failed", "missing") if counts[name]]
+        return ", ".join(parts) or "not run"
 
     @property
     def cost(self) -> str:
-        """The training time of all its jobs, and how many of them are shared; "" where nothing was run."""
+        """Training time of all jobs and number of shared jobs, as text; "" if nothing was run."""
         jobs = "1 job" if self.shared == 1 else f"{self.shared} jobs"
         return f"{duration(training_seconds(self.runs))}, {jobs} shared" if self.runs else ""
 
 
 def overview(experiments: Sequence[Experiment], scale: str, runs: Path) -> list[Entry]:
-    """What was run of each experiment.
+    """State of each experiment's sweep.
 
     Args:
-        experiments: Those that may share jobs.
-        scale: Of their sweeps.
-        runs: The folder that has ``jobs`` and ``sweeps``.
+        experiments: All experiments, because they can share jobs.
+        scale: Scale of their sweeps.
+        runs: Folder that contains ``jobs`` and ``sweeps``.
 
     Raises:
         UserError: A run's file is damaged.
     """
-    found = []
+    collected = []
     for experiment in experiments:
         planned = read_manifest(manifest(runs, experiment.name, scale))
-        found.append(collect(experiment, scale, planned, runs))
-    uses = Counter(name for theirs in found for name in _identities(theirs.runs))
+        collected.append(collect(experiment, scale, planned, runs))
+    uses = Counter(name for results in collected for name in _identities(results.runs))
     return [
-        Entry(theirs.experiment, scale, theirs.rows, sum(uses[name] > 1 for name in _identities(theirs.runs)))
-        for theirs in found
+        Entry(
+            results.experiment, scale, results.rows, sum(uses[name] > 1 for name in _identities(results.runs))
+        )
+        for results in collected
     ]
 
 
 def records(entries: Sequence[Entry]) -> str:
-    """JSON Lines, one for each finished job, with what outlives its run folder: its numbers and where they are from.
+    """JSON Lines with numbers and origin of every finished job, to keep when run folders are deleted.
 
     Args:
-        entries: Of all experiments at one scale.
+        entries: Entries of all experiments at one scale.
     """
-    found: dict[str, dict[str, Any]] = {}
+    jobs: dict[str, dict[str, Any]] = {}
     for entry in entries:
         for row in entry.rows:
             for run in row.runs:
                 if run.identity is None or run.status != "finished":
                     continue
                 origin = {key: run.facts.get(key) for key in ("git", "versions", "machine", "parameters")}
-                job = found.setdefault(
+                job = jobs.setdefault(
                     run.identity,
                     {"job": run.identity, "seed": run.seed, "rows": {}, "metrics": run.metrics} | origin,
                 )
                 job["rows"].setdefault(entry.experiment.name, []).append([row.row.label, run.dataset])
-    return "".join(json.dumps(found[name], ensure_ascii=False) + "\n" for name in sorted(found))
+    return "".join(json.dumps(jobs[name], ensure_ascii=False) + "\n" for name in sorted(jobs))
 
 
 def training_seconds(runs: Iterable[Run]) -> float:
-    """What training took, the validation after each epoch included, each job counted once."""
+    """Total training time including validation; a job counts once."""
     by_identity = {run.identity: run.metrics.get("fit_seconds", 0.0) for run in runs}
     return float(sum(by_identity.values()))
 
 
 def duration(seconds: float) -> str:
-    """A time for people: "12 s", "35 min", "2.5 h"."""
+    """A time as text, such as "12 s", "35 min" or "2.5 h"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""Pictures of the results that people would rather see than read: Tab. K (Fig. 3), Tab. L, Fig. 4 and A."""
+"""Pictures for the reports that have one: Tab. K (Fig. 3), Tab. L, Fig. 4 and A."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdst.errors import UserError
-from sdst.files.atomic import atomic_path
+from sdst.plotting.figure import PALETTE, make_figure, save_figure
 from sdst.sweeps.tables import number
 
 if TYPE_CHECKING:
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OURS_COLOURS = ("#2a9d8f", "#e76f51", "#264653", "#e9c46a", "#8d99ae")
 CURVE_METRIC = "MR-full-mAP"
 
 
 def plot(results: Results, path: Path) -> bool:
-    """Draw the picture that belongs to an experiment; False where none does.
+    """Draw the picture of an experiment, if it has one.
+
+    Returns:
+        Whether a picture was drawn.
 
     Raises:
         UserError: matplotlib is not installed, or the file cannot be written.
@@ -37,16 +39,10 @@ def plot(results: Results, path: Path) -> bool:
     draw = _DRAWN.get(results.experiment.name)
     if draw is None:
         return False
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError(f"{path}: matplotlib is not installed; pip install 'sdst[plot]'") from None
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = make_figure(9, 4)
     draw(results, figure)
     labelled = [axes.get_legend_handles_labels() for axes in figure.axes]
-    # One legend, of colours that mean the same in all panels.
+    # One legend for all panels, because a label has the same colour in each.
     legend = {
         label: handle for handles, labels in labelled for handle, label in zip(handles, labels, strict=True)
     }
@@ -55,18 +51,19 @@ def plot(results: Results, path: Path) -> bool:
     simulated = any(run.metrics.get("simulated") for run in results.runs)
     title = f"{results.experiment.title}, {results.scale} scale{', SIMULATED features' * simulated}"
     figure.suptitle(title, fontsize=10)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    save_figure(figure, path)
     return True
 
 
 def mean_offsets(run: Run) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Mean and standard deviation of a run's offsets, each (K, H), over the split that chose its checkpoint.
+    """Mean and standard deviation of a run's offsets over the split that selected its checkpoint (Fig. 4).
 
-    In half widths of the moment, over all queries of all samples (Fig. 4); None where the attention has none.
+    Returns:
+        Both of shape (K, H), in half widths of the moment, over all moment queries of all samples; None if the
+        attention has no offsets.
 
     Raises:
-        UserError: The run's checkpoint, features or annotations are not where its config.yaml says.
+        UserError: The run's checkpoint is missing, or features or annotations are not at the paths in config.yaml.
     """
     import torch
 
@@ -92,10 +89,10 @@ def mean_offsets(run: Run) -> tuple[NDArray[np.float64], NDArray[np.float64]] | 
 
 
 def _draw_levels(results: Results, figure: Figure) -> None:
-    """Curves over K, one for each source of the levels, ours beside the paper's."""
+    """Draw one curve over K for each source of the levels, ours next to the paper's."""
     ours, paper = figure.subplots(1, 2)
     index = next(i for i, column in enumerate(results.experiment.columns) if column.key == CURVE_METRIC)
-    for colour, source in zip(OURS_COLOURS, ("intermediate", "last"), strict=False):
+    for colour, source in zip(PALETTE, ("intermediate", "last"), strict=False):
         rows = []
         for row in results.rows:
             match = re.fullmatch(rf"K = (\d+), {source}", row.row.label)
@@ -114,7 +111,7 @@ def _draw_levels(results: Results, figure: Figure) -> None:
 
 
 def _draw_lengths(results: Results, figure: Figure) -> None:
-    """Bars by the length of moments, one group for each column."""
+    """Draw bars by length of the moments, one group per column."""
     columns = results.experiment.columns
     for axes, title, is_ours in zip(
         figure.subplots(1, 2), ("ours (mean ± std)", "paper"), (True, False), strict=True
@@ -124,7 +121,7 @@ def _draw_lengths(results: Results, figure: Figure) -> None:
             heights = [np.nan if value is None else value for value in numbers]
             errors = [cell.std or 0.0 for cell in row.cells] if is_ours else None
             places = np.arange(len(columns)) + 0.25 * position
-            colour = OURS_COLOURS[position % len(OURS_COLOURS)]
+            colour = PALETTE[position % len(PALETTE)]
             axes.bar(places, heights, 0.22, yerr=errors, color=colour, label=row.row.label)
         groups = [column.header.removeprefix("mAP").strip() or "all" for column in columns]
         axes.set_xticks(np.arange(len(columns)) + 0.25, groups)
@@ -132,16 +129,16 @@ def _draw_lengths(results: Results, figure: Figure) -> None:
 
 
 def _draw_offsets(results: Results, figure: Figure) -> None:
-    """Where each head looks, level by level, of the first seed of each row."""
+    """Draw the mean offset of each head at every level, for the first finished seed of each row."""
     panels = figure.subplots(1, len(results.rows), sharey=True, squeeze=False)[0]
     for axes, row in zip(panels, results.rows, strict=True):
         run = next((run for run in row.runs if run.status == "finished"), None)
-        told = "not run" if run is None else f"seed {run.seed}"
+        state = "not run" if run is None else f"seed {run.seed}"
         try:
             offsets = None if run is None else mean_offsets(run)
-        except UserError as error:  # a run without its checkpoint still has its place in the tables
-            logger.warning("%s of %s is not drawn: %s", row.row.label, results.experiment.name, error)
-            offsets, told = None, "not drawn"
+        except UserError as error:  # the tables need only metrics.json, so they still show this run
+            logger.warning("%s: row '%s' is not drawn: %s", results.experiment.name, row.row.label, error)
+            offsets, state = None, "not drawn"
         if offsets is not None:
             mean, std = offsets
             levels = np.arange(1, len(mean) + 1)
@@ -152,7 +149,7 @@ def _draw_offsets(results: Results, figure: Figure) -> None:
             axes.set_xticks(levels)
         for boundary in (-1, 1):
             axes.axhline(boundary, color="0.5", lw=0.8, ls=":")
-        _label(axes, f"{row.row.label}, {told}", "refinement level", "offset [half widths]")
+        _label(axes, f"{row.row.label}, {state}", "refinement level", "offset [half widths]")
 
 
 def _label(axes: Axes, title: str, x: str, y: str) -> None:

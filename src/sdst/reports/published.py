@@ -1,4 +1,4 @@
-"""App. M computed from the numbers of Tab. 1 and 2, beside what Tab. O and P and the text say."""
+"""App. M recomputed from the numbers of Tab. 1 and 2, and compared with Tab. O, Tab. P and the text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Scores:
 
     Attributes:
         methods: Labels of Tab. O.
-        columns: "header of the block, header of the column".
+        columns: Names of the form "header of the block, header of the column".
         values: (methods, columns), NaN where a cell is missing.
     """
 
@@ -41,7 +41,7 @@ class Scores:
     values: NDArray[np.float64]
 
     def complete(self, drop: Literal["columns", "methods"]) -> Scores:
-        """Without the columns, or without the methods, of which a number is missing."""
+        """The scores without all columns, or without all methods, that lack a number."""
         missing = np.isnan(self.values)
         keep_methods = ~missing.any(axis=1) if drop == "methods" else np.ones(len(self.methods), bool)
         keep_columns = ~missing.any(axis=0) if drop == "columns" else np.ones(len(self.columns), bool)
@@ -54,7 +54,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class RankDifference:
-    """A rank of Tab. O that is not the rank of the number in Tab. 1 or 2."""
+    """A rank in Tab. O that disagrees with the numbers in Tab. 1 or 2."""
 
     method: str
     column: str
@@ -64,17 +64,17 @@ class RankDifference:
 
 @dataclass(frozen=True, slots=True)
 class Significance:
-    """Friedman's test, and the p-value of Nemenyi's test of SDST against each other method."""
+    """Friedman's test, and p-values of Nemenyi's test of SDST against every other method."""
 
     friedman: Friedman
     nemenyi: Mapping[str, float]
 
 
 def main_results(folder: str | Path) -> Scores:
-    """The columns of Tab. O out of Tab. 1 (test split) and Tab. 2, for the methods of Tab. O.
+    """The columns of Tab. O taken from Tab. 1 (test split) and Tab. 2, for the methods of Tab. O.
 
     Args:
-        folder: Of the experiments.
+        folder: Folder of the experiments.
 
     Raises:
         UserError: A file or a row is missing.
@@ -82,7 +82,7 @@ def main_results(folder: str | Path) -> Scores:
     methods = tuple(row.label for row in _read(folder, "tableO").rows)
     parts = []
     for name, labels in (("table1", methods), ("table2", [LABELS_IN_TABLE_2.get(m, m) for m in methods])):
-        # Tab. 2 has a dagger where Tab. 1 has one, and no other columns than those of test splits.
+        # Tab. 2 has a dagger wherever Tab. 1 has one, and all its columns are test splits.
         table = _read(folder, name)
         parts.append(
             _scores(table, labels, [i for i, column in enumerate(table.columns) if column.split == "test"])
@@ -92,7 +92,7 @@ def main_results(folder: str | Path) -> Scores:
 
 
 def rank_differences(folder: str | Path) -> list[RankDifference]:
-    """Where Tab. O and the numbers that it ranks disagree; ties get the best rank with no gap after it, as there."""
+    """Ranks of Tab. O that disagree with the numbers; ties get dense ranks (1, 1, 2), as in Tab. O."""
     scores, table = main_results(folder), _read(folder, "tableO")
     printed = _scores(table, scores.methods, range(len(table.columns))).values
     computed = rank_columns(scores.values, ties="dense")
@@ -103,17 +103,17 @@ def rank_differences(folder: str | Path) -> list[RankDifference]:
 
 
 def significance(scores: Scores) -> Significance:
-    """Both tests on complete scores."""
+    """Friedman's and Nemenyi's tests on complete scores."""
     pvalues = nemenyi(scores.values)[scores.methods.index(OURS)]
     others = {m: float(p) for m, p in zip(scores.methods, pvalues, strict=True) if m != OURS}
     return Significance(friedman(scores.values), others)
 
 
 def describe(folder: str | Path) -> str:
-    """App. M again, as Markdown: what the numbers give, what the paper says, and where the two disagree.
+    """App. M as Markdown: results of the tests, claims of the paper, and where they disagree.
 
     Raises:
-        UserError: A file is missing, or scikit-posthocs is.
+        UserError: A file is missing, or scikit-posthocs is not installed.
     """
     scores = main_results(folder)
     fewer_columns, fewer_methods = scores.complete("columns"), scores.complete("methods")
@@ -121,19 +121,21 @@ def describe(folder: str | Path) -> str:
     dropped_columns = [name for name in scores.columns if name not in fewer_columns.columns]
     differences = rank_differences(folder)
     lines = [
-        f"Tab. 1 (test) and 2 give {len(scores.methods)} methods {len(scores.columns)} columns, with missing cells.",
+        f"Tab. 1 (test) and 2 have {len(scores.methods)} methods and {len(scores.columns)} columns; some cells are "
+        "missing.",
         "Both tests need complete data, so each is computed twice:",
         "",
-        f"- without the columns that lack a number ({'; '.join(dropped_columns)}): {_say(by_columns, fewer_columns)}",
-        f"- without the methods that lack a number: {_say(by_methods, fewer_methods)}",
+        f"- without columns that lack a number ({'; '.join(dropped_columns)}): {_summary(by_columns, fewer_columns)}",
+        f"- without methods that lack a number: {_summary(by_methods, fewer_methods)}",
         "",
         "App. M.1 says that the p-value of Friedman's test is above 0.05, that the null hypothesis of equal methods is "
-        "hence rejected, and that the methods do not differ. The first and the last would fit each other, the second "
-        f"fits neither. The numbers give a p-value far below {ALPHA}: the null hypothesis is rejected, methods differ.",
+        "therefore rejected, and that the methods do not differ. The first and third statements agree; the second "
+        f"contradicts both. The numbers give a p-value far below {ALPHA}: the null hypothesis is rejected, and the "
+        "methods differ.",
         "",
-        f"Tab. P calls SDST different from all methods but SG-DETR (p < {ALPHA}). Nemenyi's test does not, with either "
-        "choice. The printed p-values are rather of the size that the normal approximation of Wilcoxon's signed-rank "
-        "test gives for pairs of rows of Tab. O, a test that does not correct for the number of comparisons:",
+        f"Tab. P reports that SDST differs from all methods except SG-DETR (p < {ALPHA}). Nemenyi's test does not "
+        "confirm this with either choice. The printed p-values are closer to those of Wilcoxon's signed-rank test "
+        "(normal approximation) on pairs of rows of Tab. O, which does not correct for multiple comparisons:",
         "",
         "| SDST against | Tab. P | Nemenyi, fewer columns | Nemenyi, fewer methods | Wilcoxon on Tab. O |",
         "|---|---|---|---|---|",
@@ -143,18 +145,19 @@ def describe(folder: str | Path) -> str:
         name, other = method.rstrip("†"), by_methods.nemenyi.get(method)
         cells = [name, printed[name] or "", *(map(_digits, (pvalue, other, _wilcoxon(folder, method))))]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", f"{len(differences)} ranks of Tab. O are not those of the printed numbers:", ""]
+    lines += ["", f"{len(differences)} ranks of Tab. O disagree with the printed numbers:", ""]
     lines += [
         f"- {d.method}, {d.column}: printed {d.printed:g}, computed {d.computed:g}" for d in differences
     ]
     return "\n".join(lines) + "\n"
 
 
-def _say(result: Significance, scores: Scores) -> str:
+def _summary(result: Significance, scores: Scores) -> str:
     same = [method for method, pvalue in result.nemenyi.items() if pvalue >= ALPHA]
+    nemenyi = f"does not differ from {', '.join(same)}" if same else "differs from all of them"
     return (
         f"{len(scores.methods)} methods, {len(scores.columns)} columns, Friedman {result.friedman.statistic:.2f}, "
-        f"p = {result.friedman.pvalue:.1e}; by Nemenyi's test SDST does not differ from {', '.join(same) or 'none'}."
+        f"p = {result.friedman.pvalue:.1e}; by Nemenyi's test SDST {nemenyi}."
     )
 
 
@@ -165,7 +168,7 @@ def _digits(pvalue: float | None) -> str:
 
 
 def _wilcoxon(folder: str | Path, method: str) -> float:
-    """P-value of Wilcoxon's test of a method's printed ranks against SDST's, over the columns that both have."""
+    """P-value of Wilcoxon's test of a method's printed ranks against SDST's, over their common columns."""
     table = _read(folder, "tableO")
     ours, other = _scores(table, [OURS, method], range(len(table.columns))).values
     difference = (ours - other)[~np.isnan(ours - other)]
@@ -175,7 +178,9 @@ def _wilcoxon(folder: str | Path, method: str) -> float:
 def _scores(table: Experiment, labels: Sequence[str], columns: Sequence[int]) -> Scores:
     rows = {row.label: row for row in table.rows}
     if missing := [label for label in labels if label not in rows]:
-        raise UserError(f"{table.name}: has no row '{missing[0]}'; spell it as there")
+        raise UserError(
+            f"{table.name}.yaml: row '{missing[0]}' is missing; use the same label as in the other tables"
+        )
     cells = [[number(rows[label].paper[column]) for column in columns] for label in labels]
     names = (f"{table.columns[column].title}, {table.columns[column].header}" for column in columns)
     return Scores(tuple(labels), tuple(names), np.array(cells, dtype=np.float64))

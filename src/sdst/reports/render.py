@@ -1,6 +1,6 @@
 """A table as Markdown, LaTeX (booktabs) or CSV.
 
-Markdown and LaTeX have up to three lines per row: ours, the paper's, the difference. CSV has a line per number.
+Markdown and LaTeX have up to three lines per row: ours, the paper's and the difference. CSV has one line per number.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _MARKDOWN = re.compile(r"([\\`*_|<])")
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a table: whose numbers they are and a text per column; the label only where a row begins."""
+    """One line of a table: label (only on a row's first line), whose numbers they are, and one text per column."""
 
     label: str
     whose: str
@@ -57,21 +57,21 @@ class Line:
 
 
 def lines(results: Results, marks: Mapping[tuple[str, int], str]) -> list[Line]:
-    """The table's lines in the order of its rows; a row that was not run has its paper's line alone."""
-    made = []
+    """The table's lines in the order of its rows; a row of published numbers has only the paper's line."""
+    table = []
     for row in results.rows:
         label = row.row.label
         if row.row.overrides is not None:
             state = results.state(row)
             whose = f"ours, n = {row.num_seeds}" if row.num_seeds else "ours"
             ours = [_ours(cell, marks.get((label, i), "")) for i, cell in enumerate(row.cells)]
-            made.append(Line(f"{label} [{state}]" if state else label, whose, tuple(ours)))
+            table.append(Line(f"{label} [{state}]" if state else label, whose, tuple(ours)))
             label = ""
         if row.row.overrides is None or any(cell.paper for cell in row.cells):
-            made.append(Line(label, "paper", tuple(cell.paper or NOTHING for cell in row.cells)))
+            table.append(Line(label, "paper", tuple(cell.paper or NOTHING for cell in row.cells)))
         if any(cell.difference is not None for cell in row.cells):
-            made.append(Line("", "difference", tuple(_difference(cell) for cell in row.cells)))
-    return made
+            table.append(Line("", "difference", tuple(_difference(cell) for cell in row.cells)))
+    return table
 
 
 def markdown(results: Results, marks: Mapping[tuple[str, int], str], frame: Frame) -> str:
@@ -113,7 +113,7 @@ def latex(results: Results, marks: Mapping[tuple[str, int], str], frame: Frame) 
         for line in lines(results, marks):
             if line.label:
                 parts.append(r"\midrule")
-            # In braces, or a cell that begins with a bracket would be an argument of the line's end before it.
+            # In braces: otherwise LaTeX reads a cell that begins with "[" as an argument of the preceding \\.
             cells = [f"{{{escape_latex(text)}}}" for text in (line.label, line.whose, *line.cells)]
             parts.append(f"{' & '.join(cells)} \\\\")
         parts += [r"\bottomrule", r"\end{tabular}}"]
@@ -124,7 +124,7 @@ def latex(results: Results, marks: Mapping[tuple[str, int], str], frame: Frame) 
 
 
 def comma_separated(results: Results, marks: Mapping[tuple[str, int], str]) -> str:
-    """Every number in full, a line for each cell that has any."""
+    """Every number at full precision, one line for each cell that has a number."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -137,14 +137,16 @@ def comma_separated(results: Results, marks: Mapping[tuple[str, int], str]) -> s
             printed = number(cell.paper)
             seeds = " ".join(map(str, sorted(cell.values)))
             numbers = (cell.mean, cell.std, seeds, cell.paper, printed, cell.difference)
-            told = (marks.get((row.row.label, index), ""), results.state(row))
+            mark, state = marks.get((row.row.label, index), ""), results.state(row)
             names = _runs(row, column.dataset)
-            writer.writerow((experiment.name, results.scale, row.row.label, *place, *numbers, *told, names))
+            writer.writerow(
+                (experiment.name, results.scale, row.row.label, *place, *numbers, mark, state, names)
+            )
     return stream.getvalue()
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it is, but for a question mark in place of what its fonts may lack."""
+    """Text that LaTeX prints unchanged; characters that its fonts may lack become question marks."""
     return "".join(_LATEX.get(character, character if character.isascii() else "?") for character in text)
 
 
@@ -166,7 +168,7 @@ def _runs(row: RowResult, dataset: str | None) -> str:
 
 
 def _blocks(results: Results) -> list[tuple[str, int]]:
-    """Headers above the columns' own, with the number of columns that each spans."""
+    """Block headers above the column headers, with the number of columns that each spans."""
     blocks: list[tuple[str, int]] = []
     for column in results.experiment.columns:
         if blocks and blocks[-1][0] == column.title:
@@ -177,8 +179,8 @@ def _blocks(results: Results) -> list[tuple[str, int]]:
 
 
 def _rules(blocks: list[tuple[str, int]]) -> list[str]:
-    """A rule below the header of each block that has one."""
-    rules, first = [], 3  # the columns of numbers begin after label and whose
+    """A rule below each block header that is not empty."""
+    rules, first = [], 3  # columns 1 and 2 are label and whose
     for title, columns in blocks:
         if title:
             rules.append(rf"\cmidrule(lr){{{first}-{first + columns - 1}}}")
@@ -191,5 +193,5 @@ def _markdown_line(cells: list[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is."""
+    """Text that Markdown shows unchanged."""
     return _MARKDOWN.sub(r"\\\1", text)

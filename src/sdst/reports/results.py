@@ -1,4 +1,4 @@
-"""What the runs of a sweep say about each row and column of a table. Only run folders and the sweep's list are read."""
+"""Numbers of a sweep for each row and column of a table, read from run folders and the sweep's list of jobs."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Run:
     """One job of a row.
 
     Attributes:
-        dataset: As the experiment names it.
-        seed: The run's.
-        identity: The job's name; None where the row's model is not there.
-        status: What the disk says.
-        folder: The run folder, which need not be there.
+        dataset: Data set, as named in the experiment.
+        seed: Seed of the run.
+        identity: Name of the job; None if the row's model is not implemented.
+        status: State of the job on disk.
+        folder: Run folder; it may not exist.
         metrics: Content of metrics.json; empty until the run is finished.
-        facts: Content of run.json; empty where there is none.
+        facts: Content of run.json; empty if the file is missing.
     """
 
     dataset: str
@@ -44,7 +44,7 @@ class Run:
     facts: dict[str, Any]
 
     def value(self, column: Column) -> float | None:
-        """The run's number in a column, in the column's unit; None where it has none."""
+        """The run's number for a column, in the column's unit; None if there is no such number."""
         if column.key is None or column.dataset not in (None, self.dataset):
             return None
         if column.key == "parameters.total":
@@ -55,7 +55,7 @@ class Run:
         return self._number("metrics.json", self.metrics, "best", column.split, column.key)
 
     def _number(self, file: str, tree: Any, *keys: str | None) -> float | None:
-        """The number below nested keys; None where there is none."""
+        """The number at nested keys; None if a key is missing."""
         for key in keys:
             if tree is not None and not isinstance(tree, dict):
                 raise self._damaged(file, keys)
@@ -66,16 +66,18 @@ class Run:
 
     def _damaged(self, file: str, keys: Iterable[str | None]) -> UserError:
         place = ".".join(map(str, keys))
-        return UserError(f"{self.folder / file}: no number at {place}; remove the run folder and sweep again")
+        return UserError(
+            f"{self.folder / file}: {place} must be a number; remove the run folder and sweep again"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Ours beside the paper's number.
+    """Our numbers and the paper's.
 
     Attributes:
-        values: Seed -> our number, of the finished runs.
-        paper: As printed, None where it is missing.
+        values: Seed -> our number, for all finished runs.
+        paper: Number as printed; None if it is missing.
     """
 
     values: dict[int, float]
@@ -83,12 +85,12 @@ class Cell:
 
     @property
     def mean(self) -> float | None:
-        """Over the seeds."""
+        """Mean over the seeds."""
         return float(np.mean(list(self.values.values()))) if self.values else None
 
     @property
     def std(self) -> float | None:
-        """Over the seeds, the sample's; None for fewer than two."""
+        """Sample standard deviation over the seeds; None for fewer than two seeds."""
         return float(np.std(list(self.values.values()), ddof=1)) if len(self.values) > 1 else None
 
     @property
@@ -100,7 +102,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class RowResult:
-    """A row with its runs, one for each data set and seed, and its cells, one for each column."""
+    """A row with its runs (one per data set and seed) and its cells (one per column)."""
 
     row: Row
     runs: tuple[Run, ...]
@@ -108,7 +110,7 @@ class RowResult:
 
     @property
     def num_seeds(self) -> int:
-        """With how many seeds the row is finished on every one of its data sets."""
+        """Number of seeds that are finished on all data sets of the row."""
         datasets = {run.dataset for run in self.runs}
         done = [
             {run.seed for run in self.runs if run.dataset == name and run.status == "finished"}
@@ -119,7 +121,7 @@ class RowResult:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """An experiment at one scale with all that was run for it."""
+    """An experiment at one scale with all its runs."""
 
     experiment: Experiment
     scale: str
@@ -127,16 +129,16 @@ class Results:
 
     @property
     def runs(self) -> list[Run]:
-        """Of all rows."""
+        """Runs of all rows."""
         return [run for row in self.rows for run in row.runs]
 
     @property
     def most_seeds(self) -> int:
-        """Of the row that was finished with most."""
+        """Highest number of finished seeds of any row."""
         return max((row.num_seeds for row in self.rows), default=0)
 
     def state(self, row: RowResult) -> str:
-        """What keeps a row from being whole, "" if nothing does."""
+        """What is missing from a row, as text; "" if the row is complete."""
         if row.row.overrides is None:
             return ""
         if not row.row.is_run_at(self.scale):
@@ -146,27 +148,28 @@ class Results:
         if any(run.identity is None for run in row.runs):
             return "not implemented"
         parts = []
+        runs = "1 run" if len(row.runs) == 1 else f"{len(row.runs)} runs"
         for state, text in (("failed", "failed"), ("missing", "not finished")):
             if count := sum(run.status == state for run in row.runs):
-                parts.append(f"{count} of {len(row.runs)} runs {text}")
+                parts.append(f"{count} of {runs} {text}")
         if not parts and row.num_seeds < self.most_seeds:
-            parts.append(f"{row.num_seeds} of {self.most_seeds} seeds")
+            parts.append(f"{row.num_seeds} of {self.most_seeds} seed{'s' * (self.most_seeds != 1)}")
         return ", ".join(parts)
 
     @property
     def reference(self) -> RowResult | None:
-        """The row of SDST itself, which the others are compared with."""
+        """The row of SDST itself, with which the others are compared."""
         return next((row for row in self.rows if row.row.overrides == ()), None)
 
 
 def collect(experiment: Experiment, scale: str, planned: Iterable[Planned], runs: Path) -> Results:
-    """Read everything that was run.
+    """Read the results of all jobs of an experiment.
 
     Args:
-        experiment: The table.
-        scale: Of its sweep.
-        planned: The sweep's jobs.
-        runs: The folder that has ``jobs``.
+        experiment: Table or figure.
+        scale: Scale of its sweep.
+        planned: Jobs of the sweep.
+        runs: Folder that contains ``jobs``.
 
     Raises:
         UserError: A run's file is damaged.
@@ -199,5 +202,5 @@ def _read(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({error}); remove the run folder and sweep again") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: damaged (no JSON object); remove the run folder and sweep again")
+        raise UserError(f"{path}: damaged (not a JSON object); remove the run folder and sweep again")
     return content

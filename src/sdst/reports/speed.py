@@ -1,4 +1,4 @@
-"""Tab. D on the machine at hand: what ``sdst bench step`` measured at the paper's sizes, with random features."""
+"""Tab. D on this machine: measurements of ``sdst bench step`` at the paper's sizes, with random features."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from sdst.errors import UserError
 
 MEASURED = Path("results/bench/step.json")
-"""Below the folder of experiments."""
+"""Path relative to the folder of experiments."""
 COLUMNS = (
     "# Params (M)",
     "saved for backward (GB)",
@@ -20,33 +20,34 @@ COLUMNS = (
 
 
 def describe(experiments: Path) -> str:
-    """A section of Markdown with one line per configuration; "" where nothing was measured.
+    """A Markdown section with one line per configuration; "" if nothing was measured.
 
     Args:
-        experiments: The folder of experiments, whose results have the benchmark's.
+        experiments: Folder of the experiments; its results contain those of the benchmark.
 
     Raises:
-        UserError: The file is not one of ``sdst bench step``.
+        UserError: The file was not written by ``sdst bench step``.
     """
     path = experiments / MEASURED
     if not path.is_file():
         return ""
     try:
         measured = json.loads(path.read_text(encoding="utf-8"))
-        machine = f"{measured['machine']['cpu']}, {measured['threads']} threads"
+        threads = measured["threads"]
+        machine = f"{measured['machine']['cpu']}, {threads} {'thread' if threads == 1 else 'threads'}"
         commit = measured["git"]["commit"][:10] if measured["git"] else "unknown"
-        # Without the ratios of configurations.
+        # Rows without share_of_gemm are ratios of configurations.
         rows = [_row(row) for row in measured["rows"] if "share_of_gemm" in row]
         command = " ".join(measured["command"])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path}: not written by sdst bench step ({error!r}); measure again") from error
     return "\n".join(
         [
-            "## A training step here",
+            "## A training step on this machine",
             "",
-            f"Measured by `{command}` on {machine}, commit {commit}: random features, by default in batches of 32 "
-            "with the paper's sizes (75 clips, 16 tokens, 30 queries, 4 levels, 768/1024). Memory is that of the "
-            "whole process.",
+            f"Measured by `{command}` on {machine}, commit {commit}. Features are random; by default, batches have 32 "
+            "queries and the paper's sizes (75 clips, 16 tokens, 30 moment queries, 4 levels, 768/1024). Memory is "
+            "that of the whole process.",
             "",
             f"| | {' | '.join(COLUMNS)} |",
             f"|---|{'---:|' * len(COLUMNS)}",

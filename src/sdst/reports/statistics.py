@@ -1,6 +1,6 @@
-"""Whether a difference is more than noise: over seeds, over queries, and over the columns of tables (App. M).
+"""Significance tests across seeds, across queries, and across the columns of tables (App. M).
 
-A matrix of scores has one row per method and one column per data set and metric. Higher is better; NaN is missing.
+A matrix of scores has one row per method and one column per data set and metric. Higher is better; NaN means missing.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class Friedman:
 
 @dataclass(frozen=True, slots=True)
 class PairedDifference:
-    """How method A differs from B over the seeds that both were trained with.
+    """Difference between methods A and B over their common seeds.
 
     Attributes:
-        num_seeds: Pairs.
-        mean: Of A - B, in the unit of the scores.
-        std: Of A - B, the sample's; NaN for a single pair.
-        t_pvalue: Of the paired t-test, two-sided; NaN where all differences are the same, as with a single pair.
-        wilcoxon_pvalue: Of Wilcoxon's signed-rank test, two-sided. It cannot fall below 2^(1 - pairs), so fewer
-            than six seeds never reach 0.05.
+        num_seeds: Number of pairs.
+        mean: Mean of A - B, in the unit of the scores.
+        std: Sample standard deviation of A - B; NaN for a single pair.
+        t_pvalue: P-value of the two-sided paired t-test; NaN if all differences are equal, as for a single pair.
+        wilcoxon_pvalue: P-value of Wilcoxon's two-sided signed-rank test. It cannot fall below 2^(1 - pairs), so
+            fewer than six seeds never reach 0.05.
     """
 
     num_seeds: int
@@ -49,13 +49,13 @@ class PairedDifference:
 
 @dataclass(frozen=True, slots=True)
 class QueryDifference:
-    """How method A differs from B on the same queries.
+    """Difference between methods A and B on the same queries.
 
     Attributes:
-        mean: Of A - B, in the unit of the values.
+        mean: Mean of A - B, in the unit of the values.
         low: Lower end of the confidence interval of the mean.
-        high: Its upper end. A difference whose interval contains 0 may be chance.
-        confidence: The interval's, such as 0.95.
+        high: Upper end of the confidence interval. If it contains 0, the difference may be chance.
+        confidence: Confidence level of the interval, such as 0.95.
     """
 
     mean: float
@@ -65,11 +65,11 @@ class QueryDifference:
 
 
 def rank_columns(scores: ArrayLike, ties: Literal["average", "dense"] = "average") -> NDArray[np.float64]:
-    """Ranks of the methods in each column among those that have a score, 1 for the best; NaN stays NaN.
+    """Ranks of the methods in each column, 1 for the best; a missing score has no rank and stays NaN.
 
     Args:
-        scores: (methods, columns).
-        ties: Methods with equal scores share the mean of their ranks, or the best of them with no gap after it.
+        scores: (methods, columns) scores; NaN means missing.
+        ties: Ranks of equal scores: their mean rank ("average"), or the same rank without a gap after it ("dense").
     """
     ranks = np.full(np.shape(scores), np.nan)
     for column, rank in zip(np.asarray(scores, dtype=np.float64).T, ranks.T, strict=True):
@@ -79,10 +79,10 @@ def rank_columns(scores: ArrayLike, ties: Literal["average", "dense"] = "average
 
 
 def friedman(scores: ArrayLike) -> Friedman:
-    """Friedman's test over the columns as blocks, with scipy's correction for ties (eq. 29 has none).
+    """Friedman's test with columns as blocks and scipy's correction for ties (eq. 29 has no correction).
 
     Args:
-        scores: (methods, columns) without NaN, at least three methods.
+        scores: (methods, columns) scores without NaN, at least three methods.
 
     Raises:
         ValueError: A score is missing.
@@ -92,10 +92,10 @@ def friedman(scores: ArrayLike) -> Friedman:
 
 
 def nemenyi(scores: ArrayLike) -> NDArray[np.float64]:
-    """P-values of Nemenyi's test after Friedman's, (methods, methods) and symmetric.
+    """P-values of Nemenyi's test after Friedman's, a symmetric (methods, methods) matrix.
 
     Args:
-        scores: (methods, columns) without NaN.
+        scores: (methods, columns) scores without NaN.
 
     Raises:
         UserError: scikit-posthocs is not installed.
@@ -105,7 +105,7 @@ def nemenyi(scores: ArrayLike) -> NDArray[np.float64]:
         from scikit_posthocs import posthoc_nemenyi_friedman
     except ImportError as error:
         raise UserError(
-            "scikit-posthocs: not installed; pip install 'sdst[stats]' for Nemenyi's test"
+            "Nemenyi's test needs scikit-posthocs, which is not installed; pip install 'sdst[stats]'"
         ) from error
     return np.asarray(posthoc_nemenyi_friedman(_complete(scores).T), dtype=np.float64)
 
@@ -114,11 +114,11 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> PairedDifferenc
     """Compare two methods over seeds.
 
     Args:
-        a: A's score with each seed.
-        b: B's, with the same seeds in the same order.
+        a: Score of method A for each seed.
+        b: Score of method B for the same seeds in the same order.
 
     Raises:
-        ValueError: The two differ in length, are empty or not finite.
+        ValueError: The scores differ in number, are empty or not finite.
     """
     difference = _differences(a, b)
     constant = bool((difference == difference[0]).all())  # the t-test would divide by zero
@@ -141,18 +141,18 @@ def bootstrap_queries(
 ) -> QueryDifference:
     """Compare two methods on the same queries by resampling the queries with replacement.
 
-    It says how much the mean depends on which queries were asked, nothing about seeds. Queries of one video are
-    drawn independently.
+    The interval measures how much the mean depends on the choice of queries; it ignores variation across seeds. Queries
+    of one video are drawn independently.
 
     Args:
-        a: A's value for each query, such as its average precision; the metric is their mean.
-        b: B's, for the same queries in the same order.
-        rng: Draws the resamples.
-        resamples: How many.
-        confidence: Of the percentile interval, in (0, 1).
+        a: Value of method A for each query, such as its average precision; the metric is their mean.
+        b: Value of method B for the same queries in the same order.
+        rng: Random generator of the resamples.
+        resamples: Number of resamples.
+        confidence: Confidence level of the percentile interval, in (0, 1).
 
     Raises:
-        ValueError: The two differ in length, are empty or not finite.
+        ValueError: The values differ in number, are empty or not finite.
     """
     difference = _differences(a, b)
     size = len(difference)
@@ -165,14 +165,16 @@ def bootstrap_queries(
 def _complete(scores: ArrayLike) -> NDArray[np.float64]:
     complete = np.asarray(scores, dtype=np.float64)
     if np.isnan(complete).any():
-        raise ValueError("scores are missing; choose complete columns or methods first")
+        raise ValueError("scores must not be missing (NaN); drop incomplete columns or methods first")
     return complete
 
 
 def _differences(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
-    """A - B, rounded so that differences which are equal on paper are equal here."""
+    """A - B, rounded so that differences that are equal in decimal are equal here, too."""
     pair = [np.asarray(values, dtype=np.float64) for values in (a, b)]
     shapes = [values.shape for values in pair]
     if shapes[0] != shapes[1] or len(shapes[0]) != 1 or not pair[0].size or not np.isfinite(pair).all():
-        raise ValueError(f"values must be as many finite numbers for both methods; their shapes are {shapes}")
+        raise ValueError(
+            f"both methods need the same number of finite values, at least one; got shapes {shapes}"
+        )
     return np.round(pair[0] - pair[1], 9)

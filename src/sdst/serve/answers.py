@@ -1,7 +1,7 @@
-"""Answers as a document of its own inside the page: the timeline, curve and player that ``sdst show`` has.
+"""Answers as a separate document inside the page, with the timeline, curves and player of ``sdst show``.
 
-In a frame, the page around it and the answers keep their styles and scripts apart, and texts of strangers get no
-further than the frame's content security policy lets them.
+The frame separates styles and scripts of the answers from the page around it, and its content security policy restricts
+what untrusted texts could do.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from sdst.types import Prediction
 
 SHOW_SCRIPTS = ("elements.js", "charts.js", "timeline.js", "video.js")
-"""What draws a query in the page of a run."""
+"""Scripts of ``sdst show`` that draw a query."""
 FILES = "/gradio_api/file="
-"""Where the server has the uploaded files, by path."""
+"""URL prefix under which Gradio serves uploaded files by path."""
 
 
 def answers_frame(
     video: EncodedVideo, path: Path, predictions: Sequence[Prediction], clip_seconds: float
 ) -> str:
-    """An iframe with a timeline for each query of a video.
+    """An iframe, as HTML, with a timeline for each query of a video.
 
     Args:
-        video: An uploaded one.
-        path: Where it lies.
-        predictions: At least one.
-        clip_seconds: Length of a clip.
+        video: Features of the uploaded video.
+        path: Path of the uploaded file.
+        predictions: One prediction per query, at least one.
+        clip_seconds: Length of a clip in seconds.
     """
     records = [Record(answer.qid, video.vid, answer.query, video.duration) for answer in predictions]
     data = {
@@ -47,12 +47,12 @@ def answers_frame(
         "videos": {video.vid: FILES + quote(str(path))},
         "samples": describe_samples(records, [{answer.qid: answer for answer in predictions}], [None], {}),
     }
-    own = resources.files("sdst.serve")
+    sources = resources.files("sdst.serve")
     style = page_file("page.css")
     script = "\n".join(
-        [*map(page_file, SHOW_SCRIPTS), own.joinpath("answers.js").read_text(encoding="utf-8")]
+        [*map(page_file, SHOW_SCRIPTS), sources.joinpath("answers.js").read_text(encoding="utf-8")]
     )
-    document = Template(own.joinpath("answers.html").read_text(encoding="utf-8")).substitute(
+    document = Template(sources.joinpath("answers.html").read_text(encoding="utf-8")).substitute(
         style=style,
         style_hash=csp_hash(style),
         script=script,

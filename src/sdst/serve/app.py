@@ -1,4 +1,4 @@
-"""The web page of ``sdst serve``: a video and queries in, moments on a timeline out."""
+"""The web page of ``sdst serve``: takes a video and queries, shows the moments on a timeline."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from sdst.inference.grounder import EncodedVideo, Grounder
 
 KEPT_VIDEOS = 16
-"""So many videos' features are kept for further queries."""
+"""Number of videos whose features are kept for further queries."""
 OWN_NAMES = {"127.0.0.1", "localhost"}
-"""Of the machine, by which the page may be asked for."""
+"""Host names accepted in requests."""
 
 
-class Desk:
-    """Answers what the page asks.
+class AnswerService:
+    """Answers the queries that the page sends.
 
     Args:
-        grounder: With a backbone.
+        grounder: Model with a backbone.
     """
 
     def __init__(self, grounder: Grounder) -> None:
@@ -45,24 +45,24 @@ class Desk:
         """The timelines of all queries as HTML.
 
         Args:
-            upload: Where the server put the video. The path holds a digest of the content, so a file is known again.
-            text: A query per line; empty lines are skipped.
-            progress: Gradio passes the bar of the page that asked.
+            upload: Path of the uploaded video. It contains a digest of the content, so equal files have equal paths.
+            text: One query per line; empty lines are skipped.
+            progress: Progress bar of the page, passed by Gradio.
 
         Raises:
-            gr.Error: Shown on the page.
+            gr.Error: The input is unusable; the page shows the message.
         """
         queries = [line.strip() for line in text.splitlines() if line.strip()]
         if upload is None:
-            raise gr.Error("Drop a video first.", print_exception=False)
+            raise gr.Error("Upload a video first.", print_exception=False)
         if not queries or not is_unicode(text):
-            raise gr.Error("Type a sentence, or several, one per line.", print_exception=False)
+            raise gr.Error("Type at least one query, one per line.", print_exception=False)
         path = Path(upload)
         try:
             video = self._encode(path, progress)
             predictions = self._grounder.predict(video, queries)
         except UserError as error:
-            # People know their file by its name; where the server put it means nothing to them.
+            # Users know the name of their file, but not the server's path.
             message = str(error).replace(str(path), path.name)
             raise gr.Error(escape(message), print_exception=False) from error
         return answers_frame(video, path, predictions, self._grounder.recipe["clip_seconds"])
@@ -74,7 +74,7 @@ class Desk:
             def advance(count: int) -> None:
                 nonlocal done
                 done += count
-                progress((done, total), desc="watching the video", unit="clips")
+                progress((done, total), desc="encoding the video", unit="clips")
 
             self._videos[path] = self._grounder.encode(path, advance)
             if len(self._videos) > KEPT_VIDEOS:
@@ -82,17 +82,17 @@ class Desk:
         return self._videos[path]
 
 
-def make_app(desk: Desk, max_upload_bytes: int) -> FastAPI:
-    """The web application; uploads go to Gradio's folder.
+def make_app(service: AnswerService, max_upload_bytes: int) -> FastAPI:
+    """The web application. Uploads go to Gradio's folder.
 
-    Nothing of the page is fetched from elsewhere, and Gradio reports nothing to its makers.
+    The page loads nothing from other servers, and Gradio's telemetry is off.
 
     Args:
-        desk: Answers.
-        max_upload_bytes: A larger video is refused.
+        service: Service that answers the queries.
+        max_upload_bytes: Maximum size of a video in bytes.
     """
     with gr.Blocks(title="SDST", analytics_enabled=False) as page:
-        gr.Markdown("# Find moments\nDrop a video and describe what to look for, in one sentence per line.")
+        gr.Markdown("# Find moments\nUpload a video and describe the moments to find, one sentence per line.")
         with gr.Row():
             video = gr.File(label="Video")
             queries = gr.Textbox(
@@ -100,9 +100,9 @@ def make_app(desk: Desk, max_upload_bytes: int) -> FastAPI:
             )
         button = gr.Button("Find", variant="primary")
         answers = gr.HTML()
-        # One at a time: two at once would only wait for each other.
-        button.click(desk.answer, [video, queries], answers, api_name="answer", concurrency_limit=1)
-    # Gradio refuses files that were not uploaded only of pages that it launched itself.
+        # One request at a time, because two would only compete for the same device.
+        button.click(service.answer, [video, queries], answers, api_name="answer", concurrency_limit=1)
+    # Gradio rejects files that were not uploaded only on pages that it has launched itself.
     page.has_launched = True
     app = FastAPI(openapi_url=None)
     app.middleware("http")(own_page_only)
@@ -114,16 +114,16 @@ def make_app(desk: Desk, max_upload_bytes: int) -> FastAPI:
         run_history=False,
         ssr_mode=False,
         max_file_size=max_upload_bytes,
-        # Fonts of the system: those of Gradio's theme may be fetched from elsewhere.
+        # System fonts, because those of Gradio's theme may be loaded from other servers.
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
     )
     return app
 
 
 async def own_page_only(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Refuse what other sites' pages in the same browser send: under a name of theirs that points here, or openly."""
+    """Reject requests from pages of other sites in the same browser, by host name (DNS rebinding) and by origin."""
     host = request.url.netloc
     origin = request.headers.get("origin", f"http://{host}")
     if request.url.hostname in OWN_NAMES and urlsplit(origin).netloc == host:
         return await call_next(request)
-    return PlainTextResponse("Only the page of this server itself may ask it.", 403)
+    return PlainTextResponse("Only this server's own page may send requests to it.", 403)

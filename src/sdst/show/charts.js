@@ -2,27 +2,27 @@
 
 const CHART = { width: 560, height: 230, left: 60, right: 12, top: 10, bottom: 28 };
 
-/** Learning curves: three of interest, and one of what the reader chooses. */
+/** Learning curves: training loss, validation loss and selection metric, and one quantity that the reader selects. */
 function showCharts(container, runs) {
   const quantities = [...new Set(runs.flatMap((run) => Object.keys(run.curves)))].sort();
   if (!quantities.length) {
-    container.append(el("p", { class: "note" }, "There is no CSV log in the run folder (it was logged elsewhere)."));
+    container.append(el("p", { class: "note" }, "No learning curves: the run folder has no CSV log."));
     return;
   }
   const metric = runs[0].metric;
-  const wanted = ["train/loss", `${metric.split("/")[0]}/loss`, metric];
-  const usual = wanted.filter((name) => quantities.includes(name));
-  container.append(...usual.map((name) => el("figure", {}, el("figcaption", {}, name), chart(name, runs))));
+  const preferred = ["train/loss", `${metric.split("/")[0]}/loss`, metric];
+  const fixed = preferred.filter((name) => quantities.includes(name));
+  container.append(...fixed.map((name) => el("figure", {}, el("figcaption", {}, name), chart(name, runs))));
 
   const chosen = el("div", {});
-  const [select, label] = choice("show", quantities.map((name) => [name, name]), () => draw());
+  const [select, label] = choice("quantity", quantities.map((name) => [name, name]), () => draw());
   const draw = () => chosen.replaceChildren(chart(select.value, runs));
   select.value = quantities.includes("lr") ? "lr" : quantities[0];
   draw();
   container.append(el("figure", {}, el("figcaption", {}, label), chosen));
 }
 
-/** One quantity of every run over the training steps, and under it the values at the pointer. */
+/** One quantity of every run over the training steps, with the values at the pointer below. */
 function chart(quantity, runs) {
   const curves = runs.map((run) => run.curves[quantity] ?? [[], []]);
   const steps = curves.flatMap((curve) => curve[0]);
@@ -60,10 +60,10 @@ function chart(quantity, runs) {
   });
 
   const readout = el("p", { class: "readout" });
-  const tell = (texts) => {
+  const setReadout = (texts) => {
     readout.replaceChildren(...texts.map((text, index) => el("span", { class: `run-${index}` }, text)));
   };
-  tell(summaries);
+  setReadout(summaries);
   drawing.addEventListener("pointermove", (event) => {
     const box = drawing.getBoundingClientRect();
     const step = ((((event.clientX - box.left) / box.width) * CHART.width - CHART.left) / innerWidth) * lastStep;
@@ -72,9 +72,9 @@ function chart(quantity, runs) {
       const near = nearest(xs, step);
       return near < 0 ? summaries[index] : `${run.name}: ${ys[near]} at step ${xs[near].toLocaleString("en")}`;
     });
-    tell(texts);
+    setReadout(texts);
   });
-  drawing.addEventListener("pointerleave", () => tell(summaries));
+  drawing.addEventListener("pointerleave", () => setReadout(summaries));
   return el("div", {}, drawing, readout);
 }
 
@@ -83,7 +83,7 @@ function summarize(name, values) {
   return `${name}: ${values[0]} → ${values[values.length - 1]}`;
 }
 
-/** Index of the number nearest to a value; -1 where there is none. */
+/** Index of the number closest to a value; -1 for an empty list. */
 function nearest(numbers, value) {
   let best = -1;
   numbers.forEach((number, index) => {
@@ -92,7 +92,7 @@ function nearest(numbers, value) {
   return best;
 }
 
-/** Three to seven round numbers that enclose low and high. */
+/** Three to seven round numbers whose range includes low and high. */
 function niceTicks(low, high) {
   const range = high - low || Math.abs(high) || 1;
   const power = 10 ** Math.floor(Math.log10(range / 4));

@@ -1,4 +1,4 @@
-"""``sdst show``: a finished run, or two side by side, as one HTML page that works from disk and offline."""
+"""``sdst show``: one HTML file that shows a finished run, or compares two, and works offline."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sdst.metrics.error_kinds import CONSIDERED, KINDS
 from sdst.metrics.evaluation import PROTOCOLS
 from sdst.show.page import render
 from sdst.show.runs import read_curves, read_run, selected_step
-from sdst.show.samples import describe_samples, pair
+from sdst.show.samples import describe_samples, matching_predictions
 from sdst.show.traces import trace_moments
 
 if TYPE_CHECKING:
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 VIDEOS = "videos"
-"""The folder beside the annotations where videos are looked for."""
+"""Default folder of the videos, next to the annotations."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write the page that the command line asks for, and print its name."""
+    """Write the page and print its path."""
     args = _parser().parse_args(argv)
     if len(args.runs) > 2:
-        raise UserError(f"sdst show: {len(args.runs)} runs; give one, or two to compare")
+        raise UserError(f"sdst show: expected one run, or two to compare; got {len(args.runs)}")
     out = show(
         args.runs,
         args.out,
@@ -61,35 +61,33 @@ def show(
     videos: Path | None = None,
     video_name: str = "{vid}",
 ) -> Path:
-    """Write the page of a finished run, or of two that predict the same queries.
+    """Write the page of a finished run, or of two runs with predictions for the same queries.
 
     Args:
         folders: One or two run folders.
-        out: The page; by default in the first run's folder.
-        split: Whose predictions to show; by default the one that chose the first run's checkpoint.
-        annotations: Of that split; by default what the first run was given.
-        videos: Folder of the video files, which the page plays from where they are; by default :data:`VIDEOS` beside
-            the annotations, if there is one.
-        video_name: What a video's file is called, without extension.
+        out: HTML file to write; by default in the first run's folder.
+        split: Split whose predictions are shown; by default the one that selected the first run's checkpoint.
+        annotations: Annotation file of the split; by default the one in the first run's configuration.
+        videos: Folder of the video files, to which the page links; by default :data:`VIDEOS` next to the annotations,
+            if it exists.
+        video_name: Name of a video file without extension.
 
     Returns:
-        The page.
+        Path of the page.
 
     Raises:
-        UserError: A folder holds no finished run, files are missing, or the runs are about different queries.
+        UserError: A folder is not a finished run, files are missing, or the runs have different queries.
     """
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
     runs = [read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
     if out is None:
-        out = folders[0] / (
-            "show.html" if len(runs) == 1 else f"show-beside-{folders[1].resolve().name}.html"
-        )
+        out = folders[0] / ("show.html" if len(runs) == 1 else f"show-vs-{folders[1].resolve().name}.html")
     split = split or runs[0].metrics["selected"]["split"]
     annotations = annotations or _annotations(runs[0], split)
     records = read_annotations(annotations).records
-    predictions = [pair(run, split, records) for run in runs]
+    predictions = [matching_predictions(run, split, records) for run in runs]
     traced = [_trace(run, records, answers) for run, answers in zip(runs, predictions, strict=True)]
     links, video_note = _links(videos, annotations.parent / VIDEOS, records, video_name, out)
     data = {
@@ -112,7 +110,7 @@ def show(
 
 
 def _describe_run(run: Run) -> dict[str, Any]:
-    """What the page's scripts know about a run."""
+    """Data of a run for the page's scripts."""
     curves, selected = read_curves(run), run.metrics["selected"]
     return {
         "name": run.name,
@@ -123,7 +121,7 @@ def _describe_run(run: Run) -> dict[str, Any]:
 
 
 def _groups(dataset: str) -> dict[str, str]:
-    """The dataset's groups of moment lengths, short ones first, in words."""
+    """Group of moment lengths -> its description, shortest group first."""
     groups = reversed(PROTOCOLS[dataset].length_groups.items())
     return {
         name: f"{name}: over {low:g} s" + (f", up to {high:g} s" if isfinite(high) else "")
@@ -135,7 +133,7 @@ def _annotations(run: Run, split: str) -> Path:
     path = run.config.data.annotations.get(split)
     if path is None or not Path(path).is_file():
         raise UserError(
-            f"{run.folder}: its annotations of {split} are not at {path}; name the file with --annotations"
+            f"{run.folder}: annotations of split {split} not found at {path}; give the file with --annotations"
         )
     return Path(path)
 
@@ -143,51 +141,55 @@ def _annotations(run: Run, split: str) -> Path:
 def _trace(
     run: Run, records: Sequence[Record], predictions: Mapping[Qid, Prediction]
 ) -> tuple[dict[Qid, list[Trace | None]] | None, str]:
-    """The traces of a run's moments, or why there are none."""
+    """Traces of a run's moments and "", or None and a note that says why they are missing."""
     try:
         return trace_moments(run, records, predictions, CONSIDERED), ""
     except UserError as error:
-        note = f"Refinement and sampling points of {run.name} are left out: {error}."
+        note = f"{run.name}: refinement and sampling points are not shown ({error})."
         logger.warning("%s", note)
         return None, note
 
 
 def _links(
-    chosen: Path | None, usual: Path, records: Sequence[Record], name: str, out: Path
+    given: Path | None, default: Path, records: Sequence[Record], name: str, out: Path
 ) -> tuple[dict[str, str], str]:
-    """The URL of each video's file relative to the page, by vid, and a note where videos are missing."""
-    if chosen is None and not usual.is_dir():
-        return {}, f"No video plays: there is no folder {usual}; sdst show --videos names another."
-    folder = chosen or usual
+    """Vid -> URL of the video file relative to the page, and a note if videos are missing."""
+    if given is None and not default.is_dir():
+        return (
+            {},
+            f"Videos are not shown: folder {default} does not exist; give another with sdst show --videos.",
+        )
+    folder = given or default
     vids = dict.fromkeys(record.vid for record in records)
     found, failures = find_videos(folder, vids, name)
     base = out.resolve().parent
     links = {vid: quote(os.path.relpath(path.resolve(), base)) for vid, path in found.items()}
-    missing = f"{len(failures)} of {len(vids)} videos are not in {folder}." if failures else ""
+    videos = "1 video" if len(vids) == 1 else f"{len(vids)} videos"
+    missing = f"Not found in {folder}: {len(failures)} of {videos}." if failures else ""
     return links, missing
 
 
 def _parser() -> Parser:
     parser = Parser(
         prog="sdst show",
-        description="A finished run as one HTML page: metrics, learning curves, configuration, and every prediction "
-        "beside the truth. With a second run, both side by side.",
+        description="Show a finished run as one HTML page: metrics, learning curves, configuration, and every "
+        "prediction with its ground truth. With a second run, compare both.",
     )
     add = parser.add_argument
-    add("runs", type=Path, nargs="+", metavar="RUN", help="a run folder, or two")
-    add("--out", type=Path, metavar="F.html", help="the page (default: show.html in the run folder)")
-    add("--split", help="whose predictions to show (default: the one that chose the checkpoint)")
+    add("runs", type=Path, nargs="+", metavar="RUN", help="one or two run folders")
+    add("--out", type=Path, metavar="F.html", help="file to write (default: show.html in the run folder)")
+    add("--split", help="split whose predictions are shown (default: the one that selected the checkpoint)")
     add(
         "--annotations",
         type=Path,
         metavar="A.jsonl",
-        help="of that split, where they are not where the run had them",
+        help="annotations of the split (default: the file in the run's config.yaml)",
     )
     add(
         "--videos",
         type=Path,
         metavar="DIR",
-        help="folder of the video files, to which the page links (default: videos beside the annotations)",
+        help="folder of the video files, to which the page links (default: videos, next to the annotations)",
     )
-    add("--video-name", default="{vid}", help="a video file's name without extension, e.g. {vid}-cam-002")
+    add("--video-name", default="{vid}", help="name of a video file without extension, e.g. {vid}-cam-002")
     return parser

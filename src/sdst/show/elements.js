@@ -1,8 +1,8 @@
 "use strict";
 
-// Texts of a run reach the page through setAttribute and append alone, which make no elements of them.
+// Texts of a run enter the page only through setAttribute and append, which never parse them as HTML.
 
-/** An HTML element; attributes named on… are listeners, null and false leave an attribute out. */
+/** An HTML element. Attributes named on… are event listeners; attributes that are null or false are omitted. */
 function el(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
@@ -31,14 +31,14 @@ function choice(label, choices, onchange) {
   return [select, el("label", {}, el("span", {}, label), select)];
 }
 
-/** Put an element from start to end seconds on a track of so many seconds. */
+/** Position an element on a track from start to end; all times in seconds. */
 function place(element, start, end, duration) {
   element.style.left = `${(100 * start) / duration}%`;
   element.style.width = `${(100 * (end - start)) / duration}%`;
   return element;
 }
 
-/** "62–72 s". */
+/** A time span as text, such as "62–72 s". */
 function span([start, end]) {
   return `${Number(start.toFixed(1))}–${Number(end.toFixed(1))} s`;
 }

@@ -1,12 +1,12 @@
 "use strict";
 
-const PAGE = 40; // queries that are listed at once
+const PAGE = 40; // queries added to the list at a time
 
-/** The predictions: a form that filters and sorts queries, and a list of them that opens into details. */
+/** A form that filters and sorts queries, and the list of queries, each of which opens its details. */
 function showExplorer(container, data) {
   const [first, second] = data.runs;
-  const search = el("input", { type: "search", oninput: apply, placeholder: "words of the query" });
-  const [kind, kindLabel] = choice("kind of error", kindChoices(data), apply);
+  const search = el("input", { type: "search", oninput: apply, placeholder: "words in the query" });
+  const [kind, kindLabel] = choice("error type", kindChoices(data), apply);
   const [group, groupLabel] = choice("moment length", [["", "any"], ...Object.entries(data.groups)], apply);
   const [order, orderLabel] = choice("order", orderChoices(data.runs), apply);
   const [outcome, outcomeLabel] = choice("first prediction", outcomeChoices(first, second), apply);
@@ -25,7 +25,8 @@ function showExplorer(container, data) {
     found = data.samples.filter(wanted);
     const key = ORDERS[order.value];
     if (key) found.sort((a, b) => key(a) - key(b));
-    count.textContent = `${found.length.toLocaleString("en")} of ${data.samples.length.toLocaleString("en")} queries`;
+    const total = data.samples.length === 1 ? "1 query" : `${data.samples.length.toLocaleString("en")} queries`;
+    count.textContent = `${found.length.toLocaleString("en")} of ${total}`;
     list.replaceChildren();
     extend();
   }
@@ -46,7 +47,7 @@ function showExplorer(container, data) {
 const firstIou = (answer) => answer.ious[0] ?? 0;
 const isRight = (answer) => answer.kinds.includes("right");
 
-/** Name -> what queries are sorted by; none for the order of the annotations. */
+/** Order -> sort key of a query; the order of the annotations has no key. */
 const ORDERS = {
   worst0: (sample) => firstIou(sample.answers[0]),
   worst1: (sample) => firstIou(sample.answers[1]),
@@ -56,8 +57,8 @@ const ORDERS = {
 
 function orderChoices(runs) {
   const worst = runs.map((run, index) => [`worst${index}`, `${run.name}: lowest IoU first`]);
-  const ahead = runs.map((run, index) => [`ahead${index}`, `${run.name} most ahead first`]);
-  return [["", "as annotated"], ...worst, ...(runs.length === 2 ? ahead : [])];
+  const ahead = runs.map((run, index) => [`ahead${index}`, `${run.name}: largest lead first`]);
+  return [["", "annotation order"], ...worst, ...(runs.length === 2 ? ahead : [])];
 }
 
 function outcomeChoices(first, second) {
@@ -67,11 +68,11 @@ function outcomeChoices(first, second) {
     ["true,true", "both right"],
     ["true,false", `only ${first.name} right`],
     ["false,true", `only ${second.name} right`],
-    ["false,false", "none right"],
+    ["false,false", "neither right"],
   ];
 }
 
-/** A kind's choice is "0:too short", the run's index before the kind. */
+/** The value of a choice has the run's index before the kind, as in "0:too short". */
 function kindChoices(data) {
   const groups = data.runs.map((run, index) => [
     run.name,
@@ -108,7 +109,7 @@ function listItem(sample, data) {
   return item;
 }
 
-/** True moments over the first prediction of each run, for a glance. */
+/** A small preview: true moments above the first prediction of each run. */
 function overview(sample) {
   const bar = ([start, end], className) => place(el("span", { class: className }), start, end, sample.duration);
   const line = (windows, className) =>
@@ -120,7 +121,7 @@ function overview(sample) {
 function verdict(answer, run, index) {
   const iou = answer.ious.length ? ` ${answer.ious[0].toFixed(2)}` : "";
   const text = (answer.kinds.join(", ") || "no labels") + iou;
-  const title = `${run.name}: kinds, IoU of the first prediction`;
+  const title = `${run.name}: error types, and IoU of the first prediction`;
   return el("span", { class: `verdict run-${index}`, title }, text);
 }
 

@@ -1,7 +1,7 @@
-"""From a run's data to one HTML page: tables made here, everything else drawn by the page's own scripts.
+"""The HTML page of a run. Tables are rendered here; everything else is drawn by the page's own scripts.
 
-Whatever comes from a run is text from strangers. In tables it is escaped, the scripts' data cannot end its element, and
-the browser is told to run no script but the one whose hash the page states, and to fetch nothing but video files.
+Texts of a run are untrusted. Tables escape them, the data of the scripts cannot end its element, and a content security
+policy lets the browser run only the script with the stated hash and load only video files.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from sdst.show.runs import Run
 
 SCRIPTS = ("elements.js", "charts.js", "timeline.js", "video.js", "explorer.js")
-"""In the order in which they need each other."""
+"""Scripts in the order of their dependencies."""
 NONE = "–"
 
 
 def render(runs: Sequence[Run], data: dict[str, Any]) -> str:
-    """The page.
+    """The HTML text of the page.
 
     Args:
-        runs: One or two.
-        data: What the scripts know, plain values without NaN; see :func:`sdst.show.commands.show`.
+        runs: One or two runs.
+        data: Data for the scripts, plain values without NaN; see :func:`sdst.show.commands.show`.
     """
     style, script = page_file("page.css"), "\n".join(page_file(name) for name in SCRIPTS)
     return Template(page_file("page.html")).substitute(
-        title=escape(" beside ".join(run.name for run in runs)),
+        title=escape(" vs. ".join(run.name for run in runs)),
         style=style,
         style_hash=csp_hash(style),
         script=script,
@@ -62,12 +62,12 @@ def render(runs: Sequence[Run], data: dict[str, Any]) -> str:
 
 
 def embed(data: dict[str, Any]) -> str:
-    """JSON for a script element; no text in it can end the element or begin a comment there."""
+    """JSON for a script element, escaped so that its texts cannot end the element or start a comment."""
     return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def metric_table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: all metrics of the best checkpoint on every split, and what the second run has more."""
+    """Header and rows: metrics of the best checkpoint on every split; for two runs also second minus first."""
     splits = list(runs[0].metrics["best"])
     header, rows = ["%"], {key: [key] for split in splits for key in runs[0].metrics["best"][split]}
     for split in splits:
@@ -82,7 +82,7 @@ def metric_table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
 
 
 def kind_table(runs: Sequence[Run], samples: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: how many queries are of each kind, in each run, and what the kind means."""
+    """Header and rows: number of queries of each error kind in each run, and what the kind means."""
     rows = []
     for kind, meaning in KINDS.items():
         counts = [
@@ -93,46 +93,48 @@ def kind_table(runs: Sequence[Run], samples: Sequence[dict[str, Any]]) -> tuple[
 
 
 def config_table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: every option, its default on the first run's dataset, and its value in each run."""
-    configs = [_essence(run.config) for run in runs]
+    """Header and rows: each option, its default on the first run's data set, and its value in each run."""
+    configs = [_result_options(run.config) for run in runs]
     default = compose([f"data={runs[0].config.data.name}"])
     resolve_auto_options(default)
-    columns = [_essence(default), *configs]
+    columns = [_result_options(default), *configs]
     rows = [[key, *(column.get(key, NONE) for column in columns)] for key in _keys(columns)]
     return ["option", "default", *(run.name for run in runs)], rows
 
 
-def _essence(config: DictConfig) -> dict[str, str]:
-    """The options that decide a run's result."""
+def _result_options(config: DictConfig) -> dict[str, str]:
+    """The options that can change a run's result."""
     elsewhere = tuple(f"{key}." for key in NOT_IDENTITY)
     return {key: value for key, value in flatten(config).items() if not f"{key}.".startswith(elsewhere)}
 
 
 def _lead(run: Run) -> str:
-    """What the numbers of a run are, in a sentence or two."""
+    """Data set and selected checkpoint of a run, in one or two sentences."""
     selected, dataset = run.metrics["selected"], run.config.data.name
-    simulated = " SIMULATED features: the numbers mean nothing." * bool(run.metrics["simulated"])
+    simulated = " SIMULATED features: the numbers are meaningless." * bool(run.metrics["simulated"])
+    epochs = "1 epoch" if run.metrics["epochs"] == 1 else f"{run.metrics['epochs']} epochs"
     return (
-        f"{run.name}: {dataset}, best of {run.metrics['epochs']} epochs by {selected['split']}/{selected['metric']} "
+        f"{run.name}: {dataset}, best of {epochs} by {selected['split']}/{selected['metric']} "
         f"(epoch {selected['epoch'] + 1}).{simulated}"
     )
 
 
 def _facts(run: Run) -> dict[str, str]:
-    """How the run came about and what it took."""
+    """Cost and origin of a run."""
     metrics, facts = run.metrics, run.facts
     git, features, machine = facts["git"], facts["features"], facts["machine"]
     minutes, seconds = divmod(round(metrics["fit_seconds"]), 60)
-    commit = NONE if git is None else git["commit"] + " with changes" * git["dirty"]
+    commit = NONE if git is None else git["commit"] + " with uncommitted changes" * git["dirty"]
     return {
         "trainable parameters": f"{facts['parameters']['total']:,}",
-        "training, validation included": f"{minutes} min {seconds} s",
+        "training time including validation": f"{minutes} min {seconds} s",
         "training steps per second": f"{metrics['steps_per_second']}",
         "peak memory": f"{metrics['peak_memory_gb']} GB",
         "features": f"{features['backbone']}, {features['pooling']} pooling"
         + ", SIMULATED" * features["simulated"],
-        "layers of video, text": f"{features['video_layers']}, {features['text_layers']}",
-        "machine": f"{machine['cpus']} CPUs, {machine['gpu'] or 'no GPU'}, {machine['platform']}",
+        "video layers, text layers": f"{features['video_layers']}, {features['text_layers']}",
+        "machine": f"{machine['cpus']} CPU{'s' * (machine['cpus'] != 1)}, {machine['gpu'] or 'no GPU'}, "
+        f"{machine['platform']}",
         "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         "commit": commit,
         "command": " ".join(facts["command"]),
@@ -149,12 +151,12 @@ def _by_label(columns: Sequence[dict[str, str]]) -> list[list[str]]:
 
 
 def _keys(columns: Iterable[dict[str, str]]) -> list[str]:
-    """Of all columns, in their order."""
+    """Keys of all columns, in order of first occurrence."""
     return list(dict.fromkeys(key for column in columns for key in column))
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, mark_differing: bool = False) -> str:
-    """An HTML table whose first column names its rows; those whose values are not all equal can be marked."""
+    """An HTML table whose first column has the row headers; optionally marks rows with differing values."""
     cells = "".join(f'<th scope="col">{escape(text)}</th>' for text in header)
     lines = [f"<thead><tr>{cells}</tr></thead><tbody>"]
     for name, *values in rows:
@@ -165,10 +167,10 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, mark_differi
 
 
 def csp_hash(source: str) -> str:
-    """What a content security policy calls an inline style or script."""
+    """Hash of an inline style or script for a content security policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
 
 
 def page_file(name: str) -> str:
-    """The content of a file that the page is made of."""
+    """Content of one of the page's source files."""
     return resources.files("sdst.show").joinpath(name).read_text(encoding="utf-8")

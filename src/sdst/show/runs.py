@@ -1,4 +1,4 @@
-"""What a finished run folder says about the run: metrics, facts, configuration, learning curves, predictions."""
+"""Reading a finished run folder: metrics, facts, configuration, learning curves and predictions."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Run:
     """A finished run.
 
     Attributes:
-        folder: The run folder.
-        name: What the page calls it.
+        folder: Run folder.
+        name: Name of the run on the page.
         metrics: Content of metrics.json.
         facts: Content of run.json.
         config: Content of config.yaml.
@@ -42,21 +42,21 @@ class Run:
     config: DictConfig
 
     def predictions(self, split: str) -> dict[Qid, Prediction]:
-        """The submission of a split by qid.
+        """Predictions on a split by qid.
 
         Raises:
-            UserError: The run has none.
+            UserError: The run has no predictions on this split.
         """
         path = self.folder / f"{split}_submission.jsonl"
         if not path.is_file():
             splits = ", ".join(self.metrics["best"])
-            raise UserError(f"{path}: no predictions of this split; choose a --split from {splits}")
+            raise UserError(f"{path}: no predictions on this split; choose --split from {splits}")
         return {prediction.qid: prediction for prediction in read_predictions(path)}
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A logged quantity: its value after so many training steps."""
+    """Values of a logged quantity and the number of training steps after which each was logged."""
 
     steps: list[int]
     values: list[float]
@@ -66,10 +66,12 @@ def read_run(folder: Path, name: str) -> Run:
     """Read a run folder.
 
     Raises:
-        UserError: It holds no finished run, or a file of it is damaged.
+        UserError: The folder is not a finished run, or one of its files is damaged.
     """
     if not (folder / "metrics.json").is_file():
-        raise UserError(f"{folder}: no finished run (it has no metrics.json); give the folder of one")
+        raise UserError(
+            f"{folder}: not a finished run (metrics.json is missing); give a finished run's folder"
+        )
     return Run(
         folder,
         name,
@@ -80,16 +82,16 @@ def read_run(folder: Path, name: str) -> Run:
 
 
 def read_curves(run: Run) -> dict[str, Curve]:
-    """Every quantity of the run's CSV log; empty where it was logged elsewhere.
+    """All quantities in the run's CSV log; empty if the run has no CSV log.
 
-    A resumed run has a file for each time it was started, of which a later one knows better about a step.
+    A resumed run has one file per start. If several files have the same step, the last one counts.
     """
     points: dict[str, dict[int, float]] = {}
     paths = (run.folder / "csv").glob("version_*/metrics.csv")
     for path in sorted(paths, key=lambda path: int(path.parent.name.removeprefix("version_"))):
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
-                # The rows behind the last epoch are the best checkpoint's, evaluated when training was over.
+                # Rows after the last epoch evaluate the best checkpoint when training is over.
                 if int(row["epoch"]) >= run.metrics["epochs"]:
                     continue
                 for quantity in row.keys() - {"epoch", "step"}:
@@ -102,14 +104,14 @@ def read_curves(run: Run) -> dict[str, Curve]:
 
 
 def selected_step(run: Run, curves: dict[str, Curve]) -> int | None:
-    """The training step whose weights are the best checkpoint; None where no curve tells."""
+    """Training step of the best checkpoint; None if its metric has no learning curve."""
     selected = run.metrics["selected"]
     curve = curves.get(f"{selected['split']}/{selected['metric']}")
     return None if curve is None else curve.steps[curve.values.index(max(curve.values))]
 
 
 def flatten(config: DictConfig) -> dict[str, str]:
-    """Every option of a configuration with its value as YAML has it, in order; lists are values."""
+    """All options of a configuration in order, dotted key -> value as text; a list is one value."""
     options: dict[str, str] = {}
 
     def add(node: Any, prefix: str) -> None:

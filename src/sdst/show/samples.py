@@ -1,4 +1,4 @@
-"""What the page's explorer knows: every query of a split with its true and predicted moments, as plain values."""
+"""Data for the page's list of queries: true and predicted moments of every query of a split, as plain values."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from sdst.types import Prediction, Qid, Record
 
 
-def pair(run: Run, split: str, records: Sequence[Record]) -> dict[Qid, Prediction]:
-    """The run's predictions of a split by qid.
+def matching_predictions(run: Run, split: str, records: Sequence[Record]) -> dict[Qid, Prediction]:
+    """The run's predictions on a split by qid, checked against the annotations.
 
     Raises:
-        UserError: They are for other queries than the annotations.
+        UserError: Predictions and annotations have different queries.
     """
     predictions = run.predictions(split)
     annotated = {(record.qid, record.vid, record.query) for record in records}
@@ -29,7 +29,7 @@ def pair(run: Run, split: str, records: Sequence[Record]) -> dict[Qid, Predictio
         qids = ", ".join(sorted({repr(qid) for qid, _, _ in different})[:3])
         raise UserError(
             f"{run.folder}: its {split} predictions and the annotations differ in queries (qid {qids}); "
-            "runs can be compared on the same annotations only, and --annotations names their file"
+            "give the annotations of all runs with --annotations"
         )
     return predictions
 
@@ -43,10 +43,10 @@ def describe_samples(
     """One entry per query, in the order of the annotations.
 
     Args:
-        records: The annotations.
-        predictions: Of each run.
-        traces: Of each run, where there are any.
-        groups: Of moment lengths, in seconds: name -> what is exceeded, and the most.
+        records: Annotated queries.
+        predictions: Predictions of each run by qid.
+        traces: Traces of each run by qid; None for a run without traces.
+        groups: Group of moment lengths -> exclusive lower and inclusive upper bound in seconds.
     """
     return [
         _describe_record(record, groups)

@@ -1,20 +1,20 @@
 "use strict";
 
 const ANNOTATED_SECONDS = 2; // length of the clips that annotators scored
-const HIGHEST_SCORE = 4; // of an annotator
+const HIGHEST_SCORE = 4; // highest score that an annotator can give
 
-/** Everything about a query on one axis of time. */
+/** All details of a query on one time axis. */
 function showSample(sample, data) {
   const url = data.videos[sample.vid];
   const player = url ? makePlayer(url, sample.vid) : null;
-  const told = el("p", { class: "told", "aria-live": "polite" });
+  const chosen = el("p", { class: "chosen", "aria-live": "polite" });
   const refinement = el("div", {});
   const timeline = el("div", { class: "timeline" });
 
   const choose = (button, text, window) => {
     timeline.querySelector("[aria-pressed=true]")?.setAttribute("aria-pressed", "false");
     button.setAttribute("aria-pressed", "true");
-    told.textContent = text;
+    chosen.textContent = text;
     player?.play(...window);
   };
   const showTrace = (index, rank) => {
@@ -23,7 +23,7 @@ function showSample(sample, data) {
 
   const thumbnails = track([], "thumbnails");
   thumbnails.setAttribute("role", "img");
-  thumbnails.setAttribute("aria-label", "Pictures of the video along its time");
+  thumbnails.setAttribute("aria-label", "Frames of the video along the time axis");
   if (url) timeline.append(row("video", thumbnails));
   timeline.append(axis(sample.duration));
   if (sample.moments) {
@@ -49,13 +49,13 @@ function showSample(sample, data) {
       timeline.style.setProperty("--now", Math.min(1, player.video.currentTime / sample.duration)),
     );
   }
-  const facts = `qid ${sample.qid}, video ${sample.vid}, ${sample.duration} s`;
+  const facts = `qid ${sample.qid}, video ${sample.vid}, ${Number(sample.duration.toFixed(1))} s`;
   const isTraced = sample.answers.some((answer) => answer.traces);
-  const more = isTraced ? ", a predicted one also to see below how it came about" : "";
-  const hint = player ? `Choose a moment to play it${more}.` : "";
-  const notes = el("div", {}, el("p", { class: "facts" }, `${facts}. ${hint}`), legend(sample, data), told);
+  const more = isTraced ? " Choosing a predicted moment also shows below how the model arrived at it." : "";
+  const hint = player ? `Choose a moment to play it.${more}` : "";
+  const notes = el("div", {}, el("p", { class: "facts" }, `${facts}. ${hint}`), legend(sample, data), chosen);
   const detail = el("div", { class: "detail" }, notes, ...(player ? [player.video] : []), timeline);
-  // Only in the document does the track have a width.
+  // The track has no width until it is in the document.
   if (url) requestAnimationFrame(() => drawThumbnails(thumbnails, url, sample.duration));
   return detail;
 }
@@ -92,7 +92,7 @@ function axis(duration) {
     const mark = el("span", {}, `${second} s`);
     const share = `${(100 * second) / duration}%`;
     mark.style.left = share;
-    mark.style.transform = `translateX(-${share})`; // stays inside the axis at both of its ends
+    mark.style.transform = `translateX(-${share})`; // keeps the first and last mark inside the axis
     return mark;
   });
   return row("", track(marks, "axis"));
@@ -104,7 +104,7 @@ function legend(sample, data) {
   return el("ul", { class: "legend" }, ...items);
 }
 
-/** Predicted saliency, each run's scaled to its own range, over the annotators' mean and range; none without any. */
+/** Predicted saliency of each run, scaled to its own range, over mean and range of the annotators; [] without data. */
 function saliencyRow(sample, data) {
   const drawing = svg("svg", { viewBox: `0 0 ${sample.duration} 1`, preserveAspectRatio: "none", role: "img" });
   const texts = [];
@@ -134,7 +134,7 @@ function saliencyRow(sample, data) {
   return [row("saliency", track([drawing], "saliency")), el("p", { class: "note" }, note)];
 }
 
-/** SVG path of values that each last so many seconds; the other way round as the rest of a path. */
+/** SVG path of a step curve whose values each last the given seconds; backwards to continue another path. */
 function stairs(values, seconds, backwards = false) {
   const corners = values.flatMap((value, i) => [
     [i * seconds, 1 - value],
@@ -149,12 +149,12 @@ function peak(values, seconds) {
   return span([best * seconds, (best + 1) * seconds]);
 }
 
-/** The references of a moment from the first to the last level, each with the points that the next level reads. */
+/** One row per reference of a moment, from start to last level, with the points that the next level reads. */
 function refinementRows(sample, name, index, rank) {
   const { traces } = sample.answers[index];
   if (!traces) return [];
-  const title = el("h4", {}, `How ${name} came to its prediction ${rank + 1}`);
-  if (!traces[rank]) return [title, el("p", { class: "note" }, "Not found when the model was run again.")];
+  const title = el("h4", {}, `How '${name}' arrived at prediction ${rank + 1}`);
+  if (!traces[rank]) return [title, el("p", { class: "note" }, "Rerunning the model did not reproduce this moment.")];
   const [references, points] = traces[rank];
   const rows = references.map((reference, level) => {
     const bar = place(el("div", { class: `reference run-${index}` }), ...reference, sample.duration);
@@ -172,7 +172,7 @@ function refinementRows(sample, name, index, rank) {
     return row(label, shown);
   });
   const legend = points.length
-    ? "Bars are references. Dots are where the next level's heads look, the mean of their points: a line per head."
+    ? "Bars are references. A dot is the mean sampling point of a head of the next level; each head has its own line."
     : "Bars are references. This attention has no sampling points.";
   return [title, ...rows, el("p", { class: "note" }, legend)];
 }

@@ -1,4 +1,4 @@
-"""How predicted moments came about: their references and sampling points, level by level (Sec. 3.3.3, Fig. 4)."""
+"""Traces of predicted moments: their references and sampling points at each level (Sec. 3.3.3, Fig. 4)."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from sdst.types import Output, Prediction, Qid, Record
 
 SAME_SECONDS = 0.05
-"""A moment computed again may differ by so much: training may have run in half precision."""
+"""Tolerance when a moment is recomputed, because training may have run in half precision."""
 
 
 @dataclass(frozen=True)
 class Trace:
-    """The way of one moment query.
+    """Refinement of one moment query.
 
     Attributes:
-        references: Start and end in seconds of R^0..R^K. They may lie outside the video.
-        points: For each level and head the mean of the sampling points in seconds, weighted by their attention; empty
-            where the attention has no points.
+        references: Start and end in seconds of R^0..R^K; they may lie outside the video.
+        points: Attention-weighted mean of the sampling points in seconds, for each level and head; empty if the
+            attention has no sampling points.
     """
 
     references: list[list[float]]
@@ -46,23 +46,23 @@ class Trace:
 def trace_moments(
     run: Run, records: Sequence[Record], predictions: Mapping[Qid, Prediction], count: int
 ) -> dict[Qid, list[Trace | None]]:
-    """Compute the best checkpoint's output again, and find in it the first predicted moments of every query.
+    """Recompute the best checkpoint's output and find the first predicted moments of every query in it.
 
     Args:
-        run: Of an SDST model.
-        records: The annotated queries of a split.
-        predictions: The run's, for the same queries.
-        count: How many moments of each query.
+        run: Run of an SDST model.
+        records: Annotated queries of a split.
+        predictions: Predictions of the run for the same queries.
+        count: Number of moments to trace per query.
 
     Returns:
-        qid -> a trace for each of its first moments; None where no query of the model ends there.
+        qid -> a trace for each of its first moments; None if no moment query of the model ends at that moment.
 
     Raises:
-        UserError: The model is no SDST, or its checkpoint or the features are not there or do not fit.
+        UserError: The model is not SDST, or its checkpoint or features are missing or do not match.
     """
     model, config, recipe = checkpoint.load(run.folder / BEST)
     if not isinstance(model, SDST):
-        raise UserError(f"{type(model).__name__} refines no references")
+        raise UserError(f"model {type(model).__name__} does not refine references")
     store = open_matching_store(str(run.config.data.features), recipe)
     store.require([record.vid for record in records], [record.qid for record in records])
     decoding = Decoding(**config["decode"])
@@ -91,17 +91,17 @@ def trace_moments(
 
 
 def find_queries(windows_se: Tensor, scores: Tensor, wanted: Tensor) -> list[int | None]:
-    """Which moment query each predicted moment comes from: NMS changes scores and order, but no bounds.
+    """Find the moment query of each predicted moment. NMS changes scores and order, but not bounds.
 
-    Of queries that ended at the same bounds the one with the higher score comes first, as NMS has it.
+    Among queries with the same bounds, the one with the higher score comes first, as in NMS.
 
     Args:
-        windows_se: (M, 2) what the queries predict, in seconds.
-        scores: (M,) before NMS.
-        wanted: (N, 2) predicted moments, best first.
+        windows_se: (M, 2) moments of the queries, start and end in seconds.
+        scores: (M,) scores before NMS.
+        wanted: (N, 2) predicted moments in seconds, best first.
 
     Returns:
-        N indices of queries, all different; None where there is none (left).
+        N distinct indices of queries; None for a moment without an unused matching query.
     """
     found: list[int | None] = []
     left = scores.clone()
@@ -122,6 +122,6 @@ def _in_seconds(output: Output, durations: Tensor) -> tuple[Tensor, Tensor | Non
     references_se = cw_to_se(references_cw) * seconds
     if output.offsets is None:
         return references_se, None
-    # A level's offsets count from the reference that it was given, in half widths.
+    # Offsets of a level are relative to the centre of its input reference, in half widths.
     centre, half_width = references_cw[:, :-1, :, :1], references_cw[:, :-1, :, 1:] / 2
     return references_se, (centre + output.offsets.double() * half_width) * seconds

@@ -1,8 +1,8 @@
 "use strict";
 
-const THUMBNAIL_HEIGHT = 56; // pixels, as in page.css
+const THUMBNAIL_HEIGHT = 56; // pixels, must match page.css
 
-/** A player of a video file; play(start, end) shows a moment of it. */
+/** A video player; play(start, end) plays one moment. */
 function makePlayer(url, name) {
   const attributes = { src: url, controls: true, preload: "metadata", playsinline: true };
   const video = el("video", { ...attributes, "aria-label": `Video ${name}` });
@@ -17,12 +17,12 @@ function makePlayer(url, name) {
   const play = (start, end) => {
     stopAt = end;
     video.currentTime = start;
-    video.play().catch(() => {}); // a browser that only plays on its own controls has still sought
+    video.play().catch(() => {}); // if the browser refuses to play from a script, it has still jumped to start
   };
   return { video, play };
 }
 
-/** Fill a track with pictures from the middle of equal parts of a video, taken from the file itself. */
+/** Fill a track with frames from the middle of equal parts of a video file. */
 async function drawThumbnails(track, url, duration) {
   const video = el("video", { src: url, preload: "auto", playsinline: true });
   video.muted = true;
@@ -40,9 +40,9 @@ async function drawThumbnails(track, url, duration) {
       track.append(canvas);
     }
   } catch {
-    track.replaceChildren(el("p", { class: "note" }, "This browser cannot show the video file."));
+    track.replaceChildren(el("p", { class: "note" }, "This browser cannot play the video file."));
   }
-  video.removeAttribute("src"); // or the browser keeps the file open
+  video.removeAttribute("src"); // otherwise the browser keeps the file open
   video.load();
 }
 

@@ -1,4 +1,4 @@
-"""Every number of the paper's tables is in experiments/, digit for digit, and every number there is in the paper."""
+"""The files in experiments/ have exactly the numbers of the paper's tables, digit for digit."""
 
 import re
 from itertools import groupby
@@ -17,7 +17,7 @@ EXPERIMENTS = Path(sdst.__file__).parents[2] / "experiments"
 PAPER = SHARED.parent / "PAPER.txt"
 needs_paper = pytest.mark.skipif(not PAPER.is_file(), reason=f"the paper's text not found at {PAPER}")
 
-FIRST_LINES = {  # in the order of the text, which has no captions
+FIRST_LINES = {  # in the order of the text, which lacks the captions
     "1": "Method | test | val | #Params",
     "2": "Method | Charades-ST | TACoS",
     "3": "Pool strat. |",
@@ -42,7 +42,7 @@ FIRST_LINES = {  # in the order of the text, which has no captions
     "O": "Method | QVHighlights(test)",
     "P": "Comparison w.r.t. SDST |",
 }
-NO_RESULTS = {"A", "G"}  # hyperparameters, and the weights of Tab. F: tested below
+NO_RESULTS = {"A", "G"}  # hyperparameters and the loss weights of Tab. F, tested separately below
 RESULTS = [name for name in FIRST_LINES if name not in NO_RESULTS]
 
 DASHES = ("–", "-")
@@ -51,7 +51,7 @@ A_NUMBER = re.compile(r"\d+(\.\d+)?( ?M| ± \d+\.\d+| \(\+\d+\.\d+\))?")
 
 @pytest.fixture(scope="module")
 def tables() -> dict[str, list[list[str]]]:
-    """Cells of each row of each table, header rows among them, empty cells kept."""
+    """Cells of each row of each table, including header rows and empty cells."""
     found: list[list[str]] = []
     lines = PAPER.read_text(encoding="utf-8").splitlines()
     for is_table, group in groupby(lines, lambda line: "|" in line and not re.match(r"\(\d+\) \|", line)):
@@ -81,7 +81,7 @@ def is_number(cell: str) -> bool:
 
 
 def parts(name: str, rows: list[list[str]]) -> tuple[list[list[str]], list[list[str]]]:
-    """Header rows and rows of numbers; Tab. B has lost its numbers, but not its methods."""
+    """Header rows and rows of numbers; in the text, Tab. B lacks its numbers but has its methods."""
     if name == "B":
         return rows[:1], rows[1:]
     headers = [row for row in rows if not any(map(is_number, row))]
@@ -90,14 +90,14 @@ def parts(name: str, rows: list[list[str]]) -> tuple[list[list[str]], list[list[
 
 
 def printed_numbers(name: str, row: list[str]) -> list[str | None]:
-    """The numbers and dashes of a row without those that are its label."""
+    """Numbers and dashes of a row, without those in its label."""
     numbers = [None if cell in DASHES else cell for cell in row if cell in DASHES or is_number(cell)]
     return numbers[1:] if name == "K" or (name == "F" and row[0].isdigit()) else numbers
 
 
 @needs_paper
 @pytest.mark.parametrize("name", RESULTS)
-def test_numbers_are_the_papers(tables: dict[str, list[list[str]]], name: str) -> None:
+def test_numbers_equal_the_papers(tables: dict[str, list[list[str]]], name: str) -> None:
     table = read_experiment(EXPERIMENTS / f"table{name}.yaml")
     _, rows = parts(name, tables[name])
     expected = [printed_numbers(name, row) for row in rows]
@@ -111,7 +111,7 @@ def test_numbers_are_the_papers(tables: dict[str, list[list[str]]], name: str) -
 
 
 @needs_paper
-def test_the_paper_has_no_other_tables(tables: dict[str, list[list[str]]]) -> None:
+def test_every_table_of_the_paper_has_a_file(tables: dict[str, list[list[str]]]) -> None:
     files = {path.stem for path in list_experiments(EXPERIMENTS)}
     assert files == {f"table{name}" for name in RESULTS} | {"figure4"}
     assert not any(row.paper for row in read_experiment(EXPERIMENTS / "figure4.yaml").rows)
@@ -119,11 +119,11 @@ def test_the_paper_has_no_other_tables(tables: dict[str, list[list[str]]]) -> No
 
 @needs_paper
 @pytest.mark.parametrize("name", RESULTS)
-def test_headers_are_the_papers(tables: dict[str, list[list[str]]], name: str) -> None:
+def test_headers_equal_the_papers(tables: dict[str, list[list[str]]], name: str) -> None:
     columns = read_experiment(EXPERIMENTS / f"table{name}.yaml").columns
     headers, _ = parts(name, tables[name])
     last = [cell for cell in headers[-1] if cell]
-    if name == "B":  # lost
+    if name == "B":  # its second header row is missing from the text
         assert last == ["Method", "MR-mAP", "HD Very Good"]
         assert [column.title for column in columns] == ["MR-mAP"] * 3 + ["HD Very Good"] * 2
         return
@@ -132,21 +132,21 @@ def test_headers_are_the_papers(tables: dict[str, list[list[str]]], name: str) -
     if name == "P":
         last = last[1:-1]  # the last column has ticks and no numbers
     ours = [column.header for column in columns]
-    if name in ("1", "J"):  # the size spans the rows of headers
+    if name in ("1", "J"):  # the header of the size spans all header rows
         assert ours.pop() in headers[0]
     assert ours == last
     spanning = {cell for row in headers[:-1] for cell in row}
-    for column in columns:  # each title is made of the headers above
+    for column in columns:  # each title consists of the headers above it
         words = column.title
         for cell in sorted(spanning - {""}, key=len, reverse=True):
             words = words.replace(cell, "")
-        if name != "I":  # whose row of data sets is lost
+        if name != "I":  # its row of data sets is missing from the text
             assert not words.strip()
 
 
 @needs_paper
-@pytest.mark.parametrize("name", [name for name in RESULTS if name not in ("4", "7", "E")])  # lost there
-def test_labels_are_the_papers(tables: dict[str, list[list[str]]], name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in RESULTS if name not in ("4", "7", "E")])  # not in the text
+def test_labels_equal_the_papers(tables: dict[str, list[list[str]]], name: str) -> None:
     _, rows = parts(name, tables[name])
     expected = [re.sub(r"\s*\[\d+\]", "", row[0]) for row in rows]
     if name == "J":
@@ -164,7 +164,7 @@ def test_labels_are_the_papers(tables: dict[str, list[list[str]]], name: str) ->
 
 @needs_paper
 @pytest.mark.parametrize(("name", "ticks"), [("7", [3, 3, 3, 3, 4]), ("E", [4, 4, 4, 4, 4, 5])])
-def test_rows_without_labels_lack_as_much_as_the_papers(
+def test_rows_without_labels_have_as_many_ticks_as_the_papers(
     tables: dict[str, list[list[str]]], name: str, ticks: list[int]
 ) -> None:
     _, rows = parts(name, tables[name])
@@ -175,11 +175,11 @@ def test_rows_without_labels_lack_as_much_as_the_papers(
     assert len({row.overrides for row in less}) == len(less)
 
 
-WEIGHTS = ("cls", "l1", "sal", "video", "layer", "iou", "act")  # reading of Tab. G's lost headers
+WEIGHTS = ("cls", "l1", "sal", "video", "layer", "iou", "act")  # our reading: Tab. G's headers are missing
 
 
 @needs_paper
-def test_the_weights_of_table_f_are_those_of_table_g(tables: dict[str, list[list[str]]]) -> None:
+def test_loss_weights_of_table_f_equal_table_g(tables: dict[str, list[list[str]]]) -> None:
     _, *rows, chosen = [[cell for cell in row if cell] for row in tables["G"]]
     perturbed = read_experiment(EXPERIMENTS / "tableF.yaml").rows[:-2]
     for (label, *weights), row in zip(rows, perturbed, strict=True):
@@ -214,7 +214,7 @@ OPTIONS_OF_DATASETS = {
     "Learning rate schedule": "optim.decay_epochs",
 }
 DATASETS = {"QVHighlights": "qvhighlights", "Charades-STA": "charades", "TACoS": "tacos"}
-NOT_OPTIONS = {  # zero dropouts are left out of the model, depths are part of its code
+NOT_OPTIONS = {  # the model has no dropouts of 0, and depths are fixed in its code
     ("General config", "Attention dropout"),
     ("General config", "FFN dropout"),
     ("General config", "Attention output dropout"),
@@ -227,7 +227,7 @@ NOT_OPTIONS = {  # zero dropouts are left out of the model, depths are part of i
 
 
 @needs_paper
-def test_the_hyperparameters_of_table_a_are_the_configurations(tables: dict[str, list[list[str]]]) -> None:
+def test_hyperparameters_of_table_a_equal_the_configuration(tables: dict[str, list[list[str]]]) -> None:
     configs = {name: compose([f"data={data}"]) for name, data in DATASETS.items()}
     seen = set()
     section = ""
@@ -250,7 +250,7 @@ def test_the_hyperparameters_of_table_a_are_the_configurations(tables: dict[str,
 
 
 @pytest.mark.parametrize("path", list_experiments(EXPERIMENTS), ids=lambda path: path.stem)
-def test_every_key_is_one_of_a_run(path: Path) -> None:
+def test_every_column_key_is_a_metric_of_its_data_set(path: Path) -> None:
     for column in read_experiment(path).columns:
         if column.key is None or column.key in RUN_FACTS:
             assert column.split is None or path.stem == "tableO"
@@ -265,11 +265,11 @@ def test_every_key_is_one_of_a_run(path: Path) -> None:
         assert column.key in possible
 
 
-MISPRINT = ("tableF", "mAP@0.7")  # of mAP@0.75
+MISPRINT = ("tableF", "mAP@0.7")  # should be mAP@0.75
 
 
 @pytest.mark.parametrize("path", list_experiments(EXPERIMENTS), ids=lambda path: path.stem)
-def test_a_header_and_its_key_mean_the_same(path: Path) -> None:
+def test_column_headers_and_keys_agree(path: Path) -> None:
     for column in read_experiment(path).columns:
         if column.key is None or column.key in RUN_FACTS:
             continue

@@ -1,4 +1,4 @@
-"""Significance tests against published worked examples, scikit-posthocs, and the definitions written out."""
+"""Significance tests against published worked examples, scikit-posthocs, and naive implementations."""
 
 import itertools
 import math
@@ -50,7 +50,7 @@ ROUNDING = np.fromstring(
 
 
 def naive_ranks(column: list[float]) -> list[float]:
-    """1 + how many are better + half of how many others are as good; NaN neither has nor takes a rank."""
+    """1 + number of better scores + half the number of other equal scores; NaN has no rank."""
     return [
         math.nan
         if math.isnan(mine)
@@ -81,18 +81,18 @@ def naive_nemenyi(scores: np.ndarray, first: int, second: int) -> float:
         st.lists(st.sampled_from([1.0, 2.0, 2.5, math.nan]), min_size=3, max_size=3), min_size=1, max_size=6
     )
 )
-def test_ranks_are_those_of_a_naive_loop(rows: list[list[float]]) -> None:
+def test_ranks_equal_a_naive_loop(rows: list[list[float]]) -> None:
     scores = np.array(rows)
     for ties, naive in (("average", naive_ranks), ("dense", naive_dense_ranks)):
         expected = np.array([naive(list(column)) for column in scores.T]).T
         np.testing.assert_array_equal(rank_columns(scores, ties), expected)
 
 
-def test_demsars_average_ranks() -> None:
+def test_average_ranks_of_demsar_2006() -> None:
     np.testing.assert_allclose(rank_columns(DEMSAR).mean(axis=1), [3.143, 2.000, 2.893, 1.964], atol=5e-4)
 
 
-def test_demsars_friedman_statistic_corrected_for_ties() -> None:
+def test_friedman_statistic_of_demsar_2006_with_correction_for_ties() -> None:
     groups = [np.unique(column, return_counts=True)[1] for column in DEMSAR.T]
     tied = sum(float((counts**3 - counts).sum()) for counts in groups)
     correction = 1 - tied / (14 * 4 * (4**2 - 1))
@@ -100,13 +100,13 @@ def test_demsars_friedman_statistic_corrected_for_ties() -> None:
     assert friedman(DEMSAR).statistic * correction == pytest.approx(9.28, abs=5e-3)
 
 
-def test_friedman_of_the_rounding_times() -> None:
+def test_friedman_of_hollander_and_wolfe_1973() -> None:
     result = friedman(-ROUNDING.T)  # fast is good
     assert result.statistic == pytest.approx(11.143, abs=5e-4)
     assert result.pvalue == pytest.approx(0.003805, abs=5e-7)
 
 
-def test_friedman_is_equation_29_without_ties() -> None:
+def test_friedman_equals_equation_29_without_ties() -> None:
     scores = np.random.default_rng(0).normal(size=(5, 12))
     ranks = [naive_ranks(list(column)) for column in scores.T]
     sums = [sum(rank[method] for rank in ranks) for method in range(5)]
@@ -116,7 +116,7 @@ def test_friedman_is_equation_29_without_ties() -> None:
     assert result.pvalue == pytest.approx(stats.chi2.sf(expected, df=4))
 
 
-def test_nemenyi_is_the_range_of_normals() -> None:
+def test_nemenyi_equals_the_studentized_range_distribution() -> None:
     pytest.importorskip("scikit_posthocs")
     for scores in (DEMSAR, -ROUNDING.T, np.random.default_rng(1).normal(size=(6, 9))):
         pvalues = nemenyi(scores)
@@ -125,7 +125,7 @@ def test_nemenyi_is_the_range_of_normals() -> None:
             assert pvalues[first, second] == pvalues[second, first]
 
 
-def test_demsars_conclusion_of_the_nemenyi_test() -> None:
+def test_nemenyi_conclusions_of_demsar_2006() -> None:
     pytest.importorskip("scikit_posthocs")
     pvalues = nemenyi(DEMSAR)  # critical differences 1.25 at 0.05 and 1.12 at 0.10 against 1.143 and 1.179
     assert 0.05 < pvalues[0, 1] < 0.10
@@ -134,16 +134,16 @@ def test_demsars_conclusion_of_the_nemenyi_test() -> None:
 
 
 @pytest.mark.parametrize("test", [friedman, nemenyi])
-def test_missing_scores_are_refused(test) -> None:
+def test_missing_scores_raise(test) -> None:
     if test is nemenyi:
         pytest.importorskip("scikit_posthocs")
     with pytest.raises(ValueError, match="missing"):
         test([[1, 2], [2, math.nan], [3, 4]])
 
 
-def test_nemenyi_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_scikit_posthocs_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scikit_posthocs", None)
-    with pytest.raises(UserError, match=r"scikit-posthocs: .*sdst\[stats\]"):
+    with pytest.raises(UserError, match=r"scikit-posthocs, .*sdst\[stats\]"):
         nemenyi(DEMSAR)
 
 
@@ -165,7 +165,7 @@ def test_paired_difference_of_student_1908() -> None:
 
 @settings(max_examples=30)
 @given(st.lists(st.integers(-500, 500), min_size=2, max_size=8, unique_by=abs).filter(lambda d: 0 not in d))
-def test_wilcoxon_is_the_share_of_signs_as_extreme(differences: list[int]) -> None:
+def test_wilcoxon_equals_the_share_of_sign_patterns_at_least_as_extreme(differences: list[int]) -> None:
     order = sorted(differences, key=abs)
     total = len(order) * (len(order) + 1) / 2
 
@@ -181,7 +181,7 @@ def test_wilcoxon_is_the_share_of_signs_as_extreme(differences: list[int]) -> No
     assert result.wilcoxon_pvalue >= 2 ** (1 - len(order))
 
 
-def test_differences_that_have_no_t_test() -> None:
+def test_t_test_is_undefined_for_constant_differences() -> None:
     same = paired_difference([55.1, 55.2, 55.3], [54.1, 54.2, 54.3])  # unequal in binary, equal in print
     assert (same.mean, same.std) == (pytest.approx(1), 0)
     assert math.isnan(same.t_pvalue)
@@ -198,17 +198,17 @@ UNEQUAL = [([1.0, 2.0], [1.0]), ([], []), ([1.0, math.nan], [1.0, 2.0]), ([[1.0]
 
 
 @pytest.mark.parametrize(("a", "b"), UNEQUAL)
-def test_values_that_are_no_pairs_are_refused(a: list, b: list) -> None:
-    with pytest.raises(ValueError, match="as many finite numbers"):
+def test_unpaired_values_raise(a: list, b: list) -> None:
+    with pytest.raises(ValueError, match="the same number of finite values"):
         paired_difference(a, b)
-    with pytest.raises(ValueError, match="as many finite numbers"):
+    with pytest.raises(ValueError, match="the same number of finite values"):
         bootstrap_queries(a, b, np.random.default_rng(0))
 
 
 # --- queries ---
 
 
-def test_bootstrap_of_many_queries_is_the_normal_interval() -> None:
+def test_bootstrap_of_many_queries_approaches_the_normal_interval() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.uniform(size=(2, 2000))
     result = bootstrap_queries(a, b, np.random.default_rng(1), resamples=4000, confidence=0.9)
@@ -219,7 +219,7 @@ def test_bootstrap_of_many_queries_is_the_normal_interval() -> None:
     assert result.high == pytest.approx(result.mean + 1.645 * error, abs=0.1 * error)
 
 
-def test_bootstrap_of_two_queries_is_their_exact_distribution() -> None:
+def test_bootstrap_of_two_queries_matches_the_exact_distribution() -> None:
     """The mean of a resample of {0, 1} is 0, 1/2 or 1 with probability 1/4, 1/2, 1/4."""
     rng = np.random.default_rng(0)
     a, b = [1.0, 0.0], [0.0, 0.0]
@@ -229,7 +229,7 @@ def test_bootstrap_of_two_queries_is_their_exact_distribution() -> None:
     assert (most.low, most.high) == (0, 1)
 
 
-def test_bootstrap_keeps_pairs_together_and_repeats_itself() -> None:
+def test_bootstrap_keeps_pairs_and_is_reproducible() -> None:
     b = np.random.default_rng(0).uniform(size=100)
     result = bootstrap_queries(b + 0.25, b, np.random.default_rng(1), resamples=50)
     assert result.low == pytest.approx(0.25)
@@ -246,7 +246,7 @@ def test_bootstrap_keeps_pairs_together_and_repeats_itself() -> None:
 # --- the paper's own tables ---
 
 
-def test_main_results_are_the_numbers_of_tables_1_and_2() -> None:
+def test_main_results_have_the_numbers_of_tables_1_and_2() -> None:
     scores = main_results(EXPERIMENTS)
     assert len(scores.methods) == 9
     assert len(scores.columns) == 13
@@ -266,7 +266,7 @@ def test_main_results_are_the_numbers_of_tables_1_and_2() -> None:
     assert missing == expected
 
 
-def test_dropping_keeps_what_is_complete() -> None:
+def test_dropping_incomplete_columns_or_methods_keeps_the_rest() -> None:
     scores = main_results(EXPERIMENTS)
     columns, methods = scores.complete("columns"), scores.complete("methods")
     assert (columns.values.shape, methods.values.shape) == ((9, 10), (5, 13))
@@ -278,7 +278,7 @@ def test_dropping_keeps_what_is_complete() -> None:
                 assert kept.values[i, j] == original
 
 
-def test_ranks_of_table_o_that_are_wrong() -> None:
+def test_wrong_ranks_in_table_o() -> None:
     found = {(d.method, d.column): (d.printed, d.computed) for d in rank_differences(EXPERIMENTS)}
     assert found == {  # read off Tab. 1 and 2 by eye
         ("CG-DETR", "test MR mAP, @0.5"): (5, 6),  # 64.51, below BAM-DETR's 64.57
@@ -291,7 +291,7 @@ def test_ranks_of_table_o_that_are_wrong() -> None:
     }
 
 
-def test_where_the_papers_text_and_its_numbers_disagree() -> None:
+def test_disagreements_between_the_papers_text_and_numbers() -> None:
     pytest.importorskip("scikit_posthocs")
     scores = main_results(EXPERIMENTS)
     by_columns, by_methods = (significance(scores.complete(drop)) for drop in ("columns", "methods"))
