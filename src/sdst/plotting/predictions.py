@@ -75,6 +75,8 @@ def plot_predictions(
     try:
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=120, format=Path(path).suffix[1:] or "png")
+    except UserError:
+        raise
     except ValueError as error:  # no such format
         raise UserError(f"{path}: cannot write the plot: {error}") from error
 
