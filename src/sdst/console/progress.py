@@ -58,7 +58,7 @@ class _RateColumn(ProgressColumn):
 
 
 class _Lines(Progress):
-    """Logs a line per minute and task, for batch jobs; work shorter than a minute logs nothing."""
+    """Logs one line per minute, for batch jobs; work shorter than a minute logs nothing."""
 
     def __init__(self) -> None:
         super().__init__(disable=True, auto_refresh=False)
