@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sdst.training.run_folder import BEST
 from torch import nn
 
 from helpers.anchor_models import build, configured, run
@@ -18,6 +17,7 @@ from sdst.data.collate import collate
 from sdst.data.dataset import GroundingDataset
 from sdst.data.store import FeatureStore
 from sdst.features.writer import FeatureWriter
+from sdst.training.run_folder import BEST
 from sdst.types import Batch, Record
 
 DV, DT = 6, 5  # as in helpers.anchor_models

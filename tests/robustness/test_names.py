@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sdst.training.run_folder import BEST
 
 from helpers.corpus import Corpus, make_rows, write_rows
 from sdst.cli import main
@@ -17,6 +16,7 @@ from sdst.errors import UserError
 from sdst.features.extract import find_videos
 from sdst.features.writer import FeatureWriter
 from sdst.plotting.predictions import plot_predictions
+from sdst.training.run_folder import BEST
 from sdst.types import Prediction, Record
 
 PATH_LIKE = ["../outside", "/etc/passwd", "a/b", "..", ".", "", "a\0b"]
