@@ -351,7 +351,7 @@ def contents(place: Path) -> dict[str, Any] | None:
         found |= {name: str(value) for name, value in file.attrs.items()}
         groups = [f"video/{pooling}" for pooling in hdf5.names(file, "video")]
         keys = [f"{group}/{name}" for group in (*groups, "text") for name in hdf5.names(file, group)]
-        found |= {key: torch.tensor(hdf5.read(hdf5.array(file, key))) for key in keys}
+        found |= {key: torch.tensor(hdf5.read(file, key)) for key in keys}
     return found
 
 

@@ -1,4 +1,4 @@
-"""Feature files from strangers: nothing outside the file is read, and no memory is spent that its bytes do not back."""
+"""Feature files from strangers: nothing outside the file is read, and no more memory is used than it accounts for."""
 
 import os
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def write(path: Path) -> Path:
 
 
 def replaced(**how: object) -> Spoil:
-    """The video's features made anew: filled with ones where data is given, else only declared."""
+    """Create the video's features again, with the given data or only declared."""
 
     def apply(file: h5py.File, folder: Path) -> None:
         del file[VIDEO]
@@ -113,7 +113,7 @@ def test_every_reader_refuses_before_any_value_is_read(
     for read in readers:
         with pytest.raises(UserError, match=message) as caught:
             read()
-        assert str(path) in str(caught.value)
+        assert str(caught.value).count(str(path)) == 1
     assert main(["features", "merge", str(path), "--out", str(tmp_path / "out.h5")]) == 2
     assert not (tmp_path / "out.h5").exists()
 
@@ -128,7 +128,7 @@ def test_compressed_and_chunked_features_are_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(FeatureStore(path).video("v")[0], values[:, 0])
 
 
-def test_attributes_that_are_no_plain_values_are_refused(tmp_path: Path) -> None:
+def test_attributes_other_than_plain_values_are_refused(tmp_path: Path) -> None:
     for value in (np.zeros(5000), h5py.Empty("f"), np.void(b"opaque"), [[1, 2], [3, 4]]):
         path = write(tmp_path / "f.h5")
         with h5py.File(path, "r+") as file:
@@ -139,7 +139,7 @@ def test_attributes_that_are_no_plain_values_are_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("seconds", [0.0, -2.0, np.nan, np.inf, "two"])
-def test_clips_without_a_length_are_refused(tmp_path: Path, seconds: object) -> None:
+def test_an_impossible_clip_length_is_refused(tmp_path: Path, seconds: object) -> None:
     path = write(tmp_path / "f.h5")
     with h5py.File(path, "r+") as file:
         file.attrs["clip_seconds"] = seconds
@@ -147,7 +147,7 @@ def test_clips_without_a_length_are_refused(tmp_path: Path, seconds: object) -> 
         read_info(path)
 
 
-def test_a_pipe_is_no_feature_file(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_as_a_feature_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "f.h5")  # opening it would wait for a writer
     with pytest.raises(UserError, match="no such file"):
         read_info(tmp_path / "f.h5")

@@ -1,4 +1,4 @@
-"""The shortest and the longest videos, queries and lists of moments go all the way from files to metrics."""
+"""The shortest and the longest videos, queries and lists of moments, from files to metrics."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sdst.training.run_folder import BEST
 from torch import nn
 
 from helpers.anchor_models import build, configured, run
@@ -18,16 +17,17 @@ from sdst.data.collate import collate
 from sdst.data.dataset import GroundingDataset
 from sdst.data.store import FeatureStore
 from sdst.features.writer import FeatureWriter
+from sdst.training.run_folder import BEST
 from sdst.types import Batch, Record
 
-DV, DT = 6, 5  # of anchor_models
+DV, DT = 6, 5  # as in helpers.anchor_models
 SHAPES = [(1, 1, 1), (2, 1, 1), (2, 500, 1), (4000, 3, 1), (40, 500, 5), (400, 1, 200)]
-"""Clips, tokens, moments of a query."""
+"""Numbers of clips, tokens and moments per query."""
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Annotations of a query of each shape, and its features in four layers."""
+    """Annotations of one query per shape, and its features in four layers."""
     folder = tmp_path_factory.mktemp("long")
     rng = np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
@@ -86,12 +86,12 @@ def test_training_prediction_and_metrics(
 
 
 @pytest.mark.parametrize("model", ["sdst", "r2_tuning"])
-def test_beside_the_longest_the_shortest_is_what_it_is_alone(files: dict[str, Path], model: str) -> None:
+def test_padding_to_the_longest_does_not_change_the_shortest(files: dict[str, Path], model: str) -> None:
     store = FeatureStore(files["features"], video_layers=layers(model), text_layers=layers(model))
     chosen = [records(files)[qid] for qid in (0, 4, 5)]
     dataset = GroundingDataset(chosen, store, 2.0, None)
     network = build(model)
-    if model == "sdst":  # whose references amplify the rounding of many clips from level to level
+    if model == "sdst":  # its references amplify the rounding of many clips from level to level
         network = network.double()
     together = run(network, in_precision(network, collate([dataset[0, index] for index in range(3)])))
     for index, record in enumerate(chosen):
@@ -100,20 +100,20 @@ def test_beside_the_longest_the_shortest_is_what_it_is_alone(files: dict[str, Pa
         np.testing.assert_allclose(
             together.saliency[index, :clips].detach(), alone.saliency[0].detach(), atol=1e-6
         )
-        if model == "sdst":  # anchors of a longer batch are more
+        if model == "sdst":  # an anchor model has more anchors in a longer batch
             np.testing.assert_allclose(
                 together.references[index].detach(), alone.references[0].detach(), atol=1e-6
             )
 
 
 def in_precision(network: nn.Module, batch: Batch) -> Batch:
-    """With features in that of the network's weights."""
+    """The batch with features in the precision of the network's weights."""
     dtype = next(network.parameters()).dtype
     return replace(batch, video=batch.video.to(dtype), text=batch.text.to(dtype))
 
 
 def layers(model: str) -> list[int]:
-    """As many as the model has levels."""
+    """One layer number per level of the model."""
     return list(range(1, configured(model)["levels"]["count"] + 1))
 
 

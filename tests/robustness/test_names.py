@@ -1,4 +1,4 @@
-"""Ids and queries of strangers: they become no path, no formula, no command and nothing that a terminal obeys."""
+"""Ids and queries of strangers never act as a path, a formula, a command or a terminal code."""
 
 import json
 import os
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sdst.training.run_folder import BEST
 
 from helpers.corpus import Corpus, make_rows, write_rows
 from sdst.cli import main
@@ -17,10 +16,11 @@ from sdst.errors import UserError
 from sdst.features.extract import find_videos
 from sdst.features.writer import FeatureWriter
 from sdst.plotting.predictions import plot_predictions
+from sdst.training.run_folder import BEST
 from sdst.types import Prediction, Record
 
-STEPS = ["../outside", "/etc/passwd", "a/b", "..", ".", "", "a\0b"]
-"""Names that would lead to another place."""
+PATH_LIKE = ["../outside", "/etc/passwd", "a/b", "..", ".", "", "a\0b"]
+"""Names that would lead to another folder or file if used as paths."""
 ODD = [
     "x" * 300,
     "👩‍🚀🎬",
@@ -33,7 +33,7 @@ ODD = [
     "{vid}",
 ]
 ODD += ["-rf", "%s%n", "a\nb", "[red]x"]
-"""Names that are harmless where they stay text."""
+"""Names that are harmless as long as they stay text."""
 
 
 def write_video(writer: FeatureWriter, name: str) -> None:
@@ -44,7 +44,7 @@ def make_writer(path: Path) -> FeatureWriter:
     return FeatureWriter(path, backbone="b", video_layers=[1], text_layers=[1], clip_seconds=2.0)
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", PATH_LIKE)
 def test_no_name_leads_out_of_the_feature_file(tmp_path: Path, name: str) -> None:
     with make_writer(tmp_path / "f.h5") as writer:
         with pytest.raises(UserError, match="cannot name features"):
@@ -53,7 +53,7 @@ def test_no_name_leads_out_of_the_feature_file(tmp_path: Path, name: str) -> Non
             writer.write_text(name, np.ones((2, 1, 3)))
 
 
-def test_odd_names_stay_what_they_are_in_the_feature_file(tmp_path: Path) -> None:
+def test_odd_names_are_stored_unchanged_in_the_feature_file(tmp_path: Path) -> None:
     with make_writer(tmp_path / "f.h5") as writer:
         for name in ODD:
             write_video(writer, name)
@@ -63,8 +63,8 @@ def test_odd_names_stay_what_they_are_in_the_feature_file(tmp_path: Path) -> Non
     assert sorted(store.vids()) == sorted(store.qids()) == sorted(ODD)
 
 
-@pytest.mark.parametrize("name", STEPS + ODD)
-def test_extraction_looks_for_videos_in_its_folder_alone(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", PATH_LIKE + ODD)
+def test_extraction_looks_for_videos_only_in_its_folder(tmp_path: Path, name: str) -> None:
     videos = tmp_path / "videos"
     (videos / "a").mkdir(parents=True)
     for path in (tmp_path / "outside.mp4", videos / "a/b.mp4"):
@@ -74,14 +74,14 @@ def test_extraction_looks_for_videos_in_its_folder_alone(tmp_path: Path, name: s
 
 
 @pytest.mark.parametrize("pattern", ["{vid}", "{vid}/f", "f{vid}"])
-def test_import_looks_for_arrays_in_its_folder_alone(
+def test_import_looks_for_arrays_only_in_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
 ) -> None:
     folder = tmp_path / "arrays"
     folder.mkdir()
     looked_for = []
     monkeypatch.setattr(os.path, "isfile", lambda path: looked_for.append(Path(os.path.normpath(path))))
-    rows = [make_rows("val", 1)[0] | {"qid": name, "vid": name or "v"} for name in STEPS + ODD]
+    rows = [make_rows("val", 1)[0] | {"qid": name, "vid": name or "v"} for name in PATH_LIKE + ODD]
     annotations = write_rows(tmp_path / "a.jsonl", rows)
     arguments = ["--annotations", annotations, "--videos", folder, "--queries", folder, "--backbone", "b"]
     arguments += ["--video-name", pattern, "--out", tmp_path / "f.h5"]
@@ -91,25 +91,25 @@ def test_import_looks_for_arrays_in_its_folder_alone(
 
 
 @pytest.mark.parametrize("field", ["vid", "query", "qid"])
-def test_half_a_character_is_refused_where_it_is_read(tmp_path: Path, field: str) -> None:
+def test_half_a_character_is_refused_when_it_is_read(tmp_path: Path, field: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"qid": 1, "vid": "v", "query": "q"} | {field: "a\ud800"}))
     with pytest.raises(UserError, match=field):
         [(row.text("vid"), row.text("query")) for row in read_rows(path)]
 
 
-@pytest.mark.parametrize("name", STEPS[1:] + ODD)
-def test_a_plot_draws_any_text_as_it_is(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", PATH_LIKE[1:] + ODD)
+def test_a_plot_draws_any_text_unchanged(tmp_path: Path, name: str) -> None:
     pytest.importorskip("matplotlib")
     prediction = Prediction(1, name, f"{name} {name}", np.array([[0, 2, 0.5]]), np.zeros(2))
     record = Record(1, name, name, 4.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("warnings.warn", lambda *_, **__: None)  # a font that lacks a sign
+        patch.setattr("warnings.warn", lambda *_, **__: None)  # about characters that the font lacks
         plot_predictions([prediction], [record], tmp_path / "p.png", 2.0)
     assert [path.name for path in tmp_path.iterdir()] == ["p.png"]
 
 
-def test_what_a_terminal_would_obey_is_told_as_escapes(
+def test_terminal_codes_are_printed_as_escapes(
     finished: Path, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [json.loads(line) for line in corpus.paths["val"].read_text().splitlines()]
@@ -126,5 +126,5 @@ def test_what_a_terminal_would_obey_is_told_as_escapes(
     assert all(line.isprintable() for line in error.splitlines())
 
 
-def test_visible_text_is_shown_as_it_is() -> None:
+def test_printable_text_is_unchanged() -> None:
     assert printable("Ein Hund läuft 🎬 [1] $5") == "Ein Hund läuft 🎬 [1] $5"

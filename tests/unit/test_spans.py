@@ -1,4 +1,4 @@
-"""Spans: conversions, IoU and the clip grid against plain Python and by their laws."""
+"""Spans: conversions, IoU and the clip grid, compared with plain Python and checked by their laws."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def naive_iou(a: list[float], b: list[float]) -> float:
 
 @KINDS
 @given(spans=LISTS)
-def test_centre_and_width_of_start_and_end_and_back(kind, spans):
+def test_conversion_to_centre_and_width_and_back(kind, spans):
     se = kind(spans)
     cw = se_to_cw(se)
     assert cw.tolist() == [[(start + end) / 2, end - start] for start, end in spans]
@@ -33,7 +33,7 @@ def test_centre_and_width_of_start_and_end_and_back(kind, spans):
 
 @KINDS
 @given(a=LISTS, b=LISTS)
-def test_pairwise_iou_equals_a_loop_in_zero_to_one_and_is_symmetric(kind, a, b):
+def test_pairwise_iou_equals_a_loop_lies_in_0_to_1_and_is_symmetric(kind, a, b):
     iou = pairwise_iou(kind(a), kind(b))
     assert iou.tolist() == [[pytest.approx(naive_iou(x, y)) for y in b] for x in a]
     assert ((iou >= 0) & (iou <= 1)).all()

@@ -1,4 +1,4 @@
-"""Command lines: an argument parser with one-line errors, and checked types for its options."""
+"""Command lines: an argument parser with one-line errors, and argparse types that check numbers."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """An argparse type: a whole number of at least ``least``."""
+    """An argparse type for whole numbers of at least ``least``."""
 
     def whole_number(text: str) -> int:
         if (number := int(text)) < least:
-            raise argparse.ArgumentTypeError(f"{text} is below {least}")
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
         return number
 
     return whole_number
 
 
 def positive_number(text: str) -> float:
-    """An argparse type: a finite number above 0."""
+    """An argparse type for finite numbers above 0."""
     number = float(text)
     if not (number > 0 and math.isfinite(number)):
-        raise argparse.ArgumentTypeError(f"{text} is no finite number above 0")
+        raise argparse.ArgumentTypeError(f"must be a finite number above 0, got {text}")
     return number
 
 

@@ -1,4 +1,4 @@
-"""Progress of long work: bars on stderr, or a line in the log every minute where stderr is no terminal."""
+"""Progress of long work: bars on stderr, or a line in the log every minute if stderr is not a terminal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LINE_SECONDS = 60
 
 
 def progress_bars() -> Progress:
-    """A context in which every task has a bar with its count, rate and time left."""
+    """A context that shows a bar with count, rate and time left for each task."""
     if not sys.stderr.isatty():
         return _Lines()
     columns = (
@@ -41,34 +41,34 @@ def progress_bars() -> Progress:
         _RateColumn(),
         TimeRemainingColumn(),
     )
-    # Otherwise what is meant for stdout would be shown above the bars, on stderr.
+    # Without redirect_stdout=False, text for stdout would appear on stderr, above the bars.
     return Progress(*columns, console=Console(stderr=True), redirect_stdout=False)
 
 
 def track(items: Collection[Item], description: str) -> Iterator[Item]:
-    """The items, with a bar of their own while they are gone through."""
+    """Iterate over the items under a progress bar."""
     with progress_bars() as bars:
         yield from bars.track(items, description=description)
 
 
 class _RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
-        """Steps per second, once there is one to tell."""
+        """Steps per second, or nothing before it is known."""
         return Text(f"{task.speed:.1f}/s" if task.speed else "")
 
 
 class _Lines(Progress):
-    """Lines for whoever looks at a job's log; what is done within a minute needs none."""
+    """Logs one line per minute, for batch jobs; work shorter than a minute logs nothing."""
 
     def __init__(self) -> None:
         super().__init__(disable=True, auto_refresh=False)
-        self._told = time.monotonic()
+        self._last_line = time.monotonic()
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
         super().advance(task_id, advance)
         now = time.monotonic()
-        if now >= self._told + LINE_SECONDS:
-            self._told = now
+        if now >= self._last_line + LINE_SECONDS:
+            self._last_line = now
             task = self._tasks[task_id]
             total = "" if task.total is None else f" of {task.total:,.0f}"
             logger.info("%s: %s%s", task.description, f"{task.completed:,.0f}", total)

@@ -1,4 +1,4 @@
-"""Annotation files of QVHighlights, Charades-STA and TACoS: one reader, told by the fields what is there."""
+"""Annotation files of QVHighlights, Charades-STA and TACoS: one reader; a row's fields say which labels it has."""
 
 from __future__ import annotations
 
@@ -20,21 +20,19 @@ if TYPE_CHECKING:
 
 LABELLED_CLIP_SECONDS = 2
 """Length of the clips that carry saliency labels, fixed by the QVHighlights annotation."""
-
-
 LONGEST_SECONDS = 24 * 3600
-"""A larger number is a mistake, or meant to take the memory of as many clips."""
+"""The longest duration accepted: a longer one is a mistake, or an attempt to exhaust memory."""
 
 
 @dataclass
 class Repairs:
-    """What had to be mended in a file: how often, and where first. False when nothing was."""
+    """Repairs made while reading a file: how many of each kind, and the first row of each. False if there are none."""
 
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[str, Row] = field(default_factory=dict)
 
     def add(self, kind: str, row: Row, count: int) -> None:
-        """Note that ``count`` windows of a row were mended."""
+        """Note that ``count`` windows of a row were repaired."""
         if count:
             self.counts[kind] += count
             self.first.setdefault(kind, row)
@@ -51,7 +49,7 @@ class Repairs:
 
 @dataclass(frozen=True)
 class Annotations:
-    """A file's records in file order, and what was repaired in them."""
+    """A file's records in file order, and the repairs made to them."""
 
     records: list[Record]
     repairs: Repairs
@@ -60,11 +58,12 @@ class Annotations:
 def read_annotations(path: str | Path) -> Annotations:
     """Read a JSON Lines annotation file of any of the three datasets, with or without labels.
 
-    Windows given as (end, start) are swapped and windows reaching out of the video are cut to it; both are
+    Windows given as (end, start) are swapped, and windows that reach out of the video are cut to it; both are
     counted. Blanks around a query are removed.
 
     Raises:
-        UserError: A row lacks a field, has one of the wrong type, or contradicts itself.
+        UserError: The file cannot be read, or a row lacks a field, has a field of the wrong type, or contradicts
+            itself.
     """
     repairs = Repairs()
     return Annotations([_to_record(row, repairs) for row in read_rows(path)], repairs)
@@ -73,14 +72,14 @@ def read_annotations(path: str | Path) -> Annotations:
 def _to_record(row: Row, repairs: Repairs) -> Record:
     vid, query = row.text("vid"), row.text("query").strip()
     if not vid or not query:
-        raise row.error("'vid' or 'query' is empty; both must say something")
+        raise row.error("'vid' or 'query' is empty; fill in both")
     duration = row.positive_number("duration")
     if duration > LONGEST_SECONDS:
-        raise row.error(f"'duration' is {duration:g} s, longer than a day; give seconds")
+        raise row.error(f"'duration' must be at most a day, got {duration:g} s; give seconds")
     windows = _read_windows(row, duration, repairs) if row.has("relevant_windows") else None
     labels = row.has("relevant_clip_ids"), row.has("saliency_scores")
     if any(labels) and not all(labels):
-        raise row.error("only one of 'relevant_clip_ids' and 'saliency_scores' is there; give both or none")
+        raise row.error("has only one of 'relevant_clip_ids' and 'saliency_scores'; give both or neither")
     clip_scores = _read_clip_scores(row, duration) if all(labels) else None
     return Record(row.qid, vid, query, duration, windows, clip_scores)
 
@@ -88,7 +87,7 @@ def _to_record(row: Row, repairs: Repairs) -> Record:
 def _read_windows(row: Row, duration: float, repairs: Repairs) -> NDArray[np.float64]:
     given = row.numbers("relevant_windows", 2)
     if not len(given):
-        raise row.error("'relevant_windows' is empty; leave the field out where there are no labels")
+        raise row.error("'relevant_windows' is empty; leave the field out if the row has no labels")
     num_reversed = num_cut = 0
     windows = []
     for start, end in given.tolist():
@@ -111,7 +110,7 @@ def _read_clip_scores(row: Row, duration: float) -> NDArray[np.int64]:
     num_clips = int(duration / LABELLED_CLIP_SECONDS)
     if len(clip_ids) != len(scores):
         raise row.error(
-            f"{len(clip_ids)} 'relevant_clip_ids' but {len(scores)} 'saliency_scores'; give as many"
+            f"{len(clip_ids)} 'relevant_clip_ids' but {len(scores)} 'saliency_scores'; give three scores per clip"
         )
     if len(set(clip_ids.tolist())) != len(clip_ids):
         raise row.error("a clip occurs twice in 'relevant_clip_ids'; keep one of them")

@@ -1,4 +1,4 @@
-"""Samples of different lengths to one padded batch."""
+"""Samples of different lengths, padded to one batch."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Pad each axis to the longest of the batch; masks are true where a sample has a value."""
-    # Queries that follow each other in evaluation mostly are about one video, which is stored and encoded once then.
+    """Pad each axis to the longest sample of the batch; masks are true where a sample has values."""
+    # In evaluation, successive queries are mostly about one video, which is then stored and encoded once.
     videos = [sample.video for sample in samples]
     is_one = all(video is videos[0] for video in videos)
     video, video_mask = _pad(videos[:1] if is_one else videos, axis=1)
@@ -44,7 +44,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def _pad(arrays: Sequence[NDArray[Any]], axis: int) -> tuple[Tensor, Tensor]:
-    """Stack arrays that differ along ``axis``, zeros behind; with the (B, longest) mask of what is real."""
+    """Stack arrays that differ along ``axis``, padded with zeros, beside the (B, longest) mask of real values."""
     lengths = np.array([array.shape[axis] for array in arrays])
     shape = list(arrays[0].shape)
     shape[axis] = int(lengths.max())

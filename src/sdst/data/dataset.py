@@ -1,4 +1,4 @@
-"""One (video, query) sample: features of the wanted layers, moments, saliency target, positive clip."""
+"""One sample per (video, query): features of the wanted layers, moments, saliency target, positive clip."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from sdst.types import Record
 
 SCORED_CLIP_SECONDS = 2.0
-"""What the annotators of QVHighlights scored."""
+"""Length of the clips that the annotators of QVHighlights scored."""
 
 
 @dataclass
 class Sample:
-    """What :func:`sdst.data.collate.collate` pads into a batch.
+    """One element of a batch, before :func:`sdst.data.collate.collate` pads it.
 
     Attributes:
         record: The annotation.
-        video: (K, T, Dv) float16.
-        text: (K, L, Dt) float16.
-        num_clips: Duration / clip length.
-        moments: (G, 2) float32 (centre, width) divided by the duration.
-        saliency: (T,) float32 in [0, 1].
-        positive_clip: A clip with saliency > 0, or -1.
+        video: (K, T, Dv) float16 features of the clips.
+        text: (K, L, Dt) float16 features of the query tokens.
+        num_clips: Duration / clip length, not rounded.
+        moments: (G, 2) float32 (centre, width), divided by the duration.
+        saliency: (T,) float32 target in [0, 1].
+        positive_clip: A clip with saliency > 0, or -1 if there is none.
     """
 
     record: Record
@@ -48,19 +48,19 @@ class Sample:
 
 
 def usable_clips(stored: int, record: Record, clip_seconds: float) -> int:
-    """How many of a video's ``stored`` clips a sample uses: where feature and label lengths are reconciled.
+    """How many of a video's ``stored`` clips a sample uses.
 
-    Real files are a fraction of a clip off their annotated duration, so one clip more or less is normal: one
-    more is trimmed, one less leaves the last clip without features. Anything further means that features and
-    annotations speak of different clip lengths or different videos.
+    Real files differ from their annotated duration by a fraction of a clip, so one clip more or less is normal: an
+    extra clip is trimmed, and a missing one leaves the end of the video without features. A larger difference means
+    that features and annotations have different clip lengths or different videos.
 
     Raises:
-        UserError: They differ by more than one clip.
+        UserError: The stored clips and the duration differ by more than one clip.
     """
     expected = count_clips(record.duration, clip_seconds)
     if abs(stored - expected) > 1:
         raise UserError(
-            f"features of video {record.vid}: {stored} clips, but its {record.duration:g} s make {expected} clips of "
+            f"features of video {record.vid}: {stored} clips, but {record.duration:g} s are {expected} clips of "
             f"{clip_seconds:g} s; check data.clip_seconds and that the features belong to these annotations"
         )
     return min(stored, expected)
@@ -69,13 +69,13 @@ def usable_clips(stored: int, record: Record, clip_seconds: float) -> int:
 def saliency_target(record: Record, num_clips: int, clip_seconds: float) -> NDArray[np.float32]:
     """(num_clips,) target in [0, 1], zeros for a record without labels (App. A, B).
 
-    Annotated saliency is the sum of the three scores / 12. Without it a clip is 1 inside a moment and 0 outside;
-    inside means that at least half of the clip, or half of a moment shorter than a clip, lies in the overlap, so
-    every moment that the clips cover has a positive one.
+    With annotated saliency, the target is the sum of a clip's three scores / 12. Without it, a clip is 1 inside a
+    moment and 0 outside. A clip is inside if the overlap is at least half of the clip, or half of a moment shorter
+    than a clip, so that every moment covered by clips has a positive clip.
     """
     target = np.zeros(num_clips, dtype=np.float32)
     if record.clip_scores is not None:
-        # Scores are per 2 s of video, whatever the feature clips are.
+        # Each score covers 2 s of video, whatever the length of feature clips.
         scored = ((np.arange(num_clips) + 0.5) * clip_seconds / SCORED_CLIP_SECONDS).astype(int)
         known = scored < len(record.clip_scores)
         target[known] = record.clip_scores[scored[known]].sum(axis=1) / 12
@@ -91,13 +91,17 @@ class GroundingDataset(Dataset[Sample]):
     """Records with their features.
 
     A key is (epoch, index). In training the positive clip is drawn from a generator seeded by (seed, epoch,
-    index), so it depends on neither workers nor batches; otherwise it is the most salient clip.
+    index), so it depends on neither workers nor batches; in evaluation it is the most salient clip.
 
     Args:
         records: Annotations; every video and query must be in the store.
         store: Features of the wanted layers.
-        clip_seconds: Clip length.
-        seed: Of the training draw, or None for evaluation.
+        clip_seconds: Clip length, in seconds.
+        seed: Seed of the training draw; None in evaluation.
+
+    Attributes:
+        lengths: How many samples were ``trimmed`` by a clip, and how many are ``short`` of one.
+        num_clips: T of each record.
     """
 
     def __init__(
@@ -109,7 +113,7 @@ class GroundingDataset(Dataset[Sample]):
         self.seed = seed
         self._latest: tuple[str, int, NDArray[np.float16]] | None = None
         self.lengths: Counter[str] = Counter()
-        self.num_clips: list[int] = []  # of each record's video, as far as they are used
+        self.num_clips: list[int] = []
         num_stored = {vid: store.num_clips(vid) for vid in dict.fromkeys(record.vid for record in records)}
         for record in records:
             stored = num_stored[record.vid]
@@ -123,7 +127,7 @@ class GroundingDataset(Dataset[Sample]):
 
     @property
     def max_clips(self) -> int:
-        """Clips of the longest sample."""
+        """T of the longest sample."""
         return max(self.num_clips)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
@@ -149,7 +153,7 @@ class GroundingDataset(Dataset[Sample]):
         )
 
     def _video(self, vid: str, num_clips: int) -> NDArray[np.float16]:
-        """The first clips of a video, the same array as long as the same is asked for: :func:`collate` notices."""
+        """The first clips of a video; repeated calls return the same array, which ``collate`` then stores once."""
         if self._latest is None or self._latest[:2] != (vid, num_clips):
             self._latest = vid, num_clips, self.store.video(vid)[:, :num_clips]
         return self._latest[2]

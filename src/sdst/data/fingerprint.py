@@ -1,4 +1,4 @@
-"""What a feature file holds, in a few characters, without reading all of it."""
+"""A digest of a feature file that needs only a few of its items."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SAMPLES = 8
-"""How many videos and queries are read, evenly spread over their sorted names."""
+"""How many videos and how many queries are read, evenly spread over their sorted names."""
 
 
 def fingerprint(path: Path, pooling: str) -> str:
-    """SHA-256 of a store's recipe, of the names of all items of one pooling, and of a few items' features.
+    """SHA-256 of a feature file's recipe, the names of all items of one pooling, and the features of a few items.
 
-    It does not change when the file moves, is written again with the same features, or gets another pooling. Nor does
-    it where only features that are not read were changed; another backbone or extraction changes all of them.
+    It stays the same when the file is moved, written again with the same features, or given another pooling. It also
+    misses changes in items that are not sampled, but another backbone or extraction changes every item.
+
+    Args:
+        path: The feature file.
+        pooling: A pooling of the file.
 
     Raises:
         UserError: The file cannot be used, or lacks the pooling.
@@ -36,7 +40,7 @@ def fingerprint(path: Path, pooling: str) -> str:
             digest.update("\n".join(names).encode(errors="surrogateescape"))
             for index in range(min(SAMPLES, len(names))):
                 name = names[index * len(names) // min(SAMPLES, len(names))]
-                features = hdf5.read(hdf5.array(file, f"{key}/{name}"))
+                features = hdf5.read(file, f"{key}/{name}")
                 digest.update(f"{features.shape}".encode())
                 digest.update(features.tobytes())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What a feature file says about itself: its attributes and groups, read and checked without its features."""
+"""The description of a feature file: its attributes and groups, checked without reading features."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """What a feature file says about itself.
+    """The description of a feature file.
 
     Attributes:
         path: The file.
         backbone: Name of the network that made the features.
         video_layers: Stored layer numbers of the video tower, shallow to deep.
         text_layers: Stored layer numbers of the text tower, shallow to deep.
-        clip_seconds: Length of a clip.
+        clip_seconds: Length of a clip, in seconds.
         created_by: The program that wrote the file.
-        complete: True; an unfinished file is refused.
-        simulated: The features were made up from annotations, so no result from them counts.
+        complete: Always True; unfinished files are refused.
+        simulated: Whether the features were made up from annotations, so that results from them do not count.
         poolings: Stored poolings of a clip's tokens.
-        video_dims: Pooling -> Dv.
+        video_dims: Dv of each pooling.
         text_dim: Dt.
-        num_videos: Videos stored in any pooling.
-        num_queries: Queries stored.
-        extra: All further root attributes.
+        num_videos: Number of videos stored in any pooling.
+        num_queries: Number of queries stored.
+        extra: All other root attributes.
     """
 
     path: Path
@@ -54,7 +54,7 @@ class StoreInfo:
 
     @property
     def made_by(self) -> dict[str, Any]:
-        """How the features came about, as the writer's arguments."""
+        """How the features were made, as arguments of the writer."""
         return {
             "backbone": self.backbone,
             "video_layers": self.video_layers,
@@ -66,10 +66,10 @@ class StoreInfo:
 
 
 def read_info(path: str | Path) -> StoreInfo:
-    """Read and check what a feature file says about itself.
+    """Read and check the description of a feature file.
 
     Raises:
-        UserError: The file is missing, no HDF5 file, of another format or version, incomplete or empty.
+        UserError: The file is missing, damaged, incomplete, empty, or has another format or version.
     """
     with open_store(Path(path)) as file:
         attrs = hdf5.attributes(file)
@@ -78,9 +78,13 @@ def read_info(path: str | Path) -> StoreInfo:
         if (version := attrs.pop("version", None)) != VERSION:
             raise UserError(f"{path}: attribute 'version' is {version}, not {VERSION}; write the file again")
         if attrs.get("complete") is not True:
-            raise UserError(f"{path}: attribute 'complete' is not true; let the writing command finish")
+            raise UserError(
+                f"{path}: attribute 'complete' is not true; let the command that writes it finish"
+            )
         poolings = {name: hdf5.names(file, f"video/{name}") for name in hdf5.names(file, "video")}
         queries = hdf5.names(file, "text")
+        video_dims = {name: _width(file, f"video/{name}/{vids[0]}") for name, vids in poolings.items()}
+        text_dim = _width(file, f"text/{queries[0]}")
         try:
             return StoreInfo(
                 path=Path(path),
@@ -92,8 +96,8 @@ def read_info(path: str | Path) -> StoreInfo:
                 complete=attrs.pop("complete"),
                 simulated=bool(attrs.pop("simulated", False)),
                 poolings=tuple(poolings),
-                video_dims={name: _width(file, f"video/{name}/{vids[0]}") for name, vids in poolings.items()},
-                text_dim=_width(file, f"text/{queries[0]}"),
+                video_dims=video_dims,
+                text_dim=text_dim,
                 num_videos=len(set().union(*poolings.values())),
                 num_queries=len(queries),
                 extra=attrs,
@@ -108,36 +112,38 @@ def open_store(path: Path) -> h5py.File:
     """Open a feature file for reading.
 
     Raises:
-        UserError: There is none, or HDF5 cannot read it.
+        UserError: The file is missing, or HDF5 cannot read it.
     """
     if not path.is_file():
         if (unfinished := partial_path(path)).exists():
-            raise UserError(f"{path}: only {unfinished.name} is there; repeat the command that writes it")
-        raise UserError(f"{path}: no such file; check the path or write features there first")
+            raise UserError(
+                f"{path}: unfinished, only {unfinished.name} is there; repeat the command that writes it"
+            )
+        raise UserError(f"{path}: no such file; check the path, or write features there first")
     try:
         return h5py.File(path, "r")
     except OSError:
-        raise UserError(f"{path}: no HDF5 file, or truncated; copy or write it again") from None
+        raise UserError(f"{path}: not an HDF5 file, or truncated; copy or write it again") from None
 
 
 def partial_path(path: Path) -> Path:
-    """Where the journal of an unfinished feature file lies."""
+    """The journal of a feature file that is being written."""
     return path.with_name(path.name + ".partial")
 
 
 def _width(file: h5py.File, key: str) -> int:
-    return int(hdf5.array(file, key).shape[2])
+    return hdf5.look_up(file, key).shape[2]
 
 
 def _layers(attrs: dict[str, Any], name: str) -> tuple[int, ...]:
     layers = attrs.pop(name)
     if not isinstance(layers, list) or not layers or any(type(layer) is not int for layer in layers):
-        raise ValueError(f"attribute '{name}' is {layers!r}, no list of layer numbers")
+        raise ValueError(f"attribute '{name}' must be a list of layer numbers, got {layers!r}")
     return tuple(layers)
 
 
 def _seconds(attrs: dict[str, Any], name: str) -> float:
     seconds = attrs.pop(name)
     if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-        raise ValueError(f"attribute '{name}' is {seconds!r}, no positive number")
+        raise ValueError(f"attribute '{name}' must be a positive number, got {seconds!r}")
     return float(seconds)

@@ -1,4 +1,4 @@
-"""JSON Lines in, text out: bad rows are refused with their place, and a written file is whole or absent."""
+"""JSON Lines files with one query per row: typed getters, and errors that name file, line and qid."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from sdst.types import Qid
 
 
-_HALF = re.compile("[\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One JSON object of a file whose rows are keyed by ``qid``; every getter refuses what it cannot use.
+    """One JSON object of a file whose rows have unique ``qid``; every getter raises ``UserError`` for a wrong value.
 
     Attributes:
         place: "file:line", the start of every message about this row.
-        qid: The row's identity.
+        qid: Id of the row's query.
         fields: The whole object.
     """
 
@@ -39,20 +39,20 @@ class Row:
     fields: dict[str, Any]
 
     def error(self, message: str) -> UserError:
-        """The exception that says ``message`` about this row."""
+        """An exception with this message about the row."""
         return UserError(f"{self.place}: qid {self.qid!r}: {message}")
 
     def has(self, key: str) -> bool:
-        """Whether the field is there; null is the same as absent."""
+        """Whether the field is present; null counts as absent."""
         return self.fields.get(key) is not None
 
     def text(self, key: str) -> str:
         """A string."""
         value = self._get(key)
         if not isinstance(value, str):
-            raise self.error(f"'{key}' is {_shorten(value)}; it must be a string")
+            raise self.error(f"'{key}' must be a string, got {_shorten(value)}")
         if not is_unicode(value):
-            raise self.error(f"'{key}' has half of a character, \\ud800 to \\udfff alone; correct it")
+            raise self.error(f"'{key}' has half of a character, one of \\ud800 to \\udfff alone; correct it")
         return value
 
     def positive_number(self, key: str) -> float:
@@ -60,22 +60,22 @@ class Row:
         value = self._get(key)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not 0 < value <= sys.float_info.max:
-            raise self.error(f"'{key}' is {_shorten(value)}; it must be a positive number")
+            raise self.error(f"'{key}' must be a positive number, got {_shorten(value)}")
         return float(value)
 
     def numbers(self, key: str, *item_shape: int) -> NDArray[np.float64]:
-        """A list of finite numbers, or of lists of the given shape, as a float64 (N, *item_shape) array."""
+        """A list of finite numbers, or of nested lists of ``item_shape``, as a float64 (N, *item_shape) array."""
         return self._array(key, item_shape).astype(np.float64, copy=False)
 
     def integers(self, key: str, *item_shape: int) -> NDArray[np.int64]:
-        """Like ``numbers``, but every number must be whole."""
+        """A list of whole numbers, or of nested lists of ``item_shape``, as an int64 (N, *item_shape) array."""
         array = self._array(key, item_shape)
         if array.dtype.kind == "f" and (array % 1 != 0).any():
             raise self.error(f"'{key}' holds a fraction; every number must be whole")
         return array.astype(np.int64, copy=False)
 
     def _array(self, key: str, item_shape: tuple[int, ...]) -> NDArray[Any]:
-        """Finite numbers as they stand there, whole ones in an array of whole numbers."""
+        """Finite numbers as an array; its type is an integer if all of them are written without a fraction."""
         value = self._get(key)
         if value == []:
             return np.zeros((0, *item_shape))
@@ -88,7 +88,7 @@ class Row:
             wanted = "a list of " + "".join(f"lists of {size} " for size in item_shape) + "numbers"
             raise self.error(f"'{key}' must be {wanted}")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise self.error(f"'{key}' holds a value that is not finite; every number must be finite")
+            raise self.error(f"'{key}' holds NaN or Inf; every number must be finite")
         return array
 
     def _get(self, key: str) -> Any:
@@ -101,8 +101,8 @@ def read_rows(path: str | Path) -> Iterator[Row]:
     """Yield the objects of a JSON Lines file; blank lines and a missing last newline are fine.
 
     Raises:
-        UserError: The file cannot be read or has no rows; a line is no JSON object; a qid is missing, neither
-            an integer nor a string, or there twice.
+        UserError: The file cannot be read or has no rows; a line is not a JSON object; a qid is missing, repeated,
+            or neither an integer nor a string.
     """
     lines: dict[Qid, int] = {}
     for number, line in _read_lines(path):
@@ -112,10 +112,10 @@ def read_rows(path: str | Path) -> Iterator[Row]:
         except (ValueError, RecursionError):
             fields = None
         if not isinstance(fields, dict):
-            raise UserError(f"{place}: not a JSON object; every line must hold one, complete: {{...}}")
+            raise UserError(f"{place}: not a JSON object; write one complete object {{...}} per line")
         qid = fields.get("qid")
         if isinstance(qid, bool) or not isinstance(qid, int | str) or not is_unicode(str(qid)):
-            raise UserError(f"{place}: 'qid' is {_shorten(qid)}; every row needs an integer or a string")
+            raise UserError(f"{place}: 'qid' must be an integer or a string, got {_shorten(qid)}")
         if qid in lines:
             raise UserError(f"{place}: qid {qid!r} is also on line {lines[qid]}; keep one of the two rows")
         lines[qid] = number
@@ -135,12 +135,12 @@ def _read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text; give a JSON Lines file") from error
     except ValueError as error:  # a path with a NUL
-        raise UserError(f"{path}: no path ({error}); check it") from error
+        raise UserError(f"{path}: not a valid path ({error}); correct it") from error
 
 
 def is_unicode(text: str) -> bool:
-    """False where JSON escaped half of a character: such text can be neither written nor looked up."""
-    return _HALF.search(text) is None
+    """False if JSON escaped half of a character: such text can be neither written nor looked up."""
+    return _SURROGATE.search(text) is None
 
 
 def _shorten(value: object) -> str:

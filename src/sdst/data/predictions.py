@@ -1,4 +1,4 @@
-"""Prediction files in the QVHighlights submission format: read from any model, written by ours."""
+"""Prediction files in the QVHighlights submission format: those of any model are read, ours are written."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ if TYPE_CHECKING:
 
 
 def read_predictions(path: str | Path) -> list[Prediction]:
-    """Read a prediction file; windows keep the order of the file, which the official metrics go by.
+    """Read a prediction file; windows keep the order of the file, because the official metrics rank by it.
 
-    ``vid`` and ``query`` may be missing (then ""), and so may ``pred_saliency_scores`` (then None, as for an
-    empty list).
+    ``vid`` and ``query`` may be missing (then ""). ``pred_saliency_scores`` may be missing or empty (then None).
 
     Raises:
-        UserError: A malformed row, a reversed window, a value that is not finite; names file, line and qid.
+        UserError: A row is malformed, or has a reversed window, NaN or Inf; the message names file, line and qid.
     """
     return [_to_prediction(row) for row in read_rows(path)]
 
 
 def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> None:
-    """Write one JSON object per prediction, windows by falling score (equal scores keep their order).
+    """Write one JSON object per prediction, windows by descending score; equal scores keep their order.
 
     The file appears under its name only when it is complete.
+
+    Raises:
+        UserError: A number is not finite, or the file cannot be written.
     """
     text = "".join(
         json.dumps(format_prediction(prediction), allow_nan=False) + "\n" for prediction in predictions
@@ -47,7 +49,7 @@ def _to_prediction(row: Row) -> Prediction:
     is_reversed = windows[:, 0] > windows[:, 1]
     if is_reversed.any():
         window = windows[is_reversed.argmax()].tolist()
-        raise row.error(f"window {window} ends before it starts; give [start s, end s, score]")
+        raise row.error(f"window {window} ends before it starts; write [start, end, score], times in seconds")
     saliency = row.numbers("pred_saliency_scores") if row.has("pred_saliency_scores") else None
     return Prediction(
         qid=row.qid,
@@ -59,10 +61,10 @@ def _to_prediction(row: Row) -> Prediction:
 
 
 def format_prediction(prediction: Prediction) -> dict[str, Any]:
-    """The row of a submission file, its windows by falling score.
+    """The row of a submission file, windows by descending score.
 
     Raises:
-        UserError: A number is not finite, as from a damaged model.
+        UserError: A number is not finite, which damaged weights or features cause.
     """
     for values in (prediction.windows, prediction.saliency):
         if values is not None and not np.isfinite(values).all():

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Keys (epoch, index) of a dataset, shuffled by (seed, epoch) if there is a seed; each rank gets its share.
+    """Keys (epoch, index) of this rank's share of a dataset, shuffled by (seed, epoch) in training.
 
-    Training ranks get equally many (the first keys fill up), evaluation ranks share out every key once.
+    In training all ranks get equally many keys, because the first keys are repeated where needed. In evaluation every
+    key goes to one rank.
 
     Args:
-        lengths: Of the samples. Evaluation goes from short to long, so that batches carry little padding.
-        seed: Of the shuffling, or None for evaluation.
+        lengths: Clips of each sample. Evaluation goes from short to long, so that batches have little padding.
+        seed: Seed of the shuffling; None in evaluation.
     """
 
     def __init__(self, lengths: Sequence[int], seed: int | None) -> None:
@@ -29,11 +30,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self._done = (0, 0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch, resumed ones included."""
+        """Set the epoch; the trainer calls this before each epoch, also after resuming."""
         self.epoch = epoch
 
     def resume(self, epoch: int, keys: int) -> None:
-        """Go on in an epoch behind so many keys of each rank."""
+        """Continue an epoch after the first ``keys`` keys of each rank."""
         self.epoch = epoch  # loader processes read ahead before the trainer sets it
         self._done = (epoch, keys)
 
@@ -56,6 +57,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 def _rank_and_world() -> tuple[int, int]:
+    """This process's rank and the number of ranks; (0, 1) outside distributed training."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1

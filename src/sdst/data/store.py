@@ -3,7 +3,7 @@
 ::
 
     /                       attrs: format, version, backbone, video_layers, text_layers, clip_seconds,
-                            created_by, complete, simulated, and any more that the writer was given
+                            created_by, complete, simulated, and any others that the writer was given
     /video/<pooling>/<vid>  float16 (T, n, Dv)     n layers, shallow to deep
     /text/<qid>             float16 (L, n, Dt)     CLS token first
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -29,28 +29,21 @@ if TYPE_CHECKING:
     from sdst.types import Qid
 
 
-class _Item(NamedTuple):
-    """An array that was looked up and checked: its shape, and where in the file it begins if it is in one piece."""
-
-    shape: tuple[int, int, int]
-    offset: int | None
-
-
 class FeatureStore:
     """Reads one pooling and chosen layers of a feature file.
 
-    Cheap to pickle and safe to fork: each process opens its own handle at the first read. Items are copied from the
-    operating system's page cache, which all processes of a machine share; none holds features of its own.
+    Cheap to pickle and safe to fork: each process opens its own handle at the first read. Features are copied from the
+    operating system's page cache, which all processes of a machine share; no process keeps its own copy.
 
     Args:
         path: The feature file.
         pooling: How a clip's tokens were pooled: adaptive, avg or cls.
         video_layers: Layer numbers as in the file's attributes, in the order wanted; a number may repeat
-            (Tab. K: the last layer K times). None takes all that are stored.
+            (Tab. K: the last layer K times). None takes all stored layers.
         text_layers: The same for the text tower.
 
     Attributes:
-        info: What the file says about itself.
+        info: The description of the file.
         video_dim: Dv of the pooling.
         text_dim: Dt.
 
@@ -76,10 +69,10 @@ class FeatureStore:
         self._text_choice = self._choose("text_layers", text_layers)
         self._handle: h5py.File | None = None
         self._handle_pid = -1
-        self._items: dict[str, _Item] = {}  # of the open handle
+        self._items: dict[str, hdf5.Item] = {}  # looked up through the open handle
 
     def video(self, vid: str) -> NDArray[np.float16]:
-        """Features (K, T, Dv) of a video's clips in the wanted layers; not contiguous, as the file has clips first.
+        """Features (K, T, Dv) of a video's clips in the wanted layers; not contiguous: the file has clips first.
 
         Raises:
             UserError: The video is missing or damaged, or holds NaN or Inf.
@@ -103,15 +96,15 @@ class FeatureStore:
         return self._find(self._video_key(vid)).shape[0]
 
     def vids(self) -> list[str]:
-        """Names of all stored videos of the pooling."""
+        """Names of all videos stored in the pooling."""
         return hdf5.names(self._file, f"video/{self.pooling}")
 
     def qids(self) -> list[str]:
-        """Identities of all stored queries."""
+        """Ids of all stored queries."""
         return hdf5.names(self._file, "text")
 
     def missing(self, vids: Iterable[str], qids: Iterable[Qid]) -> tuple[list[str], list[str]]:
-        """Which of these videos and queries are not stored, each once, in the order given."""
+        """The videos and queries among these that are not stored, each once, in the order given."""
         stored_vids, stored_qids = set(self.vids()), set(self.qids())
         return (
             [vid for vid in dict.fromkeys(vids) if vid not in stored_vids],
@@ -119,17 +112,17 @@ class FeatureStore:
         )
 
     def require(self, vids: Iterable[str], qids: Iterable[Qid]) -> None:
-        """Refuse before any work starts if one of these videos or queries is not stored.
+        """Check before any work starts that all these videos and queries are stored.
 
         Raises:
-            UserError: Says how many are missing and names the first few.
+            UserError: Some are missing; the message has their number and the first few names.
         """
         missing_vids, missing_qids = self.missing(vids, qids)
         for group, absent in ((f"video/{self.pooling}", missing_vids), ("text", missing_qids)):
             if absent:
                 names = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
                 raise UserError(
-                    f"{self.info.path}: /{group} lacks {len(absent)} that are needed ({names}); "
+                    f"{self.info.path}: /{group} lacks {len(absent)} needed items ({names}); "
                     "write features for all annotated rows"
                 )
 
@@ -142,47 +135,43 @@ class FeatureStore:
         if self._handle is None or self._handle_pid != os.getpid():
             self._handle = open_store(self.info.path)
             self._handle_pid = os.getpid()
-            self._items = {}  # by now there may be another file of that name
+            self._items = {}  # the file may have been replaced since
         return self._handle
 
     def _video_key(self, vid: str) -> str:
         return f"video/{self.pooling}/{vid}"
 
     def _choose(self, kind: str, layers: Sequence[int] | None) -> slice | NDArray[np.int64]:
-        """Places of the wanted layers among the stored ones."""
+        """Positions of the wanted layers among the stored ones."""
         stored: tuple[int, ...] = getattr(self.info, kind)
         wanted = stored if layers is None else tuple(layers)
         if not wanted or not set(wanted) <= set(stored):
             raise UserError(f"{self.info.path}: {kind} {wanted} are not all stored; choose from {stored}")
         places = np.array([stored.index(layer) for layer in wanted])
-        # A slice makes a view, and what follows copies into a batch anyway.
+        # A slice gives a view without a copy; collating copies anyway.
         in_a_row = (np.diff(places) == 1).all()
         return slice(int(places[0]), int(places[-1]) + 1) if in_a_row else places
 
-    def _find(self, key: str) -> _Item:
-        """Look an item up, once."""
+    def _find(self, key: str) -> hdf5.Item:
+        """Look up and check an item at its first use."""
         file = self._file
         if key not in self._items:
-            array = hdf5.array(file, key)
+            item = hdf5.look_up(file, key)
             if key.startswith("text/"):
                 promised = len(self.info.text_layers), self.text_dim
             else:
                 promised = len(self.info.video_layers), self.video_dim
-            if array.shape[1:] != promised:
+            if item.shape[1:] != promised:
                 raise UserError(
-                    f"{self.info.path}: /{key} has layers x width {array.shape[1:]} where the file promises "
-                    f"{promised}; write the file again"
+                    f"{self.info.path}: /{key} must have layers x width {promised}, got {item.shape[1:]}; "
+                    "write the file again"
                 )
-            self._items[key] = _Item(array.shape, hdf5.place(array))
+            self._items[key] = item
         return self._items[key]
 
     def _read(self, key: str, layers: slice | NDArray[np.int64]) -> NDArray[np.float16]:
-        item = self._find(key)
-        # All layers even where one is wanted of sixteen: one long read is faster than one for each clip.
-        if item.offset is None:
-            stored = hdf5.read(hdf5.array(self._file, key))
-        else:
-            stored = hdf5.read_place(self._file, key, item.offset, item.shape)
+        # All layers even if only one of sixteen is wanted: one long read is faster than a read per clip.
+        stored = hdf5.read(self._file, key, self._find(key))
         wanted = stored[:, layers]
         if not all_finite(wanted):
             raise UserError(f"{self.info.path}: /{key} holds NaN or Inf; extract it again")

@@ -66,11 +66,11 @@ def _copy(path: Path, writer: FeatureWriter) -> None:
             group, _, name = key.rpartition("/")
             if group == "text":
                 if not writer.has_text(name):  # else an interrupted merge has it
-                    writer.write_text(name, hdf5.read(hdf5.array(file, key)))
+                    writer.write_text(name, hdf5.read(file, key))
             else:
                 pooling = group.removeprefix("video/")
                 if not writer.has_video(name, pooling):
-                    writer.write_video(pooling, name, hdf5.read(hdf5.array(file, key)))
+                    writer.write_video(pooling, name, hdf5.read(file, key))
 
 
 def _keys(file: h5py.File) -> list[str]:

@@ -1,4 +1,4 @@
-"""Files that appear under their names only when they are whole and on the disk."""
+"""Files that appear under their names only when they are complete and on disk."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The disk, the user's share of it, or the file is full."""
+"""The disk or the user's quota is full, or the file may not grow."""
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-"""The disk or the folder takes nothing."""
+"""The disk or the folder cannot be written at all."""
 
 
 @contextmanager
 def atomic_path(path: str | Path, *, alone: bool = False) -> Iterator[Path]:
-    """A temporary name beside a file, to be written to; what is written there then takes the file's place at once.
+    """A temporary path beside a file; when the context ends, what was written there replaces the file at once.
 
-    Readers see the old file or the new one, and so does who looks after a kill or a power cut.
+    Readers see the old file or the new one, also after a kill or a power cut.
 
     Args:
-        path: The file.
-        alone: No other process writes it now. What a killed one left is then overwritten, instead of lying there.
+        path: The file to write.
+        alone: Whether no other process writes this file now. If so, the temporary file of a killed process is
+            overwritten instead of left behind.
 
     Raises:
-        UserError: The place cannot be written.
+        UserError: The file cannot be written.
     """
-    target = Path(path).resolve()  # a link stays a link: what it points to is replaced
+    target = Path(path).resolve()  # a link stays a link: its target is replaced
     if target.exists() and not target.is_file():
         raise UserError(f"{path}: not a regular file; give the name of a file to write")
     temporary = target.with_name(f".{target.name}.tmp" if alone else f".{target.name}.{os.getpid()}.tmp")
@@ -45,15 +46,15 @@ def atomic_path(path: str | Path, *, alone: bool = False) -> Iterator[Path]:
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        with contextlib.suppress(OSError):  # gone already, or never made
+        with contextlib.suppress(OSError):  # already moved, or never made
             temporary.unlink()
 
 
 def write_atomically(path: str | Path, text: str) -> None:
-    """Write a text file, so that readers never see half of it.
+    """Write a text file so that readers never see half of it.
 
     Raises:
-        UserError: The place cannot be written.
+        UserError: The file cannot be written.
     """
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -61,10 +62,10 @@ def write_atomically(path: str | Path, text: str) -> None:
 
 @contextmanager
 def writing_below(folder: Path) -> Iterator[None]:
-    """Name the folder where a file in it cannot be written, which other packages write and do not name.
+    """Name the folder if a file in it cannot be written, for files of other packages whose errors name no file.
 
     Raises:
-        UserError: One cannot.
+        UserError: A file cannot be written.
     """
     try:
         yield
@@ -75,7 +76,7 @@ def writing_below(folder: Path) -> Iterator[None]:
 
 
 def cannot_write(path: str | Path, error: OSError) -> UserError:
-    """What to tell of a file that cannot be written."""
+    """The error that says why a file cannot be written, and what to do."""
     reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
     advice = "free some space and go on" if error.errno in FULL else "choose another place"
     return UserError(f"{path}: cannot be written ({reason}); {advice}")

@@ -1,4 +1,4 @@
-"""Locks between processes, on files: the kernel releases them when their owner ends, however it ends."""
+"""Locks between processes, held on files: the kernel releases a lock when its process ends, however it ends."""
 
 from __future__ import annotations
 

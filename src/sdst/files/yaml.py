@@ -1,4 +1,4 @@
-"""YAML files of runs and experiments, which may come from strangers: plain values in, or one line that says why not."""
+"""YAML files of runs and experiments, which may come from strangers: read as plain values, or refused in one line."""
 
 from __future__ import annotations
 
@@ -12,42 +12,45 @@ from omegaconf.errors import OmegaConfBaseException
 from sdst.errors import UserError
 
 MOST_BYTES = 2**20
-"""Of a file: ours have a few thousand."""
+"""Largest file read; our configurations have a few thousand bytes."""
 DEEPEST = 20
-"""Mappings and lists inside each other."""
+"""Most levels of nested mappings and lists."""
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a file, as plain values; interpolations like ``${seed}`` stay text.
 
     Raises:
-        UserError: The file cannot be read, is no mapping, repeats a key or an anchor's content, or is too large or
-            too deep to be a configuration.
+        UserError: The file cannot be read, is not a mapping, repeats a key, has an alias, or is too large or too deep.
     """
     try:
         if Path(path).stat().st_size > MOST_BYTES:
-            raise UserError(f"{path}: larger than {MOST_BYTES} bytes, so no configuration; check the path")
+            raise UserError(
+                f"{path}: larger than {MOST_BYTES} bytes, too large for a configuration; check the path"
+            )
         text = Path(path).read_text(encoding="utf-8")
         _require_flat(text, path)
         # Unlike the YAML library itself, OmegaConf refuses a repeated key.
         content: Any = OmegaConf.to_container(OmegaConf.create(text))
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not the YAML of a configuration ({reason}); correct it") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise UserError(f"{path}: no mapping of names; write 'name: value' pairs")
+        raise UserError(f"{path}: must be a mapping of names; write 'name: value' pairs")
     return content
 
 
 def _require_flat(text: str, path: str | Path) -> None:
-    """Refuse what grows when it is read: an alias repeats a whole tree, and each level of depth takes stack."""
+    """Refuse text that grows when it is read: an alias repeats a whole tree, and each level takes stack."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
             raise UserError(
-                f"{path}: line {event.start_mark.line + 1}: an alias, or more than {DEEPEST} levels; "
+                f"{path}: line {event.start_mark.line + 1}: has an alias or more than {DEEPEST} levels; "
                 "write the values out"
             )

@@ -1,7 +1,7 @@
-"""What of a stranger's HDF5 file is opened at all: its own arrays, as large as the bytes that they have in it.
+"""Strangers' HDF5 files: only arrays of the file itself are opened, and only as large as their stored bytes.
 
 HDF5 can lead a reader elsewhere (external and soft links, values kept in other files, virtual arrays), and a few
-bytes can declare or unpack to any amount of memory. Nothing else in the package looks into a feature file.
+bytes can declare or unpack to any amount of memory. All other code reads feature files through these functions.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -24,56 +24,98 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_VALUES = 1000
-"""Of one attribute."""
+"""Most values in one attribute."""
 DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError)
-"""What h5py raises at damaged structures and at types that NumPy does not know."""
+"""What h5py raises for damaged structures and for types that NumPy does not know."""
+
+
+class Item(NamedTuple):
+    """A checked array: its shape, and where in the file its values begin if they are in one piece."""
+
+    shape: tuple[int, int, int]
+    offset: int | None
 
 
 def attributes(file: h5py.File) -> dict[str, Any]:
     """The root attributes as plain values: text, numbers, truth values, and lists of them.
 
     Raises:
-        UserError: One is damaged, of another type, or too long.
+        UserError: An attribute is damaged, too long, or of another type.
     """
     values = {}
     with _as_user_error(file, "root attributes"):
         names = list(file.attrs)
     for name in names:
         with _as_user_error(file, f"attribute {name!r}"):
-            if math.prod(file.attrs.get_id(name).shape) > MOST_VALUES:
-                raise UserError(f"{file.filename}: attribute {name!r} is too long; write the file again")
+            if (count := math.prod(file.attrs.get_id(name).shape)) > MOST_VALUES:
+                raise UserError(
+                    f"{file.filename}: attribute {name!r} must have at most {MOST_VALUES} values, got {count}; "
+                    "write the file again"
+                )
             value = file.attrs[name]
             values[name] = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
         items = values[name] if isinstance(values[name], list) else [values[name]]
         if not all(isinstance(item, str | int | float) for item in items):
             raise UserError(
-                f"{file.filename}: attribute {name!r} is neither text nor numbers; write the file again"
+                f"{file.filename}: attribute {name!r} must be text, numbers or a list of them; write the file again"
             )
     return values
 
 
 def names(file: h5py.File, key: str) -> list[str]:
-    """What a group holds, sorted; nothing of it is opened.
+    """The names of a group's items, none of which is opened.
 
     Raises:
-        UserError: There is no such group, or it is damaged or empty.
+        UserError: The group is missing, damaged or empty.
     """
-    group = find(file, key)
+    group = _find(file, key)
     with _as_user_error(file, f"/{key}"):
         found = list(group) if isinstance(group, h5py.Group) else []
     if not found:
-        raise UserError(f"{file.filename}: /{key} is not a group with items; write the file again")
+        raise UserError(f"{file.filename}: /{key} must be a group with items; write the file again")
     return found
 
 
-def find(file: h5py.File, key: str) -> h5py.Group | h5py.Dataset | None:
-    """The group or array of that name, or None where there is nothing.
+def look_up(file: h5py.File, key: str) -> Item:
+    """Check a float16 array of rank 3, without reading its values.
 
     Raises:
-        UserError: The way there is a link to another place or file, or damaged.
+        UserError: The array is missing, empty, of another type or rank, not stored in this file, or larger than its
+            stored bytes account for.
+    """
+    array = _array(file, key)
+    with _as_user_error(file, f"/{key}"):
+        return Item(array.shape, array.id.get_offset())
+
+
+def read(file: h5py.File, key: str, item: Item | None = None) -> NDArray[np.float16]:
+    """The values of a float16 array of rank 3.
+
+    Args:
+        file: The open file.
+        key: The array's name.
+        item: The result of :func:`look_up` for this open file and name. It makes reading several times as fast
+            where the values are in one piece, because HDF5 does not look the array up again.
+
+    Raises:
+        UserError: :func:`look_up` refuses the array, or its values cannot be read.
+    """
+    if item is not None and item.offset is not None:
+        return _read_at(file, key, item.offset, item.shape)
+    array = _array(file, key)
+    with _as_user_error(file, f"/{key}"):
+        values: NDArray[np.float16] = array[()]
+    return values
+
+
+def _find(file: h5py.File, key: str) -> h5py.Group | h5py.Dataset | None:
+    """The group or array of that name, or None if it is missing.
+
+    Raises:
+        UserError: A part of the name is a link to another place or file, or damaged.
     """
     with _as_user_error(file, f"/{key}"):
-        parts = key.encode(errors="surrogateescape").split(b"/")  # as h5py names what is no UTF-8
+        parts = key.encode(errors="surrogateescape").split(b"/")  # how h5py returns names that are not UTF-8
         for end in range(1, len(parts) + 1):
             way = b"/".join(parts[:end])
             if not file.id.links.exists(way):
@@ -86,80 +128,60 @@ def find(file: h5py.File, key: str) -> h5py.Group | h5py.Dataset | None:
         return file[key]
 
 
-def array(file: h5py.File, key: str) -> h5py.Dataset:
-    """A filled float16 array of rank 3, whose values are all in this file.
-
-    Raises:
-        UserError: It is not there, is something else, or would take more memory than its bytes account for.
-    """
-    item = find(file, key)
-    if item is None:
+def _array(file: h5py.File, key: str) -> h5py.Dataset:
+    """The array of that name, once it is safe to read."""
+    array = _find(file, key)
+    if array is None:
         raise UserError(f"{file.filename}: no /{key}; write features for all annotated rows")
     with _as_user_error(file, f"/{key}"):
-        is_features = isinstance(item, h5py.Dataset) and item.dtype == np.float16
-        if not is_features or len(item.shape or ()) != 3 or 0 in item.shape:
-            raise UserError(f"{file.filename}: /{key} is no filled float16 array of rank 3; write it again")
-        _require_stored(item)
-    return item
+        is_features = isinstance(array, h5py.Dataset) and array.dtype == np.float16
+        if not is_features or len(array.shape or ()) != 3 or 0 in array.shape:
+            raise UserError(
+                f"{file.filename}: /{key} must be a filled float16 array of rank 3; write the file again"
+            )
+        _require_stored(array)
+    return array
 
 
-def read(item: h5py.Dataset) -> NDArray[np.float16]:
-    """Values of an array that :func:`array` gave.
+def _require_stored(array: h5py.Dataset) -> None:
+    """Refuse values that lie in another file, or that unpack to more than their stored bytes account for."""
+    layout = array.id.get_create_plist()
+    if layout.get_external_count() or layout.get_layout() == h5d.VIRTUAL:
+        raise UserError(
+            f"{array.file.filename}: {array.name} keeps its values in another file; copy them into one"
+        )
+    declared = math.prod(array.shape) * array.dtype.itemsize
+    if array.chunks is not None:  # HDF5 unpacks whole chunks
+        declared = max(declared, math.prod(array.chunks) * array.dtype.itemsize)
+    stored = min(array.id.get_storage_size(), array.file.id.get_filesize())
+    allowed = most_unpacked(stored) if layout.get_nfilters() else stored
+    if declared > allowed:
+        raise UserError(
+            f"{array.file.filename}: {array.name} declares {declared} bytes of features but stores {stored}; "
+            "write the file again"
+        )
 
-    Raises:
-        UserError: They cannot be read.
-    """
-    with _as_user_error(item, str(item.name)):
-        values: NDArray[np.float16] = item[()]
-    return values
 
-
-def place(item: h5py.Dataset) -> int | None:
-    """The byte of the file at which the values begin, if they lie there in one piece and as they are."""
-    offset: int | None = item.id.get_offset()
-    return offset
-
-
-def read_place(file: h5py.File, key: str, offset: int, shape: tuple[int, ...]) -> NDArray[np.float16]:
-    """Values of an array whose :func:`place` is known, several times as fast as by HDF5, which looks it up anew.
-
-    Raises:
-        UserError: They cannot be read.
-    """
+def _read_at(file: h5py.File, key: str, offset: int, shape: tuple[int, ...]) -> NDArray[np.float16]:
+    """The values that begin at a byte of the file."""
     values = np.empty(shape, np.float16)
     left = values.data.cast("B")
     with _as_user_error(file, f"/{key}"):
         while left:
             count = os.preadv(file.id.get_vfd_handle(), [left], offset)
             if count == 0:
-                raise OSError("the file ends before it")
+                raise OSError("the file ends before its values")
             left, offset = left[count:], offset + count
     return values
 
 
-def _require_stored(item: h5py.Dataset) -> None:
-    """Refuse values that are elsewhere, or unpack to more than the bytes that they have here allow."""
-    layout = item.id.get_create_plist()
-    if layout.get_external_count() or layout.get_layout() == h5d.VIRTUAL:
-        raise UserError(
-            f"{item.file.filename}: {item.name} has its values in another file; copy them into one"
-        )
-    declared = math.prod(item.shape) * item.dtype.itemsize
-    if item.chunks is not None:  # HDF5 unpacks whole chunks
-        declared = max(declared, math.prod(item.chunks) * item.dtype.itemsize)
-    stored = min(item.id.get_storage_size(), item.file.id.get_filesize())
-    allowed = most_unpacked(stored) if layout.get_nfilters() else stored
-    if declared > allowed:
-        raise UserError(
-            f"{item.file.filename}: {item.name} declares {declared} bytes of features but has {stored} in the file; "
-            "write it again"
-        )
-
-
 @contextmanager
-def _as_user_error(item: h5py.Group | h5py.Dataset, what: str) -> Iterator[None]:
+def _as_user_error(file: h5py.File, what: str) -> Iterator[None]:
+    """Turn h5py's errors into one that names the file and the part that cannot be read."""
     try:
         yield
+    except UserError:
+        raise
     except DAMAGE as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{item.file.filename}: {what} cannot be read ({reason}); write it again") from error
+        raise UserError(f"{file.filename}: {what} cannot be read ({reason}); write the file again") from error

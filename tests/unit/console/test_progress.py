@@ -1,4 +1,4 @@
-"""Progress where there is no terminal: a line a minute."""
+"""Progress without a terminal: one log line per minute."""
 
 import logging
 from pathlib import Path
@@ -20,7 +20,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.mark.parametrize("tracked", [False, True])
-def test_a_line_a_minute_tells_how_much_is_done(
+def test_one_line_per_minute_says_how_much_is_done(
     clock: list[float], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], tracked: bool
 ) -> None:
     with caplog.at_level(logging.INFO, logger="sdst"), progress.progress_bars() as bars:
@@ -38,7 +38,7 @@ def test_a_line_a_minute_tells_how_much_is_done(
     assert capsys.readouterr().err == ""
 
 
-def test_short_work_tells_nothing(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+def test_short_work_logs_nothing(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="sdst"), progress.progress_bars() as bars:
         task = bars.add_task("queries", total=None)
         bars.advance(task, 3)
@@ -50,13 +50,13 @@ def test_short_work_tells_nothing(clock: list[float], caplog: pytest.LogCaptureF
     assert [record.message for record in caplog.records] == ["queries: 1,004"]
 
 
-def test_tools_of_feature_files_tell_every_step_that_may_be_long(
+def test_feature_commands_report_every_long_step(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(progress, "LINE_SECONDS", 0)
 
-    def told(*arguments: object) -> list[str]:
-        """What the end of each step tells."""
+    def reported(*arguments: object) -> list[str]:
+        """The last line of each step of a command."""
         caplog.clear()
         assert main(["features", *map(str, arguments)]) == 0
         lines = [tuple(record.message.partition(": ")[::2]) for record in caplog.records]
@@ -66,13 +66,13 @@ def test_tools_of_feature_files_tell_every_step_that_may_be_long(
     annotations, made = write_rows(tmp_path / "a.jsonl", rows), tmp_path / "made.h5"
     with caplog.at_level(logging.INFO, logger="sdst"):
         sizes = ["--video-dim", 8, "--text-dim", 8]
-        assert told("simulate", annotations, "--out", made, *sizes) == [
+        assert reported("simulate", annotations, "--out", made, *sizes) == [
             "simulating videos: 2 of 2",
             "simulating queries: 3 of 3",
             "writing made.h5: 5 of 5",
         ]
-        assert told("validate", made) == ["reading videos (adaptive): 2 of 2", "reading queries: 3 of 3"]
-        assert told("merge", made, "--out", tmp_path / "merged.h5") == [
+        assert reported("validate", made) == ["reading videos (adaptive): 2 of 2", "reading queries: 3 of 3"]
+        assert reported("merge", made, "--out", tmp_path / "merged.h5") == [
             "reading made.h5: 5 of 5",
             "writing merged.h5: 5 of 5",
         ]
@@ -82,7 +82,7 @@ def test_tools_of_feature_files_tell_every_step_that_may_be_long(
             np.save(folder / f"{row['vid']}.npy", np.ones((int(row["duration"]) // 2, 8)))
             np.save(folder / f"{row['qid']}.npy", np.ones((4, 8)))
         places = ["--videos", folder, "--queries", folder, "--out", tmp_path / "imported.h5"]
-        assert told("import", "--annotations", annotations, "--backbone", "other", *places) == [
+        assert reported("import", "--annotations", annotations, "--backbone", "other", *places) == [
             "videos: 2 of 2",
             "queries: 3 of 3",
             "writing imported.h5: 5 of 5",

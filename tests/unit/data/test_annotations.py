@@ -1,4 +1,4 @@
-"""Annotation files: the three released formats, and what happens to rows that are not as released."""
+"""Annotation files: the three released formats, repairs, and refused rows."""
 
 import json
 
@@ -70,16 +70,16 @@ def test_any_windows_are_refused_or_become_sorted_spans_inside_the_video(path, w
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"duration": 0}, "'duration' is 0; it must be a positive number"),
-        ({"duration": -1.5}, "'duration' is -1.5"),
-        ({"duration": "20"}, "'duration' is \"20\""),
-        ({"duration": True}, "'duration' is true"),
-        ({"duration": float("nan")}, "'duration' is NaN"),
-        ({"duration": float("inf")}, "'duration' is Infinity"),
-        ({"duration": 10**400}, "'duration' is 1000"),
-        ({"query": 3}, "'query' is 3; it must be a string"),
+        ({"duration": 0}, "'duration' must be a positive number, got 0"),
+        ({"duration": -1.5}, "'duration' must be a positive number, got -1.5"),
+        ({"duration": "20"}, "'duration' must be a positive number, got \"20\""),
+        ({"duration": True}, "'duration' must be a positive number, got true"),
+        ({"duration": float("nan")}, "'duration' must be a positive number, got NaN"),
+        ({"duration": float("inf")}, "'duration' must be a positive number, got Infinity"),
+        ({"duration": 10**400}, "'duration' must be a positive number, got 1000"),
+        ({"query": 3}, "'query' must be a string, got 3"),
         ({"query": "  "}, "'vid' or 'query' is empty"),
-        ({"vid": None}, "'vid' is null"),
+        ({"vid": None}, "'vid' must be a string, got null"),
         ({"relevant_windows": []}, "'relevant_windows' is empty"),
         ({"relevant_windows": [[1, 2], [3]]}, "'relevant_windows' must be a list of lists of 2 numbers"),
         ({"relevant_windows": [[1, 2, 3]]}, "'relevant_windows' must be"),
@@ -88,10 +88,10 @@ def test_any_windows_are_refused_or_become_sorted_spans_inside_the_video(path, w
         ({"relevant_windows": [[10**400, 2]]}, "'relevant_windows' must be"),
         ({"relevant_windows": 5}, "'relevant_windows' must be"),
         ({"relevant_windows": {}}, "'relevant_windows' must be"),
-        ({"relevant_windows": [[1, float("nan")]]}, "'relevant_windows' holds a value that is not finite"),
+        ({"relevant_windows": [[1, float("nan")]]}, "'relevant_windows' holds NaN or Inf"),
         ({"relevant_windows": [[4, 4]]}, "window [4.0, 4.0] has no length"),
         ({"relevant_windows": [[20, 24]]}, "window [20.0, 24.0] has no length"),
-        ({"relevant_clip_ids": None}, "only one of 'relevant_clip_ids' and 'saliency_scores'"),
+        ({"relevant_clip_ids": None}, "has only one of 'relevant_clip_ids' and 'saliency_scores'"),
         ({"relevant_clip_ids": [1]}, "1 'relevant_clip_ids' but 2 'saliency_scores'"),
         ({"relevant_clip_ids": [1, 1]}, "a clip occurs twice"),
         ({"relevant_clip_ids": [1, 10]}, "'relevant_clip_ids' must lie in 0..9, the clips of 20 s"),
@@ -116,7 +116,7 @@ def test_a_missing_field_is_named(path, key):
 
 @pytest.mark.parametrize("qid", [None, 1.0, True, [1]])
 def test_a_qid_that_is_neither_integer_nor_string_is_refused(path, qid):
-    with pytest.raises(UserError, match=r"rows\.jsonl:1: 'qid' is"):
+    with pytest.raises(UserError, match=r"rows\.jsonl:1: 'qid' must be an integer or a string, got"):
         read(path, PLAIN | {"qid": qid})
 
 
@@ -126,7 +126,7 @@ def test_a_repeated_qid_is_refused(path):
 
 
 @pytest.mark.parametrize("line", ['{"qid": 1', "[1, 2]", "null", "qid", "[" * 100_000, "{} {}"])
-def test_a_line_that_is_no_json_object_is_refused(path, line):
+def test_a_line_that_is_not_a_json_object_is_refused(path, line):
     path.write_text(f"{json.dumps(PLAIN)}\n{line}")
     with pytest.raises(UserError, match=r"rows\.jsonl:2: not a JSON object"):
         read_annotations(path)

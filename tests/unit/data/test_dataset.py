@@ -39,7 +39,7 @@ def make_record(duration: float, windows: object = None, scores: object = None, 
 
 
 @given(st.integers(1, 200), st.floats(-0.4, 0.4), st.sampled_from([0.5, 1.0, 2.0]), st.integers(-3, 3))
-def test_one_clip_more_is_trimmed_one_less_used_and_more_refused(
+def test_one_extra_clip_is_trimmed_one_missing_accepted_and_more_refused(
     clips: int, off: float, clip_seconds: float, difference: int
 ) -> None:
     assume(clips + difference >= 1)
@@ -67,7 +67,7 @@ def test_trimmed_and_short_videos_are_counted_and_their_samples_cut(tmp_path: Pa
         sample = dataset[0, index]
         np.testing.assert_array_equal(sample.video[0], features[:used, 0])
         assert len(sample.saliency) == used
-        # Times stay divided by the duration, whatever features there are.
+        # Times stay divided by the duration, however many clips are stored.
         assert sample.num_clips == durations[index] / 2
         np.testing.assert_allclose(sample.moments, [[2 / durations[index], 4 / durations[index]]], rtol=1e-6)
 
@@ -83,7 +83,7 @@ def test_annotated_saliency_is_the_sum_of_scores_over_12(num_clips: int, data: s
 
 
 @pytest.mark.parametrize("clip_seconds", [0.5, 1.0, 4.0])
-def test_annotated_saliency_is_read_at_each_clips_centre_if_clips_are_not_2_s(clip_seconds: float) -> None:
+def test_annotated_saliency_is_that_at_the_clip_centre_if_clips_are_not_2_s(clip_seconds: float) -> None:
     scores = np.random.default_rng(0).integers(0, 5, (8, 3))
     num_clips = int(16 / clip_seconds)
     target = saliency_target(make_record(16, [[0, 2]], scores), num_clips, clip_seconds)
@@ -129,7 +129,7 @@ def test_a_record_without_labels_has_no_target_and_no_positive_clip(corpus: Corp
 def positives(corpus: Corpus, seed: int | None, epoch: int, batch_size: int = 4, workers: int = 0) -> dict:
     records = read_annotations(corpus.paths["train"]).records
     dataset = GroundingDataset(records, FeatureStore(corpus.features), 2.0, seed)
-    sampler = EpochSampler([1] * len(records), seed=batch_size)  # an order of its own for each batch size
+    sampler = EpochSampler([1] * len(records), seed=batch_size)  # another order for each batch size
     sampler.set_epoch(epoch)
     loader = DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, collate_fn=collate)
     found = {}
@@ -249,7 +249,7 @@ def samples(draw: st.DrawFn) -> list[Sample]:
 
 
 @given(samples())
-def test_collate_pads_with_zeros_and_marks_what_is_real(made: list[Sample]) -> None:
+def test_collate_pads_with_zeros_and_marks_real_values(made: list[Sample]) -> None:
     batch = collate(made)
     assert len(batch) == len(made)
     for i, sample in enumerate(made):
@@ -269,10 +269,10 @@ def test_collate_pads_with_zeros_and_marks_what_is_real(made: list[Sample]) -> N
         for j, other in enumerate(made):
             assert (batch.video_index[i] == batch.video_index[j]) == (sample.record.vid == other.record.vid)
     for mask in (batch.video_mask, batch.text_mask, batch.moment_mask):
-        assert mask.sum(dim=1).max() == mask.shape[1]  # no more padding than the longest needs
+        assert mask.sum(dim=1).max() == mask.shape[1]  # no padding beyond the longest sample
 
 
-def test_queries_about_one_video_share_its_features_whatever_lies_between_them(corpus: Corpus) -> None:
+def test_a_batch_about_one_video_stores_its_features_once(corpus: Corpus) -> None:
     records = read_annotations(corpus.paths["val"]).records
     dataset = GroundingDataset(records, FeatureStore(corpus.features), 2.0, None)
     one, other = (

@@ -1,4 +1,4 @@
-"""Prediction files: what is written is read back, and other models' files are read as they are or refused."""
+"""Prediction files: round trip, and other models' files are read unchanged or refused."""
 
 import errno
 import json
@@ -46,14 +46,14 @@ predictions = st.lists(
 
 
 @given(predictions)
-def test_what_is_written_is_read_back_exactly_with_windows_by_score(path, written):
+def test_written_predictions_are_read_back_exactly_with_windows_by_score(path, written):
     write_predictions(path, written)
     found = read_predictions(path)
     assert len(found) == len(written)
     for old, new in zip(written, found, strict=True):
         assert (new.qid, new.vid, new.query) == (old.qid, old.vid, old.query)
         assert new.windows.shape == (len(old.windows), 3)
-        # Python's sort is stable, as ours must be: equal scores keep their order.
+        # Python's sort is stable, and so must ours be: equal scores keep their order.
         assert new.windows.tolist() == sorted(old.windows.tolist(), key=lambda window: -window[2])
         assert (new.saliency is None) == (old.saliency is None)
         if old.saliency is not None:
@@ -90,17 +90,11 @@ def test_reading_keeps_the_listed_order_and_needs_neither_names_nor_saliency(pat
         ({"pred_relevant_windows": [[0, 4]]}, "'pred_relevant_windows' must be"),
         ({"pred_relevant_windows": [[0, 4, "0.9"]]}, "'pred_relevant_windows' must be"),
         ({"pred_relevant_windows": [[0, 4, 1], [6, 5, 1]]}, "window [6.0, 5.0, 1.0] ends before it starts"),
-        (
-            {"pred_relevant_windows": [[0, 4, float("nan")]]},
-            "'pred_relevant_windows' holds a value that is not",
-        ),
-        (
-            {"pred_relevant_windows": [[0, float("inf"), 1]]},
-            "'pred_relevant_windows' holds a value that is not",
-        ),
-        ({"pred_saliency_scores": [0.5, float("nan")]}, "'pred_saliency_scores' holds a value that is not"),
+        ({"pred_relevant_windows": [[0, 4, float("nan")]]}, "'pred_relevant_windows' holds NaN or Inf"),
+        ({"pred_relevant_windows": [[0, float("inf"), 1]]}, "'pred_relevant_windows' holds NaN or Inf"),
+        ({"pred_saliency_scores": [0.5, float("nan")]}, "'pred_saliency_scores' holds NaN or Inf"),
         ({"pred_saliency_scores": [[0.5]]}, "'pred_saliency_scores' must be a list of numbers"),
-        ({"vid": 5}, "'vid' is 5; it must be a string"),
+        ({"vid": 5}, "'vid' must be a string, got 5"),
     ],
 )
 def test_a_bad_field_is_refused_with_file_line_and_qid(path, change, message):

@@ -272,5 +272,5 @@ def test_a_clip_length_that_is_none_is_refused(
     out = tmp_path / "f.h5"
     arguments = [str(paths["train"]), "--out", str(out), "--clip-seconds", seconds]
     assert main(["features", "simulate", *arguments]) == 2
-    assert f"--clip-seconds: {seconds} is no finite number above 0" in capsys.readouterr().err
+    assert f"--clip-seconds: must be a finite number above 0, got {seconds}" in capsys.readouterr().err
     assert not list(tmp_path.glob("f.h5*"))

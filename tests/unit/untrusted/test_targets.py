@@ -75,7 +75,7 @@ def test_a_class_that_training_is_made_of_is_built() -> None:
 
 FILES = {
     "broken": ("model: [", "not the YAML"),
-    "a list": ("- 1\n- 2\n", "no mapping"),
+    "a list": ("- 1\n- 2\n", "must be a mapping"),
     "empty": ("", "model is no mapping"),
     "a repeated key": ("seed: 1\nseed: 2\n", "not the YAML"),
     "a tag that runs code": ("seed: !!python/object/apply:os.system [true]\n", "not the YAML"),
@@ -98,6 +98,7 @@ def test_a_stored_configuration_that_cannot_be_ours(tmp_path: Path, kind: str) -
     with pytest.raises(UserError, match=message) as caught:
         stored_config(path)
     assert str(caught.value).startswith(str(path))
+    assert str(caught.value).count(str(path)) == 1
     assert "\n" not in str(caught.value)
 
 
