@@ -22,8 +22,9 @@ from sdst.errors import UserError
 from sdst.features import extract
 from sdst.features.backbone import backbone as backbones
 from sdst.features.backbone.backbone import IMAGENET_MEAN, IMAGENET_STD
-from sdst.features.extract import find_videos, shard_path
+from sdst.features.extract import shard_path
 from sdst.features.merge import merge, merge_main
+from sdst.features.selection import find_videos
 from sdst.features.video import ClipSpec, VideoReader
 
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sdst.training.run_folder import BEST
 
 from helpers.corpus import Corpus, make_corpus, make_rows, write_rows
 from sdst.cli import main
 from sdst.config.schema import Decoding
-from sdst.types import Batch, Output, Prediction
+from sdst.plotting.predictions import plot_predictions
+from sdst.training.run_folder import BEST
+from sdst.types import Batch, Output, Prediction, Record
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
@@ -65,7 +66,7 @@ def test_the_model_runs_on_the_device_that_is_named(
         devices.update({output.saliency.device.type, batch.video.device.type})
         return [Prediction(r.qid, r.vid, r.query, np.array([[0.0, 1.0, 0.5]])) for r in batch.records]
 
-    monkeypatch.setattr("sdst.inference.commands.decode", note)
+    monkeypatch.setattr("sdst.inference.stored.decode", note)
     # The one device beside the CPU that every machine has; what it computes has no values.
     assert predict("--annotations", str(corpus.paths["val"]), "--device", "meta")
     assert devices == {"meta"}
@@ -118,6 +119,26 @@ def test_plot_writes_a_picture(predict: Any, corpus: Corpus, tmp_path: Path, lab
     written = (tmp_path / "p.png").read_bytes()
     assert written.startswith(PNG_MAGIC)
     assert len(written) > 5000
+
+
+@pytest.mark.parametrize("start", [0.0, 0.5, 40.0, 90.0, 97.0, 99.5])
+@pytest.mark.parametrize("end", [98.0, 100.0])
+def test_score_labels_stay_inside_the_panel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: float, end: float
+) -> None:
+    figure_module = pytest.importorskip("matplotlib.figure")
+    figures: list[Any] = []
+    monkeypatch.setattr(
+        figure_module.Figure, "savefig", lambda figure, path, **_: (figures.append(figure), path.touch())
+    )
+    windows = np.array([[min(start, end - 0.5), end, 0.87]])
+    prediction = Prediction("q", "v", "a dog", windows, np.linspace(0, 1, 50))
+    plot_predictions([prediction], [Record("q", "v", "a dog", 100.0)], tmp_path / "p.png", 2.0)
+    (axes,) = figures[0].axes
+    figures[0].canvas.draw()
+    (label,) = (text for text in axes.texts if text.get_text().strip() == "0.87")
+    box, panel = label.get_window_extent(), axes.get_window_extent()
+    assert panel.x0 <= box.x0 < box.x1 <= panel.x1
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of predictions: moments against ground truth over the saliency curve."""
+"""Plots of predictions: predicted and true moments under the saliency curve."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 Thumbnail = tuple[float, NDArray[np.uint8]]
 """Time in seconds and RGB picture."""
 THUMBNAIL_POINTS = 44
-"""Height of a thumbnail in a plot."""
+"""Height of a thumbnail in a plot, in points."""
 THUMBNAIL_ROW = 14.5
 """Width of a panel in thumbnail heights."""
+SCORE_SHARE = 0.035
+"""Part of a panel's width that a score label needs."""
 SHOWN_MOMENTS = 3
 TRUE_COLOUR, PREDICTED_COLOUR, SALIENCY_COLOUR = "#2a9d8f", "#e76f51", "#264653"
 
@@ -38,15 +40,15 @@ def plot_predictions(
     note: str = "",
     thumbnails: Sequence[Sequence[Thumbnail]] | None = None,
 ) -> None:
-    """One panel per query: predicted saliency, annotated saliency if any, true moments, the best predicted ones.
+    """Draw one panel per query: predicted saliency, annotated saliency if any, true moments, best predicted moments.
 
     Args:
-        predictions: What to show; best to keep to a dozen.
-        records: Their annotations, labelled or not.
-        path: Image file; its ending chooses the format.
+        predictions: Predictions to draw; more than a dozen make the figure too high to read.
+        records: One record per prediction, labelled or not.
+        path: Image file; its suffix chooses the format.
         clip_seconds: Length of a clip.
-        note: A line above all panels.
-        thumbnails: Pictures of each query's video to show at their times, in a row of ``THUMBNAIL_ROW``.
+        note: Title above all panels.
+        thumbnails: Thumbnails of each query's video, drawn at their times in a row ``THUMBNAIL_ROW`` wide.
 
     Raises:
         UserError: matplotlib is not installed, or the file cannot be written.
@@ -66,22 +68,22 @@ def plot_predictions(
         _draw_thumbnails(axes, pictures)
     panels[-1].set_xlabel("time [s]")
     labelled = [pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
-    handles = {label: handle for handle, label in reversed(labelled)}  # the first of each label
+    handles = {label: handle for handle, label in reversed(labelled)}  # keeps the first handle of each label
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), fontsize=8
     )
     if note:
         figure.suptitle(note)
-    try:
-        with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
+        try:
             figure.savefig(temporary, dpi=120, format=Path(path).suffix[1:] or "png")
-    except ValueError as error:  # no such format
-        raise UserError(f"{path}: cannot write the plot: {error}") from error
+        except ValueError as error:  # unknown format
+            raise UserError(f"{path}: cannot write the plot ({error}); choose another suffix") from error
 
 
 def _draw(axes: Axes, prediction: Prediction, record: Record, clip_seconds: float) -> None:
     title = printable(f"{prediction.vid}: “{prediction.query}”")
-    title = title.replace("$", r"\$")  # two would begin a formula
+    title = title.replace("$", r"\$")  # matplotlib reads text between two as a formula
     axes.set_title(title, fontsize=10, loc="left", wrap=True)
     axes.set_xlim(0, record.duration)
     axes.set_ylim(-0.72, 1.05)
@@ -107,11 +109,25 @@ def _draw(axes: Axes, prediction: Prediction, record: Record, clip_seconds: floa
             alpha=1 - 0.3 * index,
             label=label,
         )
-        axes.annotate(f" {score:.2f}", (end, height), va="center", fontsize=7, annotation_clip=True)
+        time, side = _score_place(start, end, record.duration)
+        axes.annotate(
+            f" {score:.2f} ", (time, height), ha=side, va="center", fontsize=7, annotation_clip=True
+        )
+
+
+def _score_place(start: float, end: float, duration: float) -> tuple[float, str]:
+    """Time and horizontal alignment of a moment's score label, so that it stays inside the panel.
+
+    The label stands to the right of the moment, or to its left near the right border, or inside it if neither fits.
+    """
+    needed = SCORE_SHARE * duration
+    if end + needed <= duration:
+        return end, "left"
+    return (start, "right") if start >= needed else (end, "right")
 
 
 def _draw_thumbnails(axes: Axes, pictures: Sequence[Thumbnail]) -> None:
-    """Pictures at their times below everything else in the panel, in their own proportions."""
+    """Draw thumbnails at their times in the panel's lowest row, without changing their aspect ratio."""
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
     axes.set_ylim(-1.5, 1.05)
@@ -124,7 +140,7 @@ def _draw_thumbnails(axes: Axes, pictures: Sequence[Thumbnail]) -> None:
 
 def _curve(axes: Axes, values: np.ndarray, step: float, label: str, style: str) -> None:
     times = np.arange(len(values) + 1) * step
-    values = np.append(values, values[-1])  # or the last clip would have no line
+    values = np.append(values, values[-1])  # otherwise the last clip would have no line
     axes.step(times, values, style, where="post", color=SALIENCY_COLOUR, lw=1.2, label=label)
 
 

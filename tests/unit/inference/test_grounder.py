@@ -18,8 +18,8 @@ from sdst.data.predictions import read_predictions
 from sdst.data.store import FeatureStore
 from sdst.errors import UserError
 from sdst.features.backbone.backbone import load_backbone
-from sdst.inference.commands import open_matching_store
 from sdst.inference.grounder import EncodedVideo, Grounder, load
+from sdst.inference.stored import open_matching_store
 from sdst.training import checkpoint
 from sdst.types import Output
 
