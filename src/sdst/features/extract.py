@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EXIT_SOME_FAILED = 3
+POOLING_HELP = "how a clip's tokens become one vector; several are stored side by side (adaptive)"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     _check_backbone(args)
     out = args.out if args.shard is None else shard_path(args.out, *args.shard)
     if out.exists():
-        raise UserError(f"{out}: already exists; delete it or choose another name")
+        raise UserError(f"{out}: already exists and is never overwritten; delete it or choose another name")
     records = choose_records(read_records(args.annotations), args.only, args.shard)
     paths, failures = find_videos(args.videos, dict.fromkeys(r.vid for r in records), args.video_name)
 
@@ -157,7 +158,9 @@ def _report(out: Path, failures: dict[str, str]) -> int:
 def _layers(tower: str, chosen: list[int] | None, last: int, depth: int) -> list[int]:
     layers = chosen or list(range(depth - last + 1, depth + 1))
     if layers[0] < 1 or layers[-1] > depth or layers != sorted(set(layers)):
-        raise UserError(f"{tower} layers must increase and lie from 1 to {depth}, got {layers}")
+        raise UserError(
+            f"{tower} layers must go from shallow to deep and lie from 1 to {depth}, got {layers}"
+        )
     return layers
 
 
@@ -206,65 +209,22 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("--annotations", type=Path, nargs="+", required=True, metavar="A.jsonl", help="annotation files")
     add("--videos", type=Path, required=True, metavar="DIR", help="folder of the video files")
-    add(
-        "--video-name",
-        default="{vid}",
-        help="name of a video file without extension, e.g. {vid}-cam-002 (%(default)s)",
-    )
+    add("--video-name", default="{vid}", help="file name without extension, e.g. {vid}-cam-002 (%(default)s)")
     add("--checkpoint", type=Path, help="InternVideo2 stage-2 weights, .pt or .safetensors")
     add("--config", default="internvideo2-1b", help="backbone preset or JSON file (%(default)s)")
     add("--vocab", type=Path, help="vocab.txt of bert-large-uncased")
     add("--out", type=Path, required=True, metavar="F.h5", help="feature file to write")
-    add(
-        "--layers",
-        type=at_least(1),
-        default=4,
-        metavar="N",
-        help="store the last N layers of both towers (%(default)s)",
-    )
-    add(
-        "--video-layers",
-        type=layer_numbers,
-        metavar="I,J,..",
-        help="store these vision layers, e.g. 31,34,37,40",
-    )
-    add("--text-layers", type=layer_numbers, metavar="I,J,..", help="store these text layers")
-    add(
-        "--pooling",
-        nargs="+",
-        choices=["adaptive", "avg", "cls"],
-        default=["adaptive"],
-        help="how the tokens of a clip become one vector; several are stored side by side (adaptive)",
-    )
-    add(
-        "--clip-seconds",
-        type=positive_number,
-        default=2.0,
-        metavar="S",
-        help="length of a clip (%(default)s)",
-    )
-    add(
-        "--resize",
-        choices=["stretch", "crop"],
-        default="stretch",
-        help="how a frame becomes a square (%(default)s)",
-    )
+    add("--layers", type=at_least(1), default=4, help="store the last N layers of both towers (%(default)s)")
+    add("--video-layers", type=layer_numbers, help="vision layers to store instead, e.g. 31,34,37,40")
+    add("--text-layers", type=layer_numbers, help="text layers to store instead, e.g. 16,17,18,19")
+    add("--pooling", nargs="+", choices=["adaptive", "avg", "cls"], default=["adaptive"], help=POOLING_HELP)
+    add("--clip-seconds", type=positive_number, default=2.0, help="length of a clip (%(default)s)")
+    add("--resize", choices=["stretch", "crop"], default="stretch", help="how to make squares (%(default)s)")
     add("--antialias", action="store_true", help="smooth frames before shrinking them")
-    add(
-        "--batch-size",
-        type=at_least(1),
-        default=16,
-        metavar="N",
-        help="clips per step of the backbone (%(default)s)",
-    )
-    add(
-        "--dtype",
-        choices=["float32", "fp16", "bf16"],
-        default="float32",
-        help="precision of the backbone (%(default)s)",
-    )
+    add("--batch-size", type=at_least(1), default=16, help="clips per backbone step (%(default)s)")
+    add("--dtype", choices=["float32", "fp16", "bf16"], default="float32", help="precision (%(default)s)")
     add("--device", help="e.g. cuda:1 (default: the first GPU, or the CPU)")
-    add("--workers", type=at_least(0), default=2, metavar="N", help="decoding processes (%(default)s)")
-    add("--shard", type=_shard, metavar="I/N", help="take only part I (from 0) of N parts of the videos")
-    add("--only", type=Path, metavar="F.failed.jsonl", help="take only the videos listed in this file")
+    add("--workers", type=at_least(0), default=2, help="decoding processes (%(default)s)")
+    add("--shard", type=_shard, metavar="I/N", help="only part I (from 0) of N parts of the videos")
+    add("--only", type=Path, metavar="F.failed.jsonl", help="only the videos listed in this file")
     return parser

@@ -142,7 +142,7 @@ def test_a_file_without_a_declared_length_is_as_long_as_its_frames(tmp_path):
     assert reader.frames_decoded == 75
 
 
-def test_the_content_decides_not_the_extension(tmp_path):
+def test_the_content_decides_the_format_not_the_extension(tmp_path):
     path = write_grey_video(tmp_path / "v.mov", [i / 10 for i in range(40)])
     assert len(greys(path.rename(tmp_path / "v.avi"))) == 2
 
@@ -157,7 +157,7 @@ def truncated(tmp_path: Path, share: float) -> Path:
     return path
 
 
-def test_an_end_shorter_than_a_clip_is_stood_in_for(tmp_path):
+def test_a_missing_end_shorter_than_a_clip_repeats_the_last_frame(tmp_path):
     clips = list(VideoReader(truncated(tmp_path, 0.85), SMALL))
     assert len(clips) == 3
     assert clips[2][2].equal(clips[2][3])
@@ -225,7 +225,7 @@ def test_unusable_files_are_refused_in_one_line(tmp_path, make, reason):
     assert "\n" not in str(error.value)
 
 
-def test_a_playlist_does_not_reach_for_the_network(tmp_path):
+def test_a_playlist_does_not_use_the_network(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         path = tmp_path / "v.m3u8"
