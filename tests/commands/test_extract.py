@@ -112,6 +112,20 @@ def contents(path: Path) -> dict[str, bytes | str]:
     return found
 
 
+def assert_same_features(path: Path, expected: Path) -> None:
+    """Two feature files are equal; their query features may differ by float16 rounding.
+
+    The queries left by a kill or taken by a shard are encoded in other batches, and some CPUs add in another order
+    when the batch size differs.
+    """
+    ours, theirs = contents(path), contents(expected)
+    assert ours.keys() == theirs.keys()
+    assert {key for key in ours if ours[key] != theirs[key] and not key.startswith("text/")} == set()
+    with h5py.File(path) as left, h5py.File(expected) as right:
+        for qid in right["text"]:
+            np.testing.assert_allclose(left["text"][qid], right["text"][qid], rtol=2e-3, atol=1e-4)
+
+
 def test_features_match_each_clip_and_query(corpus, backbone):
     assert run(corpus, "--pooling", "adaptive", "avg", "--batch-size", 2) == 0
     path = corpus.parent / "f.h5"
@@ -327,15 +341,15 @@ def test_real_videos_survive_ten_kills_and_two_shards(tmp_path, monkeypatch):
         child.join()
         killed += child.exitcode == -signal.SIGKILL
         if (tmp_path / "f.h5").exists():  # finished before the last kill: once more
-            assert contents(tmp_path / "f.h5") == contents(tmp_path / "whole.h5")
+            assert_same_features(tmp_path / "f.h5", tmp_path / "whole.h5")
             (tmp_path / "f.h5").unlink()
     assert run(rows, "--batch-size", 4) == 0
-    assert contents(tmp_path / "f.h5") == contents(tmp_path / "whole.h5")
+    assert_same_features(tmp_path / "f.h5", tmp_path / "whole.h5")
 
     for index in range(2):
         run(rows, "--batch-size", 4, "--shard", f"{index}/2", out="half.h5")
     merge([shard_path(tmp_path / "half.h5", index, 2) for index in range(2)], tmp_path / "half.h5")
-    assert contents(tmp_path / "half.h5") == contents(tmp_path / "whole.h5")
+    assert_same_features(tmp_path / "half.h5", tmp_path / "whole.h5")
 
 
 @pytest.mark.parametrize("tool", ["merge", "import"])
