@@ -340,7 +340,7 @@ def test_real_videos_survive_ten_kills_and_two_shards(tmp_path, monkeypatch):
         child.kill()
         child.join()
         killed += child.exitcode == -signal.SIGKILL
-        if (tmp_path / "f.h5").exists():  # finished before the last kill: once more
+        if (tmp_path / "f.h5").exists():  # finished before the last kill, so start again
             assert_same_features(tmp_path / "f.h5", tmp_path / "whole.h5")
             (tmp_path / "f.h5").unlink()
     assert run(rows, "--batch-size", 4) == 0

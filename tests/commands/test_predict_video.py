@@ -19,7 +19,7 @@ pytestmark = needs_shared
 
 @pytest.fixture
 def ask(video_run, capsys):
-    """Run the command on videos; (status, stdout, stderr)."""
+    """Runs the command on videos and returns (status, stdout, stderr)."""
     from helpers.video_run import BACKBONE, BACKBONE_CONFIG
 
     def run(*options, videos=("b",), queries=("dog jumps",), without=()):

@@ -1,4 +1,4 @@
-"""Simulated features: shapes, determinism, a signal that transfers; and the toy annotations themselves."""
+"""Simulated features: shapes, determinism, a signal that transfers; and the toy annotations."""
 
 import json
 from collections import defaultdict
@@ -54,7 +54,7 @@ def test_shapes_and_attributes(toy: dict[str, list[Record]], features: Path) -> 
     assert (store.info.video_layers, store.info.text_layers) == ((37, 38, 39, 40), (16, 17, 18, 19))
     for record in toy["val"]:
         assert store.video(record.vid).shape == (4, record.duration / 2, 64)
-        assert store.text(record.qid).shape == (4, 1 + len(record.query.split()), 48)  # CLS, words
+        assert store.text(record.qid).shape == (4, 1 + len(record.query.split()), 48)  # CLS and words
 
 
 def test_features_depend_only_on_seed_and_names(

@@ -1,4 +1,4 @@
-"""Which frames become which clips, what is done to them, and what malformed files give."""
+"""Videos as clips: which frames are taken, how they are resized, and which files are refused."""
 
 import itertools
 import os
@@ -20,7 +20,7 @@ SMALL = ClipSpec(size=8)
 
 
 def greys(path: Path, spec: ClipSpec = SMALL) -> list[list[int]]:
-    """The one grey of each frame of each clip."""
+    """The grey value of each frame of each clip."""
     clips = list(VideoReader(path, spec))
     for clip in clips:
         assert clip.dtype == torch.uint8
@@ -148,7 +148,7 @@ def test_the_content_decides_the_format_not_the_extension(tmp_path):
 
 
 def truncated(tmp_path: Path, share: float) -> Path:
-    """A six second file cut after a share of its bytes; its index is at the front, so it still opens."""
+    """A six-second file cut after a share of its bytes; its index is at the front, so it still opens."""
     times = [i / 20 for i in range(120)]
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (16, 16, 3), dtype=np.uint8) for _ in times]  # equally hard to compress
@@ -195,7 +195,7 @@ def text(path: Path) -> Path:
 
 
 def headless(path: Path) -> Path:
-    """Cut so that the index at the end is lost."""
+    """A file without its index, which stood at the cut end."""
     os.truncate(write_grey_video(path.with_suffix(".mov"), [i / 10 for i in range(40)]), 2000)
     return path.with_suffix(".mov").rename(path)
 
@@ -233,7 +233,7 @@ def test_a_playlist_does_not_use_the_network(tmp_path):
         path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9.0,\n{url}\n#EXT-X-ENDLIST\n")
         with pytest.raises(VideoError):
             list(VideoReader(path, SMALL))
-        with pytest.raises(BlockingIOError):  # nobody has called
+        with pytest.raises(BlockingIOError):  # nothing has connected
             server.accept()
 
 

@@ -1,4 +1,4 @@
-"""Frames at given times, thumbnails and cuts, in videos whose every pixel is known."""
+"""Frames at given times, thumbnails and cuts of videos with known pixels."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +16,7 @@ from sdst.inference.clips import cut, cut_moments, file_words, thumbnails
 from sdst.types import Prediction
 
 FIFTHS = [fifth * 91 % 240 for fifth in range(60)]
-"""The grey tells the fifth of a second, and neighbours differ much."""
+"""Grey value of each fifth of a second; neighbours differ by a lot."""
 
 
 def grey(picture: np.ndarray) -> float:
