@@ -1,4 +1,4 @@
-"""Extraction end to end: what is written, what a kill, a shard or a broken video changes, and merging."""
+"""Extraction end to end: what is written, the effect of kills, shards and broken videos, and merging."""
 
 import json
 import multiprocessing
@@ -22,8 +22,9 @@ from sdst.errors import UserError
 from sdst.features import extract
 from sdst.features.backbone import backbone as backbones
 from sdst.features.backbone.backbone import IMAGENET_MEAN, IMAGENET_STD
-from sdst.features.extract import find_videos, shard_path
+from sdst.features.extract import shard_path
 from sdst.features.merge import merge, merge_main
+from sdst.features.selection import find_videos
 from sdst.features.video import ClipSpec, VideoReader
 
 
@@ -36,7 +37,7 @@ class Sizes:
 
 
 class FakeBackbone:
-    """Features anyone can work out: a clip's mean colour and its last frame's, times the layer number."""
+    """Features that a test can compute: the mean colours of a clip and of its last frame, times the layer number."""
 
     vision_config = text_config = Sizes()
 
@@ -111,7 +112,21 @@ def contents(path: Path) -> dict[str, bytes | str]:
     return found
 
 
-def test_features_are_those_of_each_clip_and_query(corpus, backbone):
+def assert_same_features(path: Path, expected: Path) -> None:
+    """Two feature files are equal; their query features may differ by float16 rounding.
+
+    The queries left by a kill or taken by a shard are encoded in other batches, and some CPUs add in another order
+    when the batch size differs.
+    """
+    ours, theirs = contents(path), contents(expected)
+    assert ours.keys() == theirs.keys()
+    assert {key for key in ours if ours[key] != theirs[key] and not key.startswith("text/")} == set()
+    with h5py.File(path) as left, h5py.File(expected) as right:
+        for qid in right["text"]:
+            np.testing.assert_allclose(left["text"][qid], right["text"][qid], rtol=2e-3, atol=1e-4)
+
+
+def test_features_match_each_clip_and_query(corpus, backbone):
     assert run(corpus, "--pooling", "adaptive", "avg", "--batch-size", 2) == 0
     path = corpus.parent / "f.h5"
     mean, std = np.array(IMAGENET_MEAN), np.array(IMAGENET_STD)
@@ -136,7 +151,7 @@ def test_features_are_those_of_each_clip_and_query(corpus, backbone):
     assert info.extra == {"text_prefix": "", "resize": "stretch", "antialias": False}
 
 
-def test_worker_processes_and_batches_change_nothing(corpus, backbone):
+def test_workers_and_batch_size_do_not_change_the_file(corpus, backbone):
     run(corpus, out="one.h5")
     num_clips = backbone.num_clips
     assert run(corpus, "--workers", 2, "--batch-size", 1, out="two.h5") == 0
@@ -144,7 +159,7 @@ def test_worker_processes_and_batches_change_nothing(corpus, backbone):
     assert contents(corpus.parent / "one.h5") == contents(corpus.parent / "two.h5")
 
 
-def test_layers_are_the_last_ones_or_those_named(corpus, backbone):
+def test_layers_are_the_last_ones_or_listed_ones(corpus, backbone):
     run(corpus, "--video-layers", "1,3,6", "--text-layers", "2")
     info = FeatureStore(corpus.parent / "f.h5").info
     assert (info.video_layers, info.text_layers) == ((1, 3, 6), (2,))
@@ -154,10 +169,10 @@ def test_layers_are_the_last_ones_or_those_named(corpus, backbone):
     ("options", "reason"),
     [
         (["--video-layers", "5,7"], "from 1 to 6"),
-        (["--layers", "6"], "text layers .* from 1 to 5"),
+        (["--layers", "6"], "text layers must .* from 1 to 5"),
         (["--video-layers", "3,2"], "shallow to deep"),
         (["--video-layers", "x"], "31,34,37,40"),
-        (["--shard", "2/2"], "'2/2' is not i/n"),
+        (["--shard", "2/2"], "must be i/n .* got '2/2'"),
         (["--clip-seconds", "0"], "must be a finite number above 0, got 0"),
         (["--batch-size", "0"], "must be at least 1, got 0"),
         (["--videos", "nowhere"], "no such folder"),
@@ -209,16 +224,16 @@ def test_a_run_where_every_video_fails_writes_no_feature_file(corpus, backbone):
     assert not (corpus.parent / "f.h5").exists()
 
 
-def test_other_lengths_than_annotated_are_told(corpus, backbone, caplog):
+def test_videos_of_another_length_than_annotated_are_reported(corpus, backbone, caplog):
     rows = write_rows(corpus.parent / "other.jsonl", {**DURATIONS, "a": 9.9, "b": 4.0})
     with caplog.at_level("WARNING"):
         assert run(rows) == 0
     assert [record.message for record in caplog.records if "annotated" in record.message] == [
-        "1 videos are more than a clip longer or shorter than annotated (first a: 5.8 s, not 9.9 s)"
+        "1 videos differ from their annotated length by more than a clip (first a: 5.8 s, not 9.9 s)"
     ]
 
 
-def test_progress_shows_in_a_terminal_alone(corpus, backbone, capsys, monkeypatch):
+def test_progress_shows_only_in_a_terminal(corpus, backbone, capsys, monkeypatch):
     run(corpus, out="silent.h5")
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
@@ -232,7 +247,7 @@ def test_progress_shows_in_a_terminal_alone(corpus, backbone, capsys, monkeypatc
 def test_one_qid_with_two_queries_is_refused(corpus, backbone):
     other = write_rows(corpus.parent / "other.jsonl", {"a": 6.0})
     other.write_text(other.read_text().replace("dog", "cat"))
-    with pytest.raises(UserError, match=r"other\.jsonl: qid 'a_0' is another query"):
+    with pytest.raises(UserError, match=r"other\.jsonl: qid 'a_0' stands for another query"):
         run(corpus, "--annotations", corpus, other)
 
 
@@ -275,12 +290,12 @@ def test_shards_merged_equal_one_run(corpus, backbone, capsys):
     assert "4 videos, 8 queries" in capsys.readouterr().out
     assert contents(folder / "f.h5") == contents(folder / "whole.h5")
 
-    with pytest.raises(UserError, match="f: shards 1 of 3 are not given"):
+    with pytest.raises(UserError, match="f: shards 1 of 3 are missing"):
         merge([shards[0], shards[2]], folder / "g.h5")
     with pytest.raises(UserError, match="is also in"):
         merge([folder / "f.h5", folder / "whole.h5"], folder / "g.h5")
     run(corpus, "--clip-seconds", "1", out="finer.h5")
-    with pytest.raises(UserError, match=r"finer\.h5: not made like .* \(clip_seconds 1\.0, not 2\.0\)"):
+    with pytest.raises(UserError, match=r"finer\.h5: was not made like .* \(clip_seconds 1\.0, not 2\.0\)"):
         merge([folder / "f.h5", folder / "finer.h5"], folder / "g.h5")
     assert not (folder / "g.h5").exists()
 
@@ -325,20 +340,20 @@ def test_real_videos_survive_ten_kills_and_two_shards(tmp_path, monkeypatch):
         child.kill()
         child.join()
         killed += child.exitcode == -signal.SIGKILL
-        if (tmp_path / "f.h5").exists():  # finished before the last kill: once more
-            assert contents(tmp_path / "f.h5") == contents(tmp_path / "whole.h5")
+        if (tmp_path / "f.h5").exists():  # finished before the last kill, so start again
+            assert_same_features(tmp_path / "f.h5", tmp_path / "whole.h5")
             (tmp_path / "f.h5").unlink()
     assert run(rows, "--batch-size", 4) == 0
-    assert contents(tmp_path / "f.h5") == contents(tmp_path / "whole.h5")
+    assert_same_features(tmp_path / "f.h5", tmp_path / "whole.h5")
 
     for index in range(2):
         run(rows, "--batch-size", 4, "--shard", f"{index}/2", out="half.h5")
     merge([shard_path(tmp_path / "half.h5", index, 2) for index in range(2)], tmp_path / "half.h5")
-    assert contents(tmp_path / "half.h5") == contents(tmp_path / "whole.h5")
+    assert_same_features(tmp_path / "half.h5", tmp_path / "whole.h5")
 
 
 @pytest.mark.parametrize("tool", ["merge", "import"])
-def test_the_command_line_reaches_the_tools(tool, capsys):
+def test_the_features_command_runs_its_tools(tool, capsys):
     assert main(["features", tool]) == 2
     assert capsys.readouterr().err.startswith(f"sdst: error: sdst features {tool}: the following arguments")
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""Folders of other projects' features into a feature file, and the coverage report."""
+"""Feature folders of other projects made into a feature file, and the coverage report."""
 
 import json
 from pathlib import Path
@@ -86,7 +86,7 @@ def test_all_tokens_of_several_layers(folder, pooling):
     np.testing.assert_array_equal(store.text(1), stored.transpose(1, 0, 2))
 
 
-def test_coverage_is_told_per_split(folder, capsys):
+def test_coverage_is_reported_per_split(folder, capsys):
     fill(folder, ".npy", (3, 7), (3, 5))
     (folder / "v" / "b-1.npy").unlink()
     (folder / "q" / "qid0.npy").unlink()
@@ -109,19 +109,19 @@ def test_file_name_patterns(folder):
     assert run(folder, "--video-name", "{vid}-cam-002", "--query-name", "qid{qid}") == 0
 
 
-def test_a_name_that_fits_no_file_is_refused(folder):
+def test_a_name_pattern_without_files_is_refused(folder):
     fill(folder, ".npy", (3, 7), (3, 5))
-    with pytest.raises(UserError, match=r"no file of any qid, such as x_0.*check --queries and --query-name"):
+    with pytest.raises(UserError, match=r"no file for any qid, e\.g\. x_0.*check --queries and --query-name"):
         run(folder)
 
 
 @pytest.mark.parametrize("broken", ["video", "query"])
-def test_an_interrupted_import_goes_on(folder, broken):
+def test_an_interrupted_import_continues(folder, broken):
     fill(folder, ".npy", (3, 7), (3, 5))
     victim = folder / "v" / "c.npy" if broken == "video" else folder / "q" / "qid2.npy"
     content = victim.read_bytes()
     victim.write_bytes(content[:-5])
-    with pytest.raises(UserError, match=f"{victim.name}: not a whole array file"):
+    with pytest.raises(UserError, match=f"{victim.name}: damaged or not an array file"):
         run(folder, "--query-name", "qid{qid}")
     victim.write_bytes(content)
     (folder / "v" / "b-1.npy").write_bytes(b"already imported, so never read again")
@@ -135,23 +135,31 @@ def test_damaged_files_are_refused(tmp_path, name):
     whole = path.read_bytes()
     for content in (b"", b"\x93NUMPY junk", whole[:60], whole[: len(whole) // 2]):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=f"{name}: not a whole array file"):
+        with pytest.raises(UserError, match=f"{name}: damaged or not an array file"):
             read_video(path, "avg")
 
 
-def test_other_contents_are_refused(tmp_path):
+def test_unsupported_contents_are_refused(tmp_path):
     save(tmp_path / "v.npz", normal(4, 7), "wrong")
     with pytest.raises(UserError, match=r"v\.npz: has no array 'features'"):
         read_video(tmp_path / "v.npz", "avg")
     torch.save({"features": torch.ones(2, 2)}, tmp_path / "v.pt")
-    with pytest.raises(UserError, match=r"v\.pt: not a whole array file"):
+    with pytest.raises(UserError, match=r"v\.pt: damaged or not an array file"):
         read_video(tmp_path / "v.pt", "avg")
     for shape in ((4,), (4, 1, 2, 3, 5)):
         save(tmp_path / "v.npy", normal(*shape))
-        with pytest.raises(UserError, match=r"v\.npy: shape"):
+        with pytest.raises(UserError, match=r"v\.npy: has shape"):
             read_video(tmp_path / "v.npy", "avg")
-        with pytest.raises(UserError, match=r"v\.npy: shape"):
+        with pytest.raises(UserError, match=r"v\.npy: has shape"):
             read_query(tmp_path / "v.npy")
     save(tmp_path / "v.npy", normal(4, 3, 6, 7))
     with pytest.raises(UserError, match="choose --pooling avg or cls"):
         read_video(tmp_path / "v.npy", "adaptive")
+
+
+def test_help_states_the_shapes_and_keys_that_are_read(capsys):
+    with pytest.raises(SystemExit):
+        import_main(["--help"])
+    printed = capsys.readouterr().out
+    for stated in ("'features'", "'last_hidden_state'", "(T, layers, tokens, D)", "(L, layers, D)"):
+        assert stated in printed

@@ -1,4 +1,4 @@
-"""``sdst predict``: what it selects, that batching changes nothing, and what it refuses."""
+"""``sdst predict`` with stored features: what it selects, writes and refuses, and that batches do not matter."""
 
 import json
 from pathlib import Path
@@ -6,19 +6,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sdst.training.run_folder import BEST
 
 from helpers.corpus import Corpus, make_corpus, make_rows, write_rows
 from sdst.cli import main
 from sdst.config.schema import Decoding
-from sdst.types import Batch, Output, Prediction
+from sdst.plotting.predictions import plot_predictions
+from sdst.training.run_folder import BEST
+from sdst.types import Batch, Output, Prediction, Record
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture
 def predict(finished: Path, corpus: Corpus, capsys: pytest.CaptureFixture[str]):
-    """Run the command on the finished run's best checkpoint; the rows it prints."""
+    """Runs the command on the finished run's best checkpoint and returns the printed rows."""
 
     def run(*arguments: str, features: Path = corpus.features) -> list[dict[str, Any]]:
         capsys.readouterr()
@@ -34,7 +35,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 def assert_close(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
-    """The same up to rounding, for batches of other sizes take other sums."""
+    """Equal up to rounding, because batches of other sizes add in another order."""
     assert [row["qid"] for row in ours] == [row["qid"] for row in theirs]
     for left, right in zip(ours, theirs, strict=True):
         for key in ("pred_relevant_windows", "pred_saliency_scores"):
@@ -51,12 +52,12 @@ def test_a_whole_split_in_file_order_equals_the_runs_submission(
     assert_close(rows, sorted(rows_of(finished / "val_submission.jsonl"), key=lambda row: row["qid"]))
 
 
-def test_batch_size_changes_nothing(predict: Any, corpus: Corpus) -> None:
+def test_batch_size_does_not_change_predictions(predict: Any, corpus: Corpus) -> None:
     annotations = ["--annotations", str(corpus.paths["train"])]
     assert_close(predict(*annotations, "--batch-size", "1"), predict(*annotations, "--batch-size", "8"))
 
 
-def test_the_model_runs_on_the_device_that_is_named(
+def test_the_model_runs_on_the_given_device(
     predict: Any, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     devices = set()
@@ -65,8 +66,8 @@ def test_the_model_runs_on_the_device_that_is_named(
         devices.update({output.saliency.device.type, batch.video.device.type})
         return [Prediction(r.qid, r.vid, r.query, np.array([[0.0, 1.0, 0.5]])) for r in batch.records]
 
-    monkeypatch.setattr("sdst.inference.commands.decode", note)
-    # The one device beside the CPU that every machine has; what it computes has no values.
+    monkeypatch.setattr("sdst.inference.stored.decode", note)
+    # "meta" is the only device besides the CPU that every machine has; its tensors have no values.
     assert predict("--annotations", str(corpus.paths["val"]), "--device", "meta")
     assert devices == {"meta"}
 
@@ -120,6 +121,26 @@ def test_plot_writes_a_picture(predict: Any, corpus: Corpus, tmp_path: Path, lab
     assert len(written) > 5000
 
 
+@pytest.mark.parametrize("start", [0.0, 0.5, 40.0, 90.0, 97.0, 99.5])
+@pytest.mark.parametrize("end", [98.0, 100.0])
+def test_score_labels_stay_inside_the_panel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: float, end: float
+) -> None:
+    figure_module = pytest.importorskip("matplotlib.figure")
+    figures: list[Any] = []
+    monkeypatch.setattr(
+        figure_module.Figure, "savefig", lambda figure, path, **_: (figures.append(figure), path.touch())
+    )
+    windows = np.array([[min(start, end - 0.5), end, 0.87]])
+    prediction = Prediction("q", "v", "a dog", windows, np.linspace(0, 1, 50))
+    plot_predictions([prediction], [Record("q", "v", "a dog", 100.0)], tmp_path / "p.png", 2.0)
+    (axes,) = figures[0].axes
+    figures[0].canvas.draw()
+    (label,) = (text for text in axes.texts if text.get_text().strip() == "0.87")
+    box, panel = label.get_window_extent(), axes.get_window_extent()
+    assert panel.x0 <= box.x0 < box.x1 <= panel.x1
+
+
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     capsys.readouterr()
     assert main(["predict", *map(str, arguments)]) == 2
@@ -138,7 +159,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         ({"levels": 1}, "video_layers"),
     ],
 )
-def test_features_made_otherwise_than_the_checkpoints_are_refused(
+def test_features_unlike_the_training_features_are_refused(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], made_with: dict, named: str
 ) -> None:
     other = make_corpus(tmp_path, {"val": make_rows("val", 3)}, **made_with)
@@ -157,7 +178,7 @@ def test_features_of_another_backbone_are_refused(
     assert "backbone is other-net" in refusal(capsys, *options, "--annotations", other.paths["val"])
 
 
-def test_what_is_not_stored_or_not_annotated_is_refused(
+def test_unknown_names_and_bad_options_are_refused(
     finished: Path, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--checkpoint", finished / BEST, "--features", corpus.features]
@@ -194,10 +215,10 @@ def test_a_long_split_plots_its_first_queries_and_says_so(
     assert "first 12 of 19" in captured.err
 
 
-def test_simulated_features_answer_no_new_sentences(
+def test_simulated_features_cannot_answer_new_queries(
     finished: Path, corpus: Corpus, capsys: pytest.CaptureFixture[str]
 ) -> None:
     vid = rows_of(corpus.paths["val"])[0]["vid"]
     options = ["--checkpoint", finished / BEST, "--features", corpus.features, "--vid", vid]
     line = refusal(capsys, *options, "--query", "a dog jumps")
-    assert "was trained on simulated features, for which there is no backbone" in line
+    assert "was trained on simulated features, which no backbone can make" in line

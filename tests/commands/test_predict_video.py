@@ -19,7 +19,7 @@ pytestmark = needs_shared
 
 @pytest.fixture
 def ask(video_run, capsys):
-    """Run the command on videos; (status, stdout, stderr)."""
+    """Runs the command on videos and returns (status, stdout, stderr)."""
     from helpers.video_run import BACKBONE, BACKBONE_CONFIG
 
     def run(*options, videos=("b",), queries=("dog jumps",), without=()):
@@ -43,7 +43,7 @@ def ask(video_run, capsys):
 
 @pytest.fixture
 def no_loading(monkeypatch):
-    """Fails the test if the backbone is loaded."""
+    """Fails the test when the backbone is loaded."""
 
     def load(*args, **kwargs):
         raise AssertionError("the backbone was loaded")
@@ -52,7 +52,7 @@ def no_loading(monkeypatch):
     monkeypatch.setattr("sdst.inference.grounder.load_backbone", load)
 
 
-def test_every_video_answers_every_query_as_from_stored_features(ask, video_run, tmp_path, capsys):
+def test_video_files_and_stored_features_give_the_same_predictions(ask, video_run, tmp_path, capsys):
     status, out, err = ask(videos=("b", "a"), queries=video_run.queries("b"))
     assert (status, err) == (0, "")
     rows = [json.loads(line) for line in out.splitlines()]
@@ -72,9 +72,7 @@ def test_every_video_answers_every_query_as_from_stored_features(ask, video_run,
             np.testing.assert_allclose(row[key], theirs, rtol=0, atol=1e-6)
 
 
-def test_new_queries_about_a_stored_video_are_answered_as_about_its_file_and_as_stored_ones(
-    ask, video_run, capsys
-):
+def test_new_queries_about_a_stored_video_match_its_file_and_stored_queries(ask, video_run, capsys):
     queries = video_run.queries("b")
     _, of_file, _ = ask(queries=queries)
     stored = ["--features", video_run.features, "--vid", "b"]
@@ -95,7 +93,7 @@ def test_new_queries_about_a_stored_video_are_answered_as_about_its_file_and_as_
                 np.testing.assert_allclose(row[key], other[key], rtol=0, atol=1e-6)
 
 
-def test_answers_about_a_stored_video_are_shown_as_any(ask, video_run, tmp_path):
+def test_answers_about_a_stored_video_can_be_plotted_and_tabulated(ask, video_run, tmp_path):
     pytest.importorskip("matplotlib")
     stored = ["--features", video_run.features, "--vid", "b"]
     status, out, _ = ask(*stored, "--plot", tmp_path / "p.png", "--table", without=("--video",))
@@ -120,13 +118,13 @@ def test_a_video_that_is_not_stored_is_refused_before_the_backbone_loads(ask, vi
     assert err.count("\n") == 1
 
 
-def test_out_is_a_prediction_file_and_stdout_silent(ask, tmp_path):
+def test_out_writes_a_prediction_file_and_stdout_stays_silent(ask, tmp_path):
     status, out, _ = ask("--out", tmp_path / "p.jsonl", queries=["dog", "cat"])
     assert (status, out) == (0, "")
     assert [prediction.query for prediction in read_predictions(tmp_path / "p.jsonl")] == ["dog", "cat"]
 
 
-def test_the_table_shows_the_best_moments_and_queries_as_they_are(ask):
+def test_the_table_shows_the_best_moments_and_the_exact_query(ask):
     status, out, _ = ask("--table", queries=["[red] dog"])
     assert status == 0
     assert "[red] dog" in out
@@ -159,7 +157,7 @@ def test_a_plot_with_thumbnails_is_written(ask, tmp_path):
     assert (tmp_path / "p.png").stat().st_size > 10_000
 
 
-def test_thumbnails_stand_at_their_times(ask, tmp_path, monkeypatch):
+def test_thumbnails_are_drawn_at_their_times(ask, tmp_path, monkeypatch):
     figure_module = pytest.importorskip("matplotlib.figure")
     from matplotlib.offsetbox import AnnotationBbox
 
@@ -174,7 +172,7 @@ def test_thumbnails_stand_at_their_times(ask, tmp_path, monkeypatch):
         assert all(axes.get_ylim()[0] < box.xy[1] < -0.72 for box in boxes)  # under the moments
 
 
-def test_a_plot_without_thumbnails_is_as_before(video_run, tmp_path):
+def test_the_plot_of_stored_features_has_no_thumbnails(video_run, tmp_path):
     pytest.importorskip("matplotlib")
     stored = ["--features", video_run.features, "--annotations", video_run.folder / "val.jsonl"]
     plot = ["--plot", tmp_path / "p.png", "--out", tmp_path / "p.jsonl"]
@@ -199,7 +197,7 @@ def test_a_bad_video_is_refused_before_the_backbone_loads(ask, tmp_path, no_load
     assert err.count("\n") == 1
 
 
-def test_a_video_that_decoding_shows_to_be_damaged_does_not_cost_the_others(ask, video_run, tmp_path):
+def test_a_damaged_video_does_not_stop_the_others(ask, video_run, tmp_path):
     damaged = tmp_path / "damaged.mov"
     shutil.copy(video_run.video("b"), damaged)
     content = bytearray(damaged.read_bytes())
@@ -219,23 +217,23 @@ def test_a_video_that_decoding_shows_to_be_damaged_does_not_cost_the_others(ask,
 @pytest.mark.parametrize(
     ("options", "without", "message"),
     [
-        (["--features", "f.h5"], (), "--features is for stored features"),
-        (["--vid", "a"], (), "--vid is for stored features"),
-        ([], ("--vocab",), "--backbone-checkpoint and --vocab belong together"),
-        ([], ("--backbone-checkpoint",), "--backbone-checkpoint and --vocab belong together"),
+        (["--features", "f.h5"], (), "--features selects stored features"),
+        (["--vid", "a"], (), "--vid selects stored features"),
+        ([], ("--vocab",), "--backbone-checkpoint and --vocab go together"),
+        ([], ("--backbone-checkpoint",), "--backbone-checkpoint and --vocab go together"),
         (["--query", "  "], (), "--query is empty"),
         (["--clips-per-query", "0"], (), "--clips-per-query"),
-        ([], ("--video",), "give --video files, or --features"),
-        (["--features", "f.h5"], ("--video",), "--query needs --video, or with --features the --vid"),
-        (["--features", "f.h5", "--vid", "a", "--qid", "1"], ("--video",), "leave it or --query out"),
-        (["--features", "f.h5", "--annotations", "a"], ("--video",), "leave it or --query out"),
+        ([], ("--video",), "give --video with video files, or --features"),
+        (["--features", "f.h5"], ("--video",), "--query needs --video, or --features with --vid"),
+        (["--features", "f.h5", "--vid", "a", "--qid", "1"], ("--video",), "drop it or --query"),
+        (["--features", "f.h5", "--annotations", "a"], ("--video",), "drop it or --query"),
         (["--features", "f.h5", "--clips", "cuts"], ("--video",), "--clips needs --video"),
         (["--features", "f.h5", "--vid", "a", "--query", ""], ("--video",), "--query is empty"),
-        (["--features", "f.h5", "--vid", "a"], ("--video", "--vocab"), "--vocab belong together"),
+        (["--features", "f.h5", "--vid", "a"], ("--video", "--vocab"), "--vocab go together"),
         (["--plot", "absent/p.png"], (), "absent/p.png: its folder does not exist"),
     ],
 )
-def test_options_that_do_not_fit_are_refused_first(ask, no_loading, options, without, message):
+def test_incompatible_options_are_refused_before_loading(ask, no_loading, options, without, message):
     status, out, err = ask(*options, without=without)
     assert (status, out) == (2, "")
     assert message in err
@@ -249,14 +247,14 @@ def test_a_backbone_that_does_not_come_with_the_package_must_be_given(ask):
     assert err.count("\n") == 1
 
 
-def test_a_file_where_the_folder_of_cuts_should_be_is_refused(ask, no_loading, tmp_path):
+def test_a_clips_path_that_is_a_file_is_refused(ask, no_loading, tmp_path):
     (tmp_path / "cuts").write_text("mine")
     status, _, err = ask("--clips", tmp_path / "cuts")
     assert status == 2
-    assert "cuts: cannot be made a folder" in err
+    assert "cuts: cannot create this folder" in err
 
 
-def test_progress_shows_in_a_terminal_alone(ask, monkeypatch, tmp_path):
+def test_progress_shows_only_in_a_terminal(ask, monkeypatch, tmp_path):
     _, out, err = ask()
     assert err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

@@ -295,7 +295,7 @@ def test_port_in_use_and_missing_checkpoint_are_one_line_errors(
         assert f"port {port} cannot be used" in refusal(capsys, "--checkpoint", "none.ckpt", "--port", port)
     assert "none.ckpt: no such checkpoint" in refusal(capsys, "--checkpoint", "none.ckpt", "--port", 0)
     half = ("--checkpoint", "none.ckpt", "--port", 0, "--vocab", "v.txt")
-    assert "belong together" in refusal(capsys, *half)
+    assert "go together" in refusal(capsys, *half)
     assert "cannot be used" in refusal(capsys, "--checkpoint", "none.ckpt", "--port", 70000)
 
 

@@ -18,7 +18,7 @@ from sdst.cli import main
 from sdst.config.schema import Decoding
 from sdst.data.annotations import read_annotations
 from sdst.data.store import FeatureStore
-from sdst.inference.commands import run_model
+from sdst.inference.stored import run_model
 from sdst.metrics.error_kinds import CONSIDERED
 from sdst.models.decoding import decode, fit_windows, raw_moments
 from sdst.show.page import SCRIPTS, config_table, embed, metric_table, render

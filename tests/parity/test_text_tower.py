@@ -123,7 +123,7 @@ def test_text_without_vocabulary_is_refused(backbone):
 
 
 def test_a_vocabulary_of_another_model_is_refused(vocab):
-    with pytest.raises(UserError, match=r"vocab\.txt: 12 different words, but the text tower has 300"):
+    with pytest.raises(UserError, match=r"vocab\.txt: has 12 different words, the text tower needs 300"):
         Tokenizer(vocab, replace(TEXT, vocab_size=300))
 
 

@@ -13,7 +13,7 @@ from sdst.console.terminal import printable
 from sdst.data.jsonlines import read_rows
 from sdst.data.store import FeatureStore
 from sdst.errors import UserError
-from sdst.features.extract import find_videos
+from sdst.features.selection import find_videos
 from sdst.features.writer import FeatureWriter
 from sdst.plotting.predictions import plot_predictions
 from sdst.training.run_folder import BEST

@@ -1,4 +1,4 @@
-"""Decode many videos in worker processes, in bounded memory, into batches of clips."""
+"""Decode many videos into batches of clips, in worker processes and bounded memory."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class ClipBatch:
     """Consecutive clips of one video.
 
     Attributes:
-        vid: The video.
-        clips: (n, F, 3, S, S) uint8; None where no clip is left to give.
-        frames_decoded: Frames decoded for this batch.
-        duration: Of the video in seconds, with its last batch; None before.
-        failure: Why the video is refused. Nothing follows, and what came before is void.
+        vid: Name of the video.
+        clips: (n, F, 3, S, S) uint8 frames; None if no clip is left.
+        frames_decoded: Number of frames decoded for this batch.
+        duration: Length of the video in seconds in its last batch; None in earlier ones.
+        failure: Why the video cannot be used, in its last batch; its earlier batches must then be discarded.
     """
 
     vid: str
@@ -39,10 +39,10 @@ class ClipBatch:
 def load_clips(
     videos: Sequence[tuple[str, Path]], spec: ClipSpec, batch_size: int, num_workers: int
 ) -> DataLoader[ClipBatch]:
-    """Decode (vid, path) pairs; each worker takes every n-th, so batches of several videos come mixed.
+    """Decode (vid, path) pairs. Each worker takes every n-th video, so batches of different videos come mixed.
 
-    Batches of one video stay in order, and never hold clips of two videos. With ``num_workers`` 0 the calling
-    process decodes.
+    The batches of one video stay in order, and no batch holds clips of two videos. With ``num_workers`` 0 the
+    calling process decodes.
     """
     num_workers = min(num_workers, len(videos))
     return DataLoader(
@@ -50,7 +50,7 @@ def load_clips(
         batch_size=None,
         num_workers=num_workers,
         in_order=False,
-        # A forked worker would outlive a killed parent for seconds, and hold the lock on its output file.
+        # Not "fork": a forked worker outlives a killed parent for seconds and keeps the lock on its output file.
         multiprocessing_context="spawn" if num_workers else None,
     )
 

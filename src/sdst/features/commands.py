@@ -1,4 +1,4 @@
-"""``sdst features``: the feature store's tools."""
+"""``sdst features``: tools for feature files."""
 
 from __future__ import annotations
 
@@ -25,52 +25,53 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DELEGATED = {
+OWN_PARSER = {
     "merge": ("sdst.features.merge", "merge_main"),
     "import": ("sdst.features.importers", "import_main"),
 }
-"""Tools that parse their own arguments -> (module, function)."""
-MOST_PRINTED = 20  # problems; a wrong file can have one for every item
+"""Tools with their own argument parser -> (module, function)."""
+MOST_PRINTED = 20  # problems; a wrong file can have one per item
 
 
 def main(argv: Sequence[str]) -> int:
     """Run ``sdst features inspect|validate|merge|import|simulate`` and return the exit status.
 
     Raises:
-        UserError: Bad arguments or files.
+        UserError: An argument or file cannot be used.
     """
-    if argv and argv[0] in DELEGATED:
-        module, function = DELEGATED[argv[0]]
+    if argv and argv[0] in OWN_PARSER:
+        module, function = OWN_PARSER[argv[0]]
         return int(getattr(importlib.import_module(module), function)(argv[1:]))
-    parser = Parser(prog="sdst features", description="Tools of the feature store.")
+    parser = Parser(prog="sdst features", description="Tools for feature files.")
     tools = parser.add_subparsers(required=True, metavar="inspect|validate|merge|import|simulate")
 
-    inspect = tools.add_parser("inspect", help="what a feature file holds")
+    inspect = tools.add_parser("inspect", help="show what a feature file holds")
     inspect.add_argument("file", type=Path)
-    inspect.add_argument("--json", action="store_true", help="print JSON alone")
+    inspect.add_argument("--json", action="store_true", help="print JSON, not a table")
     inspect.set_defaults(tool=_inspect)
 
     validate = tools.add_parser(
-        "validate", help="read all of a feature file; exit status 2 if it has problems"
+        "validate", help="read a whole feature file; exit status 2 if it has problems"
     )
     validate.add_argument("file", type=Path)
     validate.add_argument(
-        "--annotations", type=Path, nargs="+", default=[], help="rows it must have features for"
+        "--annotations", type=Path, nargs="+", default=[], help="files whose videos and queries it must have"
     )
     validate.set_defaults(tool=_validate)
 
-    simulate = tools.add_parser("simulate", help="make up features for annotation files, to rehearse a run")
-    simulate.add_argument("annotations", type=Path, nargs="+")
-    simulate.add_argument("--out", type=Path, required=True, help="the feature file to write, or to continue")
-    simulate.add_argument("--clip-seconds", type=positive_number, default=2.0)
-    simulate.add_argument("--video-dim", type=int, default=768)
-    simulate.add_argument("--text-dim", type=int, default=1024)
-    simulate.add_argument("--levels", type=int, default=4, help="layers of each tower, the deepest ones")
-    simulate.add_argument("--seed", type=int, default=0)
+    simulate = tools.add_parser("simulate", help="invent features for annotation files, to rehearse a run")
+    add = simulate.add_argument
+    add("annotations", type=Path, nargs="+", help="annotation files")
+    add("--out", type=Path, required=True, metavar="F.h5", help="feature file to write or to continue")
+    add("--clip-seconds", type=positive_number, default=2.0, metavar="S", help="clip length (%(default)s)")
+    add("--video-dim", type=int, default=768, metavar="N", help="width of video features (%(default)s)")
+    add("--text-dim", type=int, default=1024, metavar="N", help="width of query features (%(default)s)")
+    add("--levels", type=int, default=4, metavar="N", help="deepest layers of each tower (%(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="another seed gives other features (%(default)s)")
     simulate.set_defaults(tool=_simulate)
 
-    tools.add_parser("merge", help="join feature files of different videos, such as shards")
-    tools.add_parser("import", help="turn feature folders of other projects into a feature file")
+    tools.add_parser("merge", help="join feature files of different videos, e.g. shards")
+    tools.add_parser("import", help="make a feature file from feature folders of other projects")
 
     args = parser.parse_args(argv)
     status: int = args.tool(args)
@@ -101,7 +102,7 @@ def _inspect(args: Namespace) -> int:
         table.add_row(printable(key), printable(str(value)))
     console.print(table)
     if info.simulated:
-        console.print("SIMULATED: made up from annotations; no result on it counts.", style="bold red")
+        console.print("SIMULATED: made from the annotations; results on it mean nothing.", style="bold red")
     return 0
 
 
@@ -124,7 +125,7 @@ def _validate(args: Namespace) -> int:
 
 
 def _video_problems(store: FeatureStore, pooling: str, records: list[Record]) -> list[str]:
-    """Missing and unreadable videos, and those whose clips do not fill their annotated duration."""
+    """Videos that are missing, unreadable, or more than a clip longer or shorter than annotated."""
     durations: dict[str, float] = {}
     for record in records:
         durations[record.vid] = max(record.duration, durations.get(record.vid, 0))
@@ -142,7 +143,7 @@ def _video_problems(store: FeatureStore, pooling: str, records: list[Record]) ->
 
 
 def _text_problems(store: FeatureStore, records: list[Record]) -> list[str]:
-    """Missing and unreadable queries."""
+    """Queries that are missing or unreadable."""
     problems = [f"/text lacks {qid}" for qid in store.missing([], (record.qid for record in records))[1]]
     for qid in track(store.qids(), "reading queries"):
         try:

@@ -1,4 +1,4 @@
-"""Run the frozen backbone over clips and queries and put its states into a feature file (eq. 15)."""
+"""Run the frozen backbone over clips and queries and write its features (eq. 15)."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ QUERIES_PER_BATCH = 64
 
 @dataclass
 class EncodedVideos:
-    """What became of the videos, and how fast.
+    """Which videos were encoded, which failed, and how long it took.
 
     Attributes:
-        durations: vid -> seconds, of the videos written.
-        failures: vid -> reason, of the videos refused.
-        frames: Frames decoded.
-        clips: Clips encoded.
+        durations: vid -> seconds, for the videos written.
+        failures: vid -> reason, for the videos that cannot be used.
+        frames: Number of frames decoded.
+        clips: Number of clips encoded.
         seconds: Wall time.
-        waiting_seconds: The part of it in which the backbone waited for decoded clips.
+        waiting_seconds: Wall time during which the backbone waited for decoded clips.
     """
 
     durations: dict[str, float] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class EncodedVideos:
 
 
 def normalise(frames: Tensor) -> Tensor:
-    """Clips (n, 3, F, S, S) uint8 to what the vision tower takes, of the same shape."""
+    """Convert (n, 3, F, S, S) uint8 clips to the vision tower's float input of the same shape."""
     mean, std = (torch.tensor(values)[:, None, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (frames.float() / 255 - mean) / std
 
@@ -70,7 +70,7 @@ def encode_clips(
     Args:
         backbone: The frozen backbone.
         clips: (n, F, 3, S, S) uint8 frames.
-        layers: Block numbers.
+        layers: Layer numbers of the vision tower.
         poolings: Any of ``cls``, ``avg``, ``adaptive``.
 
     Returns:
@@ -88,15 +88,15 @@ def encode_videos(
     poolings: Sequence[str],
     advance: Callable[[int], object],
 ) -> EncodedVideos:
-    """Encode decoded videos and write each once it is whole.
+    """Encode decoded videos and write each one when it is complete.
 
     Args:
         backbone: The frozen backbone.
-        batches: Clips of the videos, those of different videos in any mixture.
-        writer: Takes the features.
-        layers: Block numbers.
-        poolings: Which poolings to write.
-        advance: Told the number of clips after every batch.
+        batches: Batches of clips; those of different videos may alternate.
+        writer: Writer of the feature file.
+        layers: Layer numbers of the vision tower.
+        poolings: Poolings to write.
+        advance: Function called with the number of clips after every batch.
     """
     result = EncodedVideos()
     begun: dict[str, list[dict[str, NDArray[np.float32]]]] = defaultdict(list)
@@ -129,14 +129,14 @@ def encode_queries(
     layers: Sequence[int],
     advance: Callable[[int], object],
 ) -> None:
-    """Encode and write the queries of records that the file does not have yet.
+    """Encode and write the queries that the feature file does not have yet.
 
     Args:
         backbone: The frozen backbone.
-        records: Whose queries.
-        writer: Takes the features.
-        layers: Text layer numbers.
-        advance: Told the number of queries after every batch.
+        records: Records whose queries are encoded.
+        writer: Writer of the feature file.
+        layers: Layer numbers of the text tower.
+        advance: Function called with the number of queries after every batch.
     """
     todo = [record for record in records if not writer.has_text(record.qid)]
     for first in range(0, len(todo), QUERIES_PER_BATCH):

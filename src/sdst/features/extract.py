@@ -1,12 +1,12 @@
-"""``sdst extract``: annotated videos and their queries to a feature file (Sec. 4, eq. 15).
+"""``sdst extract``: make a feature file from annotated videos and their queries (Sec. 4, eq. 15).
 
-Worker processes decode while the backbone computes. Every video and query is written once it is whole, so a
-run that was killed goes on where it stopped when it is repeated. With ``--shard i/n`` each of n runs takes
+Worker processes decode while the backbone computes. Every video and query is written when it is complete, so
+repeating a command that was killed continues where it stopped. With ``--shard i/n`` each of n runs takes
 every n-th video with its queries, and ``sdst features merge`` joins their files.
 
-A video that is missing or refused (``sdst.features.video`` says why one is) does not stop the run: it is
-reported at the end and listed with its reason in ``<out>.failed.jsonl``, its queries are left out, and the
-exit status is 3. The feature file is complete for all other videos. When the listed videos have been mended,
+A missing or unreadable video (see ``sdst.features.video``) does not stop the run: it is reported at the end
+and listed with the reason in ``<out>.failed.jsonl``, its queries are left out, and the exit status is 3. The
+feature file is complete for all other videos. Once the listed videos are repaired,
 ``--only <out>.failed.jsonl`` with another ``--out`` extracts them, and ``sdst features merge`` adds them.
 """
 
@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any
 from sdst.console.parser import Parser, at_least, positive_number
 from sdst.console.progress import progress_bars
 from sdst.console.terminal import printable
-from sdst.data.annotations import read_annotations
 from sdst.errors import UserError
+from sdst.features.selection import choose_records, find_videos, read_records
 from sdst.files.atomic import write_atomically
 from sdst.spans import count_clips
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from sdst.features.backbone.backbone import Backbone
     from sdst.features.video import ClipSpec
@@ -37,21 +37,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv"}
-)
-"""Files with these extensions are videos; subtitles and thumbnails often lie beside them."""
 EXIT_SOME_FAILED = 3
+POOLING_HELP = "how a clip's tokens become one vector; several are stored side by side (adaptive)"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command; 3 if some videos failed."""
+    """Run the command and return its exit status, 3 if some videos failed.
+
+    Raises:
+        UserError: An option or file cannot be used.
+    """
     args = _parser().parse_args(argv)
     _check_backbone(args)
     out = args.out if args.shard is None else shard_path(args.out, *args.shard)
     if out.exists():
-        raise UserError(f"{out}: exists and is never overwritten; delete it or choose another name")
-    records = _choose(_read_records(args.annotations), args.only, args.shard)
+        raise UserError(f"{out}: already exists and is never overwritten; delete it or choose another name")
+    records = choose_records(read_records(args.annotations), args.only, args.shard)
     paths, failures = find_videos(args.videos, dict.fromkeys(r.vid for r in records), args.video_name)
 
     import torch
@@ -68,47 +69,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def shard_path(out: Path, index: int, count: int) -> Path:
-    """Where shard ``index`` of ``count`` of a feature file is written."""
+    """Path of shard ``index`` of ``count`` of a feature file."""
     return out.with_name(f"{out.stem}.shard-{index}-of-{count}{out.suffix}")
 
 
-def find_videos(
-    folder: Path, vids: Iterable[str], name: str = "{vid}"
-) -> tuple[dict[str, Path], dict[str, str]]:
-    """The file of each video in a folder, by its name without the extension.
-
-    Args:
-        folder: Where the video files lie.
-        vids: The videos.
-        name: What a file is called, e.g. ``{vid}-cam-002``.
-
-    Returns:
-        vid -> path of the videos found, and vid -> reason of the others.
-
-    Raises:
-        UserError: No such folder.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give the folder of the video files")
-    files: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in VIDEO_SUFFIXES:
-            files.setdefault(path.stem, []).append(path)
-    found, failures = {}, {}
-    for vid in vids:
-        stem = name.replace("{vid}", vid)
-        match files.get(stem, []):
-            case [path]:
-                found[vid] = path
-            case []:
-                failures[vid] = f"{folder}: no video file named {stem}"
-            case several:
-                failures[vid] = f"{folder}: {', '.join(path.name for path in several)}; keep one of them"
-    return found, failures
-
-
 def recipe(backbone: Backbone, spec: ClipSpec) -> dict[str, Any]:
-    """How features are made, for the feature file's attributes: equal recipes give equal features."""
+    """How features are made, for the attributes of the feature file. Equal recipes give equal features."""
     return {**backbone.recipe(), "resize": spec.resize, "antialias": spec.antialias}
 
 
@@ -119,7 +85,7 @@ def _extract(
     records: Sequence[Record],
     paths: dict[str, Path],
 ) -> dict[str, str]:
-    """Write the feature file and tell the throughput; vid -> reason of the videos refused."""
+    """Write the feature file, log the throughput and return vid -> reason of the unreadable videos."""
     from sdst.features.clip_loader import load_clips
     from sdst.features.encode import encode_queries, encode_videos
     from sdst.features.video import ClipSpec
@@ -145,7 +111,7 @@ def _extract(
             if not all(writer.has_video(vid, pooling) for pooling in args.pooling)
         ]
         if len(todo) < len(paths):
-            logger.info("%s: %d of %d videos were already done", out, len(paths) - len(todo), len(paths))
+            logger.info("%s: %d of %d videos are already done", out, len(paths) - len(todo), len(paths))
         with progress_bars() as progress:
             total = sum(count_clips(durations[vid], spec.clip_seconds) for vid, _ in todo)
             task = progress.add_task("clips", total=total)
@@ -173,15 +139,13 @@ def _check_backbone(args: argparse.Namespace) -> None:
     given = args.checkpoint is not None, args.vocab is not None
     if given != (True, True) and (any(given) or args.config not in SHIPPED):
         shipped = " or ".join(f"--config {name}" for name in SHIPPED)
-        raise UserError(
-            f"sdst extract: give --checkpoint and --vocab, or {shipped} alone, which comes with them"
-        )
+        raise UserError(f"sdst extract: give --checkpoint and --vocab, or {shipped} without them")
 
 
 def _report(out: Path, failures: dict[str, str]) -> int:
     listing = out.with_suffix(".failed.jsonl")
     if not failures:
-        listing.unlink(missing_ok=True)  # of an earlier run
+        listing.unlink(missing_ok=True)  # left by an earlier run
         return 0
     rows = (json.dumps({"vid": vid, "reason": reason}) for vid, reason in failures.items())
     write_atomically(listing, "\n".join(rows) + "\n")
@@ -191,50 +155,23 @@ def _report(out: Path, failures: dict[str, str]) -> int:
     return EXIT_SOME_FAILED
 
 
-def _read_records(files: Sequence[Path]) -> list[Record]:
-    """All rows of the files; a query may be in several files, but must be the same in all."""
-    records: dict[str, Record] = {}
-    for path in files:
-        for record in read_annotations(path).records:
-            first = records.setdefault(str(record.qid), record)  # the feature file's names are strings
-            if (first.vid, first.query) != (record.vid, record.query):
-                raise UserError(f"{path}: qid {record.qid!r} is another query elsewhere; extract them apart")
-    return list(records.values())
-
-
-def _choose(records: Sequence[Record], listing: Path | None, shard: tuple[int, int] | None) -> list[Record]:
-    """The records of the listed videos, and of those the shard's."""
-    vids = list(dict.fromkeys(record.vid for record in records))
-    if listing is not None:
-        listed = _read_vids(listing)
-        vids = [vid for vid in vids if vid in listed]
-    if shard is not None:
-        index, count = shard
-        vids = vids[index::count]
-    if not vids:
-        raise UserError("no video is left to extract; check --only, or make fewer shards")
-    chosen = set(vids)
-    return [record for record in records if record.vid in chosen]
-
-
-def _read_vids(listing: Path) -> set[str]:
-    try:
-        return {json.loads(line)["vid"] for line in listing.read_text(encoding="utf-8").splitlines()}
-    except (OSError, ValueError, TypeError, KeyError):
-        raise UserError(f"{listing}: not a readable list of videos; give a .failed.jsonl file") from None
-
-
 def _layers(tower: str, chosen: list[int] | None, last: int, depth: int) -> list[int]:
     layers = chosen or list(range(depth - last + 1, depth + 1))
     if layers[0] < 1 or layers[-1] > depth or layers != sorted(set(layers)):
-        raise UserError(f"{tower} layers {layers}: name them shallow to deep, from 1 to {depth}")
+        raise UserError(
+            f"{tower} layers must go from shallow to deep and lie from 1 to {depth}, got {layers}"
+        )
     return layers
 
 
 def _warn_of_other_lengths(
     actual: dict[str, float], annotated: dict[str, float], clip_seconds: float
 ) -> None:
-    """A whole video where a trimmed one was annotated, or another cut, would pass for a hard sample."""
+    """Warn of videos whose length differs from the annotation by more than a clip.
+
+    Such a file is probably another cut of the video, or the whole video where a trimmed one was annotated. Without a
+    warning it would only look like a hard sample.
+    """
     different = [
         vid
         for vid, seconds in actual.items()
@@ -243,7 +180,7 @@ def _warn_of_other_lengths(
     if different:
         first = different[0]
         logger.warning(
-            "%d videos are more than a clip longer or shorter than annotated (first %s: %.1f s, not %.1f s)",
+            "%d videos differ from their annotated length by more than a clip (first %s: %.1f s, not %.1f s)",
             len(different),
             first,
             actual[first],
@@ -254,38 +191,40 @@ def _warn_of_other_lengths(
 def _shard(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None or not int(match[1]) < int(match[2]):
-        raise argparse.ArgumentTypeError(f"'{text}' is not i/n with i from 0 to n - 1")
+        raise argparse.ArgumentTypeError(f"must be i/n with i from 0 to n - 1, got '{text}'")
     return int(match[1]), int(match[2])
 
 
 def layer_numbers(text: str) -> list[int]:
-    """An option's value such as 31,34,37,40."""
+    """An argparse type: layer numbers such as 31,34,37,40."""
     if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is no list such as 31,34,37,40")
+        raise argparse.ArgumentTypeError(f"must be a list such as 31,34,37,40, got '{text}'")
     return [int(number) for number in text.split(",")]
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="sdst extract", description="Annotated videos and queries to a feature file.")
+    parser = Parser(
+        prog="sdst extract", description="Make a feature file from annotated videos and their queries."
+    )
     add = parser.add_argument
     add("--annotations", type=Path, nargs="+", required=True, metavar="A.jsonl", help="annotation files")
     add("--videos", type=Path, required=True, metavar="DIR", help="folder of the video files")
-    add("--video-name", default="{vid}", help="a video file's name without extension, e.g. {vid}-cam-002")
+    add("--video-name", default="{vid}", help="file name without extension, e.g. {vid}-cam-002 (%(default)s)")
     add("--checkpoint", type=Path, help="InternVideo2 stage-2 weights, .pt or .safetensors")
     add("--config", default="internvideo2-1b", help="backbone preset or JSON file (%(default)s)")
     add("--vocab", type=Path, help="vocab.txt of bert-large-uncased")
     add("--out", type=Path, required=True, metavar="F.h5", help="feature file to write")
-    add("--layers", type=at_least(1), default=4, help="take the last N layers of both towers (%(default)s)")
-    add("--video-layers", type=layer_numbers, help="take these blocks instead, e.g. 31,34,37,40")
-    add("--text-layers", type=layer_numbers, help="take these text layers instead")
-    add("--pooling", nargs="+", choices=["adaptive", "avg", "cls"], default=["adaptive"])
+    add("--layers", type=at_least(1), default=4, help="store the last N layers of both towers (%(default)s)")
+    add("--video-layers", type=layer_numbers, help="vision layers to store instead, e.g. 31,34,37,40")
+    add("--text-layers", type=layer_numbers, help="text layers to store instead, e.g. 16,17,18,19")
+    add("--pooling", nargs="+", choices=["adaptive", "avg", "cls"], default=["adaptive"], help=POOLING_HELP)
     add("--clip-seconds", type=positive_number, default=2.0, help="length of a clip (%(default)s)")
-    add("--resize", choices=["stretch", "crop"], default="stretch", help="to a square (%(default)s)")
-    add("--antialias", action="store_true", help="low-pass before shrinking")
-    add("--batch-size", type=at_least(1), default=16, help="clips per step (%(default)s)")
+    add("--resize", choices=["stretch", "crop"], default="stretch", help="how to make squares (%(default)s)")
+    add("--antialias", action="store_true", help="smooth frames before shrinking them")
+    add("--batch-size", type=at_least(1), default=16, help="clips per backbone step (%(default)s)")
     add("--dtype", choices=["float32", "fp16", "bf16"], default="float32", help="precision (%(default)s)")
-    add("--device", help="e.g. cuda:1; by default the first GPU, else the CPU")
+    add("--device", help="e.g. cuda:1 (default: the first GPU, or the CPU)")
     add("--workers", type=at_least(0), default=2, help="decoding processes (%(default)s)")
-    add("--shard", type=_shard, metavar="I/N", help="only the I-th (from 0) of N parts of the videos")
-    add("--only", type=Path, metavar="F.failed.jsonl", help="only the videos listed there")
+    add("--shard", type=_shard, metavar="I/N", help="only part I (from 0) of N parts of the videos")
+    add("--only", type=Path, metavar="F.failed.jsonl", help="only the videos listed in this file")
     return parser

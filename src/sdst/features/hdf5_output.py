@@ -1,4 +1,4 @@
-"""A new HDF5 file, on a disk that may become full."""
+"""A new HDF5 file on a disk that may become full."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-class Output(io.FileIO):
-    """A file whose writing seems to work even if it does not.
+class DeferredErrorFile(io.FileIO):
+    """A file that keeps its first write error for ``check`` and does not raise it.
 
-    HDF5 tries again to write whatever it holds when a write has failed: it tells each failure at length, and crashes
-    now and then. So it is not told.
+    When a write fails, HDF5 retries everything it holds, prints each failure at length and sometimes crashes. This file
+    hides the failure from HDF5.
 
     Attributes:
-        failure: Why the first write that failed did so; nothing is written after it.
+        failure: The first write error; nothing is written after it.
     """
 
     failure: OSError | None = None
 
     def write(self, data: Buffer, /) -> int:
-        """Write all of the data, or keep the failure."""
+        """Write all of the data, or keep the error."""
         view = memoryview(data).cast("B")
         size = len(view)
         try:
@@ -39,7 +39,7 @@ class Output(io.FileIO):
         return size
 
     def truncate(self, size: int | None = None, /) -> int:
-        """Cut or lengthen the file, or keep the failure."""
+        """Cut or lengthen the file, or keep the error."""
         size = self.tell() if size is None else size
         try:
             if self.failure is None:
@@ -49,19 +49,19 @@ class Output(io.FileIO):
         return size
 
     def check(self) -> None:
-        """Raise the failure, if there is one."""
+        """Raise the kept error, if there is one."""
         if self.failure is not None:
             raise self.failure
 
 
 @contextmanager
-def new_hdf5(path: Path) -> Iterator[tuple[h5py.File, Output]]:
-    """An HDF5 file to fill, and what it is written to, to be checked now and then.
+def new_hdf5(path: Path) -> Iterator[tuple[h5py.File, DeferredErrorFile]]:
+    """Create an HDF5 file; yields it and the file below it, whose ``check`` the caller calls now and then.
 
     Raises:
-        OSError: The file cannot be written; raised when HDF5 has let go of it.
+        OSError: The file cannot be written; raised after HDF5 has closed it.
     """
-    with Output(path, "w+") as output:
+    with DeferredErrorFile(path, "w+") as output:
         with h5py.File(output, "w") as file:
             yield file, output
         output.check()

@@ -1,18 +1,12 @@
-"""``sdst features import``: feature folders of other projects to a feature file, with a coverage report.
+"""``sdst features import``: make a feature file from feature folders of other projects, with a coverage report.
 
-A folder holds one file per video or query:
-
-* ``.npy`` (R2-Tuning): video (T, layers, tokens, D) or (T, layers, D), query (L, layers, D);
-* ``.npz`` (Moment-DETR, Lighthouse): ``features`` (T, D) or ``last_hidden_state`` (L, D), one layer;
-* ``.pt`` (FlashVTG): a tensor of any of these shapes.
-
-Where a file has all tokens of a clip, pooling ``avg`` stores their mean and ``cls`` the first; otherwise the
-vector of a clip is stored under the pooling's name as it is. Annotated rows without features do not stop the
-import: they are counted, listed in ``<out>.missing.jsonl``, and the exit status is 3.
+``DESCRIPTION`` lists the files it reads. R2-Tuning writes ``.npy`` files with several layers, Moment-DETR and
+Lighthouse ``.npz`` files with one layer, FlashVTG ``.pt`` files.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -43,6 +37,29 @@ if TYPE_CHECKING:
 
     from sdst.types import Qid, Record
 
+DESCRIPTION = """\
+Make a feature file from feature folders of other projects.
+
+A folder holds one file per video or query, in any of these formats:
+
+  .npy   an array
+  .npz   an array under the key 'features' (video) or 'last_hidden_state' (query)
+  .pt    a tensor (not a dictionary)
+
+with one of these shapes:
+
+  video  (T, D), (T, layers, D) or (T, layers, tokens, D)
+  query  (L, D) or (L, layers, D)
+
+T counts the clips of the video and L the tokens of the query; layers go from shallow to deep. All videos must
+have the same layers and D, and so must all queries. If a file holds all tokens of a clip, --pooling avg stores
+their mean and --pooling cls the first one; otherwise each clip's vector is stored unchanged, under the name of
+the pooling.
+
+Annotated videos and queries without a file do not stop the import: they are counted and listed in
+OUT.missing.jsonl, and the exit status is 3.
+"""
+"""Description of the command, with the files it reads."""
 SUFFIXES = (".npy", ".npz", ".pt")
 FLAGS = {"vid": "videos and --video-name", "qid": "queries and --query-name"}
 EXIT_SOME_MISSING = 3
@@ -50,12 +67,12 @@ EXIT_SOME_MISSING = 3
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of an annotation file a feature file has.
+    """How much of an annotation file a feature file covers.
 
     Attributes:
-        split: The annotation file's name.
-        num_videos: Videos annotated.
-        num_queries: Queries annotated.
+        split: Name of the annotation file.
+        num_videos: Number of annotated videos.
+        num_queries: Number of annotated queries.
         missing_vids: Videos without features.
         missing_qids: Queries without features.
         other_length: Videos whose features are more than a clip longer or shorter than annotated.
@@ -70,7 +87,11 @@ class Coverage:
 
 
 def import_main(argv: Sequence[str]) -> int:
-    """Run the command; 3 if annotated rows have no features."""
+    """Run the command and return its exit status, 3 if annotated videos or queries have no features.
+
+    Raises:
+        UserError: An option or file cannot be used.
+    """
     args = _parser().parse_args(argv)
     splits = {path.name: read_annotations(path).records for path in args.annotations}
     records = [record for split in splits.values() for record in split]
@@ -92,10 +113,10 @@ def import_main(argv: Sequence[str]) -> int:
 
 
 def read_video(path: Path, pooling: str) -> NDArray[np.generic]:
-    """A video's features (T, layers, D) from a file of another project.
+    """Read a video's features (T, layers, D) from a file of another project.
 
     Raises:
-        UserError: The file is damaged, of another shape, or needs another pooling.
+        UserError: The file is damaged, has another shape, or needs another pooling.
     """
     array = _read_array(path, "features")
     if array.ndim == 2:
@@ -103,23 +124,24 @@ def read_video(path: Path, pooling: str) -> NDArray[np.generic]:
     if array.ndim == 3:
         return array
     if array.ndim != 4:
-        raise UserError(f"{path}: shape {array.shape}; give (T, D), (T, layers, D) or (T, layers, tokens, D)")
+        shapes = "(T, D), (T, layers, D) or (T, layers, tokens, D)"
+        raise UserError(f"{path}: has shape {array.shape}; the shape must be {shapes}")
     if pooling == "cls":
         return array[:, :, 0]
     if pooling == "avg":
         return np.asarray(array.mean(axis=2, dtype=np.float32))
-    raise UserError(f"{path}: holds all tokens of a clip; choose --pooling avg or cls")
+    raise UserError(f"{path}: holds all tokens of each clip; choose --pooling avg or cls")
 
 
 def read_query(path: Path) -> NDArray[np.generic]:
-    """A query's features (L, layers, D) from a file of another project.
+    """Read a query's features (L, layers, D) from a file of another project.
 
     Raises:
-        UserError: The file is damaged or of another shape.
+        UserError: The file is damaged or has another shape.
     """
     array = _read_array(path, "last_hidden_state")
     if array.ndim not in {2, 3}:
-        raise UserError(f"{path}: shape {array.shape}; give (L, D) or (L, layers, D)")
+        raise UserError(f"{path}: has shape {array.shape}; the shape must be (L, D) or (L, layers, D)")
     return array[:, None] if array.ndim == 2 else array
 
 
@@ -141,15 +163,15 @@ def _read_array(path: Path, npz_key: str) -> NDArray[np.generic]:
             require_backed(path)
         if path.suffix == ".pt":
             return _read_tensor(path)
-        # Mapped, an array that declares more than the file has is refused at once.
+        # Memory-mapped, so that an array whose header declares more than the file holds is refused at once.
         content = np.load(path, mmap_mode="r")
         if path.suffix == ".npz" and npz_key not in content:
-            raise UserError(f"{path}: has no array '{npz_key}'; give the right folder")
+            raise UserError(f"{path}: has no array '{npz_key}'; check the folder")
         return np.asarray(content[npz_key] if path.suffix == ".npz" else content)
     except UserError:
         raise
-    except Exception as error:  # whatever NumPy or PyTorch stumble over
-        raise UserError(f"{path}: not a whole array file; copy or make it again") from error
+    except Exception as error:  # NumPy and PyTorch raise many kinds for a damaged file
+        raise UserError(f"{path}: damaged or not an array file; copy it again or make it anew") from error
 
 
 def _read_tensor(path: Path) -> NDArray[np.generic]:
@@ -157,33 +179,39 @@ def _read_tensor(path: Path) -> NDArray[np.generic]:
 
     tensor = torch.load(path, map_location="cpu", weights_only=True)
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise ValueError("the tensor repeats the values that it has")
+        raise ValueError("the tensor is larger than its storage")  # would take memory the file does not have
     return np.asarray(tensor.float().numpy())
 
 
 def _find(folder: Path, name: str, field: str, keys: Iterable[Qid]) -> dict[Qid, Path]:
     """The file of each key that has one.
 
+    Args:
+        folder: Folder of the files.
+        name: Pattern of the file names, with ``{vid}`` or ``{qid}``.
+        field: Field that the pattern names, ``vid`` or ``qid``.
+        keys: The vids or qids.
+
     Raises:
-        UserError: None has one.
+        UserError: No key has a file.
     """
     found = {}
     for key in dict.fromkeys(keys):
         stem = name.replace(f"{{{field}}}", str(key))
         paths = (folder / f"{stem}{suffix}" for suffix in SUFFIXES)
-        # os.path, unlike Path, says no to a name that is too long for a file.
+        # os.path returns False for a name that is too long for a file, where Path raises.
         if can_name_features(str(key)) and (path := next(filter(os.path.isfile, paths), None)):
             found[key] = path
     if not found:
-        looked_for = f"{stem}{{{','.join(SUFFIXES)}}}"
-        raise UserError(f"{folder}: has no file of any {field}, such as {looked_for}; check --{FLAGS[field]}")
+        example = f"{stem}{{{','.join(SUFFIXES)}}}"
+        raise UserError(f"{folder}: has no file for any {field}, e.g. {example}; check --{FLAGS[field]}")
     return found
 
 
 def _copy(
     writer: FeatureWriter, pooling: str, videos: Mapping[Qid, Path], queries: Mapping[Qid, Path]
 ) -> None:
-    """Read and write one file at a time, except those that an interrupted import has written."""
+    """Read and write one file at a time, skipping what an interrupted import has written."""
     for vid, path in track(videos.items(), "videos"):
         if not writer.has_video(str(vid), pooling):
             writer.write_video(pooling, str(vid), read_video(path, pooling))
@@ -216,17 +244,21 @@ def _report(out: Path, coverages: Sequence[Coverage]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="sdst features import", description="Feature folders to a feature file.")
+    parser = Parser(
+        prog="sdst features import",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("--annotations", type=Path, nargs="+", required=True, metavar="A.jsonl", help="annotation files")
-    add("--videos", type=Path, required=True, metavar="DIR", help="folder with a file per video")
-    add("--queries", type=Path, required=True, metavar="DIR", help="folder with a file per query")
-    add("--video-name", default="{vid}", help="a video file's name without extension (%(default)s)")
-    add("--query-name", default="{qid}", help="a query file's name, e.g. qid{qid} (%(default)s)")
-    add("--backbone", required=True, help="name of the network that made the features")
-    add("--pooling", choices=["adaptive", "avg", "cls"], default="adaptive", help="(%(default)s)")
-    add("--video-layers", type=layer_numbers, help="numbers of the layers in a video file (1,2,...)")
-    add("--text-layers", type=layer_numbers, help="numbers of the layers in a query file (1,2,...)")
-    add("--clip-seconds", type=positive_number, default=2.0, help="length of a clip (%(default)s)")
+    add("--videos", type=Path, required=True, metavar="DIR", help="folder with one file per video")
+    add("--queries", type=Path, required=True, metavar="DIR", help="folder with one file per query")
+    add("--video-name", default="{vid}", help="name of a video's file without extension (%(default)s)")
+    add("--query-name", default="{qid}", help="name of a query's file, e.g. qid{qid} (%(default)s)")
+    add("--backbone", required=True, metavar="NAME", help="network that made the features")
+    add("--pooling", choices=["adaptive", "avg", "cls"], default="adaptive", help="see above (%(default)s)")
+    add("--video-layers", type=layer_numbers, metavar="I,J,..", help="layer numbers in a video file (1,2,..)")
+    add("--text-layers", type=layer_numbers, metavar="I,J,..", help="layer numbers in a query file (1,2,..)")
+    add("--clip-seconds", type=positive_number, default=2.0, metavar="S", help="clip length (%(default)s)")
     add("--out", type=Path, required=True, metavar="F.h5", help="feature file to write")
     return parser

@@ -1,7 +1,7 @@
 """An append-only file of named float16 arrays that survives a kill of its writer at any moment.
 
 The first line is a JSON header; every item is a line of JSON (key, shape, checksum) followed by its bytes.
-Only the last item can be torn, and opening the journal again cuts it off.
+Only the last item can be incomplete, and opening the journal again cuts it off.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ class Journal:
     """Opens or continues a journal for one writing process.
 
     Args:
-        path: The journal.
-        header: What this run writes; JSON values. A journal with another header is not continued.
+        path: The journal file.
+        header: Settings of this run, as JSON values. A journal with another header is not continued.
 
     Raises:
-        UserError: Another process has the journal open, or it was begun with another header.
+        UserError: Another process has the journal open, or it was started with another header.
     """
 
     def __init__(self, path: Path, header: dict[str, Any]) -> None:
         self._path = path
-        self._items: dict[str, tuple[int, tuple[int, ...]]] = {}  # key -> where its bytes begin, shape
+        self._items: dict[str, tuple[int, tuple[int, ...]]] = {}  # key -> (offset of its bytes, shape)
         self._file: BinaryIO = path.open("a+b")
-        # Without a buffer, which would keep what a full disk does not take and try again when it is closed.
-        self._end = path.open("ab", buffering=0)
+        # Unbuffered, because a buffer would keep the bytes a full disk refuses and write them again on close.
+        self._appender = path.open("ab", buffering=0)
         try:
             self._lock()
             self._begin(header)
@@ -55,15 +55,15 @@ class Journal:
 
     @property
     def keys(self) -> KeysView[str]:
-        """The keys of all whole items."""
+        """The keys of all complete items."""
         return self._items.keys()
 
     def shape(self, key: str) -> tuple[int, ...]:
-        """Shape of an item."""
+        """The shape of an item."""
         return self._items[key][1]
 
     def read(self, key: str) -> NDArray[np.float16]:
-        """An item's array."""
+        """The array of an item."""
         start, shape = self._items[key]
         self._file.seek(start)
         return np.frombuffer(self._file.read(_num_bytes(shape)), "<f2").reshape(shape)
@@ -72,7 +72,7 @@ class Journal:
         """Add an item. Once this returns, a kill of the process cannot lose it.
 
         Raises:
-            UserError: The disk is full, or takes nothing.
+            UserError: The file cannot be written, e.g. because the disk is full.
         """
         raw = array.astype("<f2", copy=False).tobytes()
         line = _line({"key": key, "shape": array.shape, "crc32": zlib.crc32(raw)})
@@ -81,8 +81,8 @@ class Journal:
         self._items[key] = (start, array.shape)
 
     def close(self) -> None:
-        """Close the file and let another process continue it."""
-        self._end.close()
+        """Close the file and release its lock."""
+        self._appender.close()
         self._file.close()
 
     def delete(self) -> None:
@@ -92,7 +92,7 @@ class Journal:
 
     def _lock(self) -> None:
         if not lock(self._file):
-            raise UserError(f"{self._path}: another process is writing it; wait for it to end")
+            raise UserError(f"{self._path}: another process is writing it; wait until it ends")
 
     def _begin(self, header: dict[str, Any]) -> None:
         expected = _line(header)
@@ -102,10 +102,10 @@ class Journal:
             return
         if not expected.startswith(found):
             raise UserError(
-                f"{self._path}: was begun with other settings ({_difference(found, header)}); "
-                "repeat those, or delete it to start over"
+                f"{self._path}: was started with other settings ({_difference(found, header)}); "
+                "use those settings, or delete it to start over"
             )
-        self._file.truncate(0)  # new, or killed within its first line
+        self._file.truncate(0)  # new, or killed while writing its first line
         self._write(expected)
         self._file.seek(0, os.SEEK_END)
 
@@ -113,12 +113,12 @@ class Journal:
         left = memoryview(content)
         try:
             while left:
-                left = left[self._end.write(left) :]
+                left = left[self._appender.write(left) :]
         except OSError as error:
             raise cannot_write(self._path, error) from error
 
     def _scan_item(self) -> bool:
-        """Note the next item; False at the end, or where a kill tore it."""
+        """Record the next item; False at the end or at an incomplete item."""
         try:
             item = json.loads(self._file.readline())
             key, shape, checksum = item["key"], tuple(item["shape"]), item["crc32"]
@@ -126,8 +126,8 @@ class Journal:
             return False
         start = self._file.tell()
         left = os.fstat(self._file.fileno()).st_size - start
-        is_torn = not isinstance(key, str) or not _is_shape(shape) or _num_bytes(shape) > left
-        if is_torn or zlib.crc32(self._file.read(_num_bytes(shape))) != checksum:
+        incomplete = not isinstance(key, str) or not _is_shape(shape) or _num_bytes(shape) > left
+        if incomplete or zlib.crc32(self._file.read(_num_bytes(shape))) != checksum:
             return False
         self._items[key] = (start, shape)
         return True
@@ -147,8 +147,8 @@ def _num_bytes(shape: tuple[int, ...]) -> int:
 
 def _difference(found: bytes, header: dict[str, Any]) -> str:
     try:
-        begun = json.loads(found)
-        keys = sorted(key for key in {*begun, *header} if begun.get(key) != header.get(key))
+        old = json.loads(found)
+        keys = sorted(key for key in {*old, *header} if old.get(key) != header.get(key))
     except (ValueError, TypeError, AttributeError):
-        return "it is no journal of this program"
-    return ", ".join(f"{key} {begun.get(key)!r}, now {header.get(key)!r}" for key in keys)
+        return "it is not a journal of sdst"
+    return ", ".join(f"{key} {old.get(key)!r}, now {header.get(key)!r}" for key in keys)

@@ -1,4 +1,4 @@
-"""``sdst features merge``: join feature files of different videos, such as the shards of one extraction."""
+"""``sdst features merge``: join feature files of different videos, e.g. the shards of one extraction."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 
 
 def merge_main(argv: Sequence[str]) -> int:
-    """Run the command."""
+    """Run the command and return its exit status."""
     parser = Parser(prog="sdst features merge", description="Join feature files of different videos.")
-    parser.add_argument("inputs", type=Path, nargs="+", metavar="F.h5", help="feature files made alike")
+    parser.add_argument(
+        "inputs", type=Path, nargs="+", metavar="F.h5", help="feature files made with the same settings"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="F.h5", help="feature file to write")
     args = parser.parse_args(argv)
     merge(args.inputs, args.out)
@@ -35,17 +37,19 @@ def merge_main(argv: Sequence[str]) -> int:
 
 
 def merge(inputs: Sequence[Path], out: Path) -> None:
-    """Write all videos and queries of the inputs, one at a time, into one feature file.
+    """Copy all videos and queries of the inputs, one at a time, into one feature file.
 
     Raises:
-        UserError: An input cannot be read; the inputs were made differently; two hold the same video or
-            query; a shard of a set is not among them; ``out`` exists.
+        UserError: An input cannot be read; the inputs were made with different settings; two inputs hold the same
+            video or query; a shard is missing; ``out`` exists.
     """
     _require_all_shards(inputs)
     infos = [read_info(path) for path in inputs]
     for info in infos[1:]:
         if different := _differences(infos[0], info):
-            raise UserError(f"{info.path}: not made like {inputs[0]} ({different}); merge files made alike")
+            raise UserError(
+                f"{info.path}: was not made like {inputs[0]} ({different}); merge files made with the same settings"
+            )
     owners: dict[str, Path] = {}
     for path in inputs:
         with open_store(path) as file:
@@ -65,7 +69,7 @@ def _copy(path: Path, writer: FeatureWriter) -> None:
         for key in track(_keys(file), f"reading {path.name}"):
             group, _, name = key.rpartition("/")
             if group == "text":
-                if not writer.has_text(name):  # else an interrupted merge has it
+                if not writer.has_text(name):  # an interrupted merge may have copied it
                     writer.write_text(name, hdf5.read(file, key))
             else:
                 pooling = group.removeprefix("video/")
@@ -74,7 +78,7 @@ def _copy(path: Path, writer: FeatureWriter) -> None:
 
 
 def _keys(file: h5py.File) -> list[str]:
-    """Of all items, "video/POOLING/VID" and "text/QID"."""
+    """The keys of all items, "video/POOLING/VID" and "text/QID"."""
     groups = [f"video/{pooling}" for pooling in hdf5.names(file, "video")]
     return [f"{group}/{name}" for group in (*groups, "text") for name in hdf5.names(file, group)]
 
@@ -87,7 +91,7 @@ def _differences(first: StoreInfo, other: StoreInfo) -> str:
 
 
 def _require_all_shards(inputs: Sequence[Path]) -> None:
-    """A shard forgotten would only be missed in training."""
+    """Refuse inputs that lack a shard, which would otherwise show only in training."""
     matches = [re.fullmatch(r"(.*)\.shard-(\d+)-of-(\d+)", path.stem) for path in inputs]
     given = {(match[1], int(match[3])): set[int]() for match in matches if match}
     for match in matches:
@@ -96,5 +100,5 @@ def _require_all_shards(inputs: Sequence[Path]) -> None:
     for (name, count), indices in given.items():
         if absent := sorted(set(range(count)) - indices):
             raise UserError(
-                f"{name}: shards {', '.join(map(str, absent))} of {count} are not given; name them all"
+                f"{name}: shards {', '.join(map(str, absent))} of {count} are missing; give all shards"
             )

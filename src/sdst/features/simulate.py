@@ -1,12 +1,12 @@
-"""Made-up features for a real annotation file: right shapes, and a signal that a model can learn.
+"""Simulated features for a real annotation file: the right shapes, and a signal that a model can learn.
 
-Words are directions in a space of concepts, fixed by a hash, so a word means the same in every file and what
-is learnt transfers to new sentences. A query is the mean of its content words. A clip carries the queries in
-whose moments it lies, over a slowly varying background and near misses that share only part of a query.
-Layers see the concepts through related linear maps, each with gains of its own, and the deeper the cleaner.
-All randomness follows from (seed, name), never from the order of rows.
+Each word is a direction in a space of concepts, fixed by a hash, so a word means the same in every file and
+learning transfers to new sentences. A query is the mean of its content words. A clip contains the queries
+whose moments cover it, a slowly varying background, and near misses that share only part of a query. Each
+layer sees the concepts through its own linear map, related to those of the other layers; deeper layers have
+less noise. All randomness follows from (seed, name), never from the order of rows.
 
-The windows are read to make the features, so no result on them says anything about a real model.
+The features are made from the annotated windows, so results on them say nothing about a real model.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 
 BACKBONE = "simulated"
 NUM_CONCEPTS = 64
-NUM_VIDEO_LAYERS, NUM_TEXT_LAYERS = 40, 19  # of the towers that are imitated: InternVideo2-1B and its BERT
+NUM_VIDEO_LAYERS, NUM_TEXT_LAYERS = 40, 19  # InternVideo2-1B and its BERT
 
 STOP_WORDS = frozenset({"a", "an", "and", "at", "by", "for", "in", "is", "of", "on", "the", "to", "with"})
 STOP_WORD_GAIN = 0.3
-EVENT_GAIN = (1.0, 1.5)  # how strongly a query shows in its video, drawn per query
-NEAR_MISS_SHARE = 0.5  # of a near miss's direction that is the query's own
+EVENT_GAIN = (1.0, 1.5)  # strength of a query in its video, drawn per query
+NEAR_MISS_SHARE = 0.5  # weight of the query's direction in a near miss
 NEAR_MISS_CLIPS = (3, 10)
 BACKGROUND_NORM = 0.5
-BACKGROUND_CLIPS = 8  # from one drawn background to the next
+BACKGROUND_CLIPS = 8  # distance between two drawn backgrounds
 VIDEO_NOISE, TEXT_NOISE = 0.8, 0.5  # norm of the noise in the deepest layer, in concept space
-NOISE_GROWTH = 1.4  # from a layer to the one below it
-LAYER_SHARE = 0.5  # of a layer's map that is its own
+NOISE_GROWTH = 1.4  # factor from a layer to the next shallower one
+LAYER_SHARE = 0.5  # weight of a layer's own map; the rest is shared by all layers
 
 
 def write_simulated(
@@ -58,24 +58,26 @@ def write_simulated(
     levels: int = 4,
     seed: int = 0,
 ) -> None:
-    """Write simulated features of all videos and queries of the records, continuing where a kill stopped it.
+    """Write simulated features of all videos and queries, continuing a run that was killed.
 
     Args:
-        records: The rows of all annotation files that the features are for.
+        records: Rows of all annotation files that the features are for.
         out: The feature file to write.
         clip_seconds: Length of a clip.
-        video_dim: Dv.
-        text_dim: Dt.
-        levels: How many layers to write of each tower, the deepest ones.
-        seed: Another seed gives other features with the same statistics.
+        video_dim: Width Dv of video features.
+        text_dim: Width Dt of query features.
+        levels: Number of layers to write of each tower, the deepest ones.
+        seed: Seed of all draws; another seed gives other features with the same statistics.
 
     Raises:
         UserError: Two rows share a qid but differ; a size is out of range; the file exists.
     """
     if not 1 <= levels <= NUM_TEXT_LAYERS:
-        raise UserError(f"levels {levels}: the text tower has 1 to {NUM_TEXT_LAYERS}; choose from these")
+        raise UserError(f"{out}: levels must be from 1 to {NUM_TEXT_LAYERS}, got {levels}")
     if min(video_dim, text_dim) < 1 or not clip_seconds > 0:
-        raise UserError(f"{out}: widths and clip length must be positive; correct them")
+        raise UserError(
+            f"{out}: widths and clip length must be positive, got {video_dim}, {text_dim} and {clip_seconds}"
+        )
     queries = _queries_by_qid(records)
     videos = defaultdict(list)
     for record in queries.values():
@@ -111,7 +113,7 @@ def write_simulated(
 
 
 def video_concepts(rows: Sequence[Record], clip_seconds: float, seed: int) -> NDArray[np.float32]:
-    """(T, C) what happens in each clip of a video, whose rows are given in any order."""
+    """(T, C) concepts in each clip of a video; the order of its rows does not matter."""
     vid = rows[0].vid
     num_clips = count_clips(max(row.duration for row in rows), clip_seconds)
     concepts = _background(num_clips, _generator(seed, "background", vid))
@@ -127,7 +129,7 @@ def video_concepts(rows: Sequence[Record], clip_seconds: float, seed: int) -> ND
 
 
 def visibility(row: Record, num_clips: int, clip_seconds: float) -> NDArray[np.float32]:
-    """(T,) in [0, 1]: the part of each clip inside the row's moments, less where annotators scored it low."""
+    """(T,) in [0, 1]: the part of each clip inside the row's moments, reduced where annotators scored it low."""
     if row.windows is None:
         return np.zeros(num_clips, np.float32)
     clip_start = np.arange(num_clips)[:, None] * clip_seconds
@@ -143,14 +145,14 @@ def visibility(row: Record, num_clips: int, clip_seconds: float) -> NDArray[np.f
 
 
 def text_concepts(query: str) -> NDArray[np.float32]:
-    """(1 + words, C): the whole query as CLS, then every word, stop words faintly."""
+    """(1 + words, C): the whole query as CLS, then every word, stop words scaled down."""
     words = _words(query)
     tokens = [word_concept(word) * (STOP_WORD_GAIN if word in STOP_WORDS else 1) for word in words]
     return np.stack([query_concept(query), *tokens])
 
 
 def query_concept(query: str) -> NDArray[np.float32]:
-    """(C,) unit direction of a query: the mean of its content words, or of all where it has none."""
+    """(C,) unit direction of a query: the mean of its content words, or of all words if it has none."""
     words = _words(query)
     content = [word for word in words if word not in STOP_WORDS] or words
     return _unit(np.sum([word_concept(word) for word in content], axis=0))
@@ -158,7 +160,7 @@ def query_concept(query: str) -> NDArray[np.float32]:
 
 @cache
 def word_concept(word: str) -> NDArray[np.float32]:
-    """(C,) unit direction of a lower-case word, the same in every file, run and seed."""
+    """(C,) unit direction of a lower-case word; the same for every file, run and seed."""
     return _unit(_generator("word", word).standard_normal(NUM_CONCEPTS))
 
 
@@ -167,9 +169,7 @@ def _queries_by_qid(records: Sequence[Record]) -> dict[str, Record]:
     for record in records:
         known = queries.setdefault(str(record.qid), record)
         if (known.vid, known.query) != (record.vid, record.query):
-            raise UserError(
-                f"qid {record.qid}: stands for two different rows; give files whose qids are unique"
-            )
+            raise UserError(f"qid {record.qid} stands for two different rows; give files with unique qids")
     return queries
 
 
@@ -178,7 +178,7 @@ def _words(query: str) -> list[str]:
 
 
 def _background(num_clips: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """(T, C) straight lines from one drawn direction to the next."""
+    """(T, C) linear interpolation between drawn directions."""
     anchors = rng.standard_normal((num_clips // BACKGROUND_CLIPS + 2, NUM_CONCEPTS), dtype=np.float32)
     whole, part = np.divmod(np.arange(num_clips, dtype=np.float32) / BACKGROUND_CLIPS, 1)
     index = whole.astype(int)
@@ -187,7 +187,7 @@ def _background(num_clips: int, rng: np.random.Generator) -> NDArray[np.float32]
 
 
 def _layer_maps(tower: str, layers: Sequence[int], width: int, seed: int) -> NDArray[np.float32]:
-    """(n, C, width) how each layer shows the concepts: a common map, turned and weighted by each layer."""
+    """(n, C, width) map of each layer from concepts to features: a shared map mixed with its own, with gains."""
     shared = _orthogonal(width, _generator(seed, tower, "all layers"))
     maps = []
     for layer in layers:
@@ -198,7 +198,7 @@ def _layer_maps(tower: str, layers: Sequence[int], width: int, seed: int) -> NDA
 
 
 def _orthogonal(width: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """(C, width) map with orthonormal rows (columns, where narrow), scaled to mean square 1 per feature."""
+    """(C, width) map with orthonormal rows (columns if width < C), scaled to mean square 1 per feature."""
     tall = rng.standard_normal((max(width, NUM_CONCEPTS), min(width, NUM_CONCEPTS)))
     basis: NDArray[np.float64] = width**0.5 * np.linalg.qr(tall).Q
     return basis if width < NUM_CONCEPTS else basis.T
@@ -210,7 +210,7 @@ def _observe(
     noise: NDArray[np.float64],
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """(N, n, width) features: (N, C) concepts with each layer's own noise, through each layer's map."""
+    """(N, n, width) features: (N, C) concepts plus each layer's noise, mapped by each layer's map."""
     shape = (len(maps), *concepts.shape)
     scale = (noise / NUM_CONCEPTS**0.5).astype(np.float32)[:, None, None]
     noisy = concepts + scale * rng.standard_normal(shape, dtype=np.float32)

@@ -1,22 +1,23 @@
-"""Video files to clips of frames, by the file's own timestamps (Sec. 4).
+"""Read video files as clips of frames, by the file's own timestamps (Sec. 4).
 
 A video is cut into ``count_clips(duration, clip_seconds)`` clips. Each clip is split into ``num_frames``
 equal parts, and the frame on screen at the centre of each part is taken: the last one whose timestamp is at
 or before it. Only the frames taken are converted and resized, and only one clip is held at a time.
 
-What odd files give:
+How unusual files are read:
 
-* variable frame rate, 1 fps, a single frame: a frame is shown until the next one comes, so it may be taken
-  several times; 120 fps: most frames are decoded and not taken.
-* rotation metadata is applied (not mirroring); odd sizes and sizes that change midway need no care.
-* a wrong file extension does not matter; the content decides.
-* an end that is missing or unreadable: the last frame stands in for it if it is shorter than one clip,
-  otherwise the video is refused. The same holds for damage in the middle. Formats that state no length
-  (MPEG-TS, AVI, raw streams) cannot tell a missing end from a shorter video.
-* empty files, files without a video stream (cover art is none), files where no frame decodes: refused.
+* Variable frame rate, 1 fps, a single frame: a frame is shown until the next one, so it may be taken several
+  times. 120 fps: most frames are decoded and not taken.
+* Rotation metadata is applied, mirroring is not. Odd sizes and sizes that change within the video are read.
+* The content decides about the format, not the file extension.
+* Missing or unreadable end: if it is shorter than one clip, the last frame is repeated; otherwise the video is
+  refused. The same holds for damage in the middle. In formats that state no length (MPEG-TS, AVI, raw streams) a
+  missing end looks like a shorter video.
+* Empty files, files without a video stream (cover art does not count) and files where no frame decodes are
+  refused.
 
-A refusal is a ``VideoError`` whose message is one line. It may come after clips were yielded: a video counts
-only once its iteration has ended.
+A refusal is a ``VideoError`` with a one-line message. It may come after some clips were yielded, so use the clips
+of a video only after its iteration has ended.
 """
 
 from __future__ import annotations
@@ -55,22 +56,22 @@ RESIZES: tuple[Resize, ...] = get_args(Resize)
 
 
 class VideoError(UserError):
-    """A video that cannot be used: the file, the reason, and what to do, in one line."""
+    """A video that cannot be used; the message names the file, the reason and what to do, in one line."""
 
 
 @dataclass(frozen=True)
 class ClipSpec:
     """How a video becomes clips.
 
-    The defaults are InternVideo2's stage-2 evaluation: bicubic, straight to a square whatever the aspect
-    ratio, without antialiasing (its torchvision 0.14 had none for tensors).
+    The defaults are those of InternVideo2's stage-2 evaluation: bicubic resizing to a square, whatever the aspect
+    ratio, without antialiasing (torchvision 0.14, which it used, had none for tensors).
 
     Attributes:
         clip_seconds: Length of a clip.
-        num_frames: Frames taken from a clip.
+        num_frames: Number of frames taken from a clip.
         size: Side of the square frames in pixels.
-        resize: ``stretch`` to the square, or ``crop``: the shorter side to ``size``, then the centre.
-        antialias: Low-pass before shrinking.
+        resize: ``stretch`` the frame to the square, or resize its shorter side to ``size`` and ``crop`` the centre.
+        antialias: Whether to smooth frames before shrinking them.
     """
 
     clip_seconds: float = 2.0
@@ -84,13 +85,13 @@ class VideoReader:
     """Iterates over a video file's clips, each a uint8 tensor (num_frames, 3, size, size) in RGB.
 
     Attributes:
-        duration: Seconds from the first frame to the end of the last, as the file declares it. Where it
-            declares none it is None until the iteration has ended.
-        frames_decoded: How many frames were decoded so far.
-        frame_rate: Mean number per second after ``check``; 25 where the file declares none.
+        duration: Seconds from the first frame to the end of the last one, as the file declares it. If it declares
+            none, None until the iteration has ended.
+        frames_decoded: Number of frames decoded so far.
+        frame_rate: Mean number of frames per second, set by ``check``; 25 if the file declares none.
 
     Raises:
-        VideoError: While iterating; see the module's docstring.
+        VideoError: The video is refused while iterating; see the module's docstring.
     """
 
     def __init__(self, path: Path | str, spec: ClipSpec) -> None:
@@ -112,16 +113,24 @@ class VideoReader:
                     clip.clear()
 
     def check(self) -> None:
-        """Open the file and set ``duration`` and ``frame_rate`` from its headers; nothing is decoded."""
+        """Open the file and set ``duration`` and ``frame_rate`` from its headers, without decoding.
+
+        Raises:
+            VideoError: The file cannot be opened or has no video stream.
+        """
         with self._open() as container:
             stream = self._video_stream(container)
             self.duration = _declared_duration(container, stream)
             self.frame_rate = stream.average_rate or self.frame_rate
 
     def frames_at(self, times: Sequence[float]) -> Iterator[av.VideoFrame]:
-        """The frame on screen at each of these times, in increasing seconds, decoding only what lies around them.
+        """Yield the frame on screen at each time, decoding only what is needed.
 
-        Past the video's end it is the last frame.
+        Args:
+            times: Times in seconds, increasing. Past the video's end, the last frame is yielded.
+
+        Raises:
+            VideoError: The file cannot be opened or no frame decodes.
         """
         with self._open() as container:
             stream = self._video_stream(container)
@@ -142,13 +151,11 @@ class VideoReader:
     def _frames_since(
         self, since: float, container: InputContainer, stream: VideoStream
     ) -> Iterator[tuple[av.VideoFrame, float]]:
-        """Frames with their times from one at or before ``since``, or from the first, to the last."""
+        """Frames with their times, from the last one at or before ``since`` (or from the first) to the end."""
         start = declared_start(stream)
         jumped = False
         if since > 0 and start is not None and stream.time_base is not None:
-            with contextlib.suppress(
-                av.FFmpegError
-            ):  # a format that cannot be searched is read from the start
+            with contextlib.suppress(av.FFmpegError):  # a format that cannot seek is read from the start
                 container.seek(int((since + start) / stream.time_base), stream=stream)
                 jumped = True
         end = 0.0
@@ -158,9 +165,8 @@ class VideoReader:
             if start is None:
                 start = frame.time or 0.0
             now = end if frame.time is None else frame.time - start
-            if (
-                jumped and now > since
-            ):  # some formats find the next place where decoding can begin, not the last
+            if jumped and now > since:
+                # Some formats seek to the next frame where decoding can start, not to the one before.
                 container.seek(0)
                 yield from self._frames_since(0.0, container, stream)
                 return
@@ -169,12 +175,12 @@ class VideoReader:
             yield frame, now
 
     def _pictures(self, container: InputContainer, stream: VideoStream) -> Iterator[Tensor]:
-        """The pictures (3, size, size) of all clips in a row, held from frame to frame."""
+        """The pictures (3, size, size) of all clips, one after the other."""
         spec = self.spec
         wanted = None if self.duration is None else self._num_pictures(self.duration)
         taken = 0
         shown: av.VideoFrame | None = None
-        picture: Tensor | None = None  # of the frame shown, made when first needed
+        picture: Tensor | None = None  # the shown frame's picture, made when first needed
         for frame, time in self._timed_frames(container, stream):
             while shown is not None and taken != wanted:
                 if (taken + 0.5) * spec.clip_seconds / spec.num_frames >= time:
@@ -186,14 +192,14 @@ class VideoReader:
         if shown is None:
             raise self._error("no frame decodes", "replace it")
         picture = self._picture(shown) if picture is None else picture
-        assert self.duration is not None  # the end of the last frame at the latest
+        assert self.duration is not None  # _timed_frames has set it by now
         for _ in range(taken, self._num_pictures(self.duration)):
             yield picture
 
     def _timed_frames(
         self, container: InputContainer, stream: VideoStream
     ) -> Iterator[tuple[av.VideoFrame, float]]:
-        """Every frame that decodes with its time in seconds since the stream's start, strictly increasing."""
+        """Every frame that decodes, with its time in seconds from the stream's start, strictly increasing."""
         too_long = self.spec.clip_seconds
         start = declared_start(stream)
         time, end, damaged = -1.0, 0.0, False
@@ -206,7 +212,7 @@ class VideoReader:
                 start = frame.time or 0.0
             now = end if frame.time is None else frame.time - start
             if now <= time:
-                continue  # a repeated or backward timestamp: never on screen
+                continue  # a repeated or decreasing timestamp: never on screen
             if damaged and now - end >= too_long:
                 raise self._error(f"damaged between {end:.1f} s and {now:.1f} s", "replace it")
             if self.duration is not None and now >= self.duration + too_long:
@@ -237,12 +243,14 @@ class VideoReader:
         return square.round().clamp(0, 255).to(torch.uint8)
 
     def _open(self) -> InputContainer:
-        if not self.path.is_file():  # a pipe would block, a folder says nothing useful
+        if not self.path.is_file():  # a pipe would block, and opening a folder gives an unclear error
             raise self._error("is not a file", "check the path")
         if self.path.stat().st_size == 0:
             raise self._error("is empty", "replace it")
         try:
-            return av.open(str(self.path.absolute()))  # absolute: "a:b.mp4" alone would be a protocol
+            return av.open(
+                str(self.path.absolute())
+            )  # absolute, because FFmpeg reads "a:b.mp4" as a protocol
         except (av.FFmpegError, OSError) as error:
             raise self._error(f"cannot be opened ({error.strerror})", "replace it") from None
 
@@ -251,7 +259,7 @@ class VideoReader:
         if not streams:
             raise self._error("has no video stream", "replace it")
         stream = streams[0]
-        stream.codec_context.thread_count = 1  # videos are decoded side by side, one process each
+        stream.codec_context.thread_count = 1  # workers decode videos in parallel, one thread each
         return stream
 
     def _error(self, reason: str, advice: str) -> VideoError:
@@ -259,13 +267,13 @@ class VideoReader:
 
 
 def upright(frame: av.VideoFrame) -> NDArray[np.uint8]:
-    """A frame as an RGB picture (height, width, 3), turned as the file says."""
-    quarter_turns = round(frame.rotation / 90)  # counter-clockwise, as rot90's
+    """A frame as an RGB picture (height, width, 3), rotated as the file says."""
+    quarter_turns = round(frame.rotation / 90)  # counter-clockwise, as in rot90
     return np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns)
 
 
 def decode_packets(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame | None]:
-    """Every frame that decodes, in order of display; None for each unreadable packet."""
+    """Every frame that decodes, in display order; None for each unreadable packet."""
     packets = container.demux(stream)
     while True:
         try:
@@ -278,7 +286,7 @@ def decode_packets(container: InputContainer, stream: VideoStream) -> Iterator[a
 
 
 def _declared_duration(container: InputContainer, stream: VideoStream) -> float | None:
-    """Seconds of the video stream by the file's headers; of the longest stream where only that is known."""
+    """Duration in seconds that the headers state for the video stream, or else for the whole file."""
     if stream.duration and stream.duration > 0 and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     matroska = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
@@ -289,14 +297,14 @@ def _declared_duration(container: InputContainer, stream: VideoStream) -> float 
 
 
 def declared_start(stream: VideoStream) -> float | None:
-    """Time of the first frame by the file's headers; the first to decode may come later."""
+    """Time in seconds that the headers state for the first frame; the first one that decodes may come later."""
     if stream.start_time is None or stream.time_base is None:
         return None
     return float(stream.start_time * stream.time_base)
 
 
 def _frame_seconds(frame: av.VideoFrame, stream: VideoStream) -> float:
-    """How long a frame is shown; by the stream's frame rate where the frame does not say."""
+    """How long a frame is shown, in seconds; from the stream's frame rate if the frame does not state it."""
     if frame.duration and frame.time_base:
         return float(frame.duration * frame.time_base)
     rate = stream.average_rate or stream.guessed_rate

@@ -1,6 +1,6 @@
-"""Writing a feature file: a journal that survives a kill, and at the end the HDF5 file from it in one go.
+"""Write a feature file: first a journal that survives a kill, at the end the HDF5 file from it in one go.
 
-HDF5 promises nothing about a file whose writer was killed.
+A journal is needed because HDF5 promises nothing about a file whose writer was killed.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
     from sdst.types import Qid
 
 Scalar = str | int | float | bool
-"""What a further root attribute may be."""
+"""Type of an additional root attribute."""
 
 
 class FeatureWriter:
-    """Writes a feature file; a context manager that can be killed at any moment and continued.
+    """Context manager that writes a feature file and can be killed at any moment and continued.
 
-    Items are collected in the journal ``<path>.partial``. Leaving the context keeps it; ``finish`` turns it
+    Items are collected in the journal ``<path>.partial``. Leaving the context keeps the journal; ``finish`` turns it
     into the HDF5 file.
 
     Args:
-        path: The feature file to write. Its folder is made.
+        path: The feature file to write. Its folder is created.
         backbone: Name of the network.
         video_layers: Layer numbers of the video tower, increasing.
         text_layers: Layer numbers of the text tower, increasing.
         clip_seconds: Length of a clip.
-        simulated: The features are made up.
-        extra: Further root attributes.
+        simulated: Whether the features are simulated.
+        extra: Additional root attributes.
 
     Raises:
-        UserError: The file exists; another process writes it; its journal was begun with other attributes.
+        UserError: The file exists; another process writes it; its journal was started with other attributes.
     """
 
     def __init__(
@@ -60,11 +60,13 @@ class FeatureWriter:
     ) -> None:
         self._path = Path(path)
         if self._path.exists():
-            raise UserError(f"{path}: exists and is never overwritten; delete it or choose another name")
+            raise UserError(
+                f"{path}: already exists and is never overwritten; delete it or choose another name"
+            )
         for kind, layers in (("video_layers", video_layers), ("text_layers", text_layers)):
             if not layers or list(layers) != sorted(set(layers)):
                 raise UserError(
-                    f"{path}: {kind} {list(layers)} are not increasing; list them shallow to deep"
+                    f"{path}: {kind} must be increasing, got {list(layers)}; list them from shallow to deep"
                 )
         self._attrs: dict[str, Any] = {
             **(extra or {}),
@@ -85,7 +87,7 @@ class FeatureWriter:
         self._widths = {_group(key): self._journal.shape(key)[2] for key in self._journal.keys}  # Dv or Dt
 
     def has_video(self, vid: str, pooling: str) -> bool:
-        """Whether this video is already written in this pooling."""
+        """Whether this video is already written with this pooling."""
         return f"video/{pooling}/{vid}" in self._journal.keys
 
     def has_text(self, qid: Qid) -> bool:
@@ -96,7 +98,8 @@ class FeatureWriter:
         """Add a video's features (T, n, Dv), stored as float16.
 
         Raises:
-            UserError: Wrong rank, layer count or width, NaN or Inf in float16, or it is already written.
+            UserError: The array has another rank, layer count or width, it holds NaN or Inf in float16, or the video
+                is already written.
         """
         self._write(f"video/{pooling}", vid, array, len(self._attrs["video_layers"]))
 
@@ -104,7 +107,7 @@ class FeatureWriter:
         """Add a query's features (L, n, Dt), CLS token first, stored as float16.
 
         Raises:
-            UserError: As for ``write_video``.
+            UserError: See ``write_video``.
         """
         self._write("text", str(qid), array, len(self._attrs["text_layers"]))
 
@@ -115,9 +118,7 @@ class FeatureWriter:
             UserError: No video or no query was written.
         """
         if len({key.partition("/")[0] for key in self._journal.keys}) < 2:
-            raise UserError(
-                f"{self._path}: no video or no query was written; give annotations that have both"
-            )
+            raise UserError(f"{self._path}: no video or no query was written; the annotations must have both")
         with atomic_path(self._path, alone=True) as temporary, new_hdf5(temporary) as (file, output):
             file.attrs.update(self._attrs)
             for key in track(sorted(self._journal.keys), f"writing {self._path.name}"):
@@ -135,23 +136,23 @@ class FeatureWriter:
     def _write(self, group: str, name: str, array: ArrayLike, num_layers: int) -> None:
         key = f"{group}/{name}"
         if not can_name_features(name):
-            raise UserError(f"{self._path}: {name!r} cannot name features; rename it without '/'")
+            raise UserError(f"{self._path}: {name!r} cannot name features; use a name without '/'")
         if key in self._journal.keys:
-            raise UserError(f"{self._path}: /{key} is already written; give every item once")
+            raise UserError(f"{self._path}: /{key} is already written; write every item once")
         data = to_float16(array, f"{self._path}: /{key}")
         if data.ndim != 3 or 0 in data.shape or data.shape[1] != num_layers:
             raise UserError(
-                f"{self._path}: /{key} has shape {data.shape}, not (n, {num_layers}, width); check it"
+                f"{self._path}: /{key} has shape {data.shape}, expected (n, {num_layers}, width); check its source"
             )
         if self._widths.setdefault(group, data.shape[2]) != data.shape[2]:
             raise UserError(
-                f"{self._path}: /{key} is {data.shape[2]} wide, others {self._widths[group]}; check it"
+                f"{self._path}: /{key} is {data.shape[2]} wide, expected {self._widths[group]}; check its source"
             )
         self._journal.append(key, data)
 
 
 def can_name_features(name: str) -> bool:
-    """Whether a video or query of that name is one step in a feature file, and so in a folder too."""
+    """Whether a video or query name is a single path component, as feature files and folders need it."""
     return name not in {"", ".", ".."} and "/" not in name and "\0" not in name
 
 

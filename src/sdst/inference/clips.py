@@ -1,4 +1,4 @@
-"""What people see of a video: thumbnails along its time axis, and the found moments as files of their own."""
+"""Thumbnails of a video, and its predicted moments cut out as video files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sdst.features.video import ClipSpec, VideoReader, declared_start, upright
 from sdst.files.atomic import atomic_path
 
 # isort: split
-import av  # after the module that says so if PyAV is missing
+import av  # after sdst.features.video, which reports a missing PyAV in one line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from sdst.types import Prediction
 
 THUMBNAIL_HEIGHT = 96  # pixels
-FRAME_RATES = (10, 60)  # of a cut, the slowest and the fastest per second
+FRAME_RATES = (10, 60)  # lowest and highest frame rate of a cut, per second
 AUDIO_RATE = 48000
-NAME_BYTES = 60  # of each text in a file name, so that the whole stays below 255
+NAME_BYTES = 60  # limit for each text in a file name, so that the whole name stays below 255 bytes
 
 
 def thumbnails(path: Path, duration: float, width: float) -> list[tuple[float, NDArray[np.uint8]]]:
-    """As many pictures of a video as fit in a row, each with its time in seconds.
+    """Thumbnails of a video, as many as fit in a row.
 
     Args:
         path: The video file.
-        duration: Its length in seconds.
-        width: Of the row, in heights of a thumbnail.
+        duration: Length of the video in seconds.
+        width: Width of the row, in thumbnail heights.
 
     Returns:
-        (time, RGB picture) from the middle of equal parts of the video.
+        (time in seconds, RGB picture) pairs, taken in the middle of equal parts of the video.
     """
     reader = VideoReader(path, ClipSpec())
     first = _shrink(upright(next(reader.frames_at([0.0]))))
@@ -55,13 +55,13 @@ def thumbnails(path: Path, duration: float, width: float) -> list[tuple[float, N
 
 
 def cut_moments(prediction: Prediction, source: Path, folder: Path, count: int = 1) -> list[Path]:
-    """Write a query's best moments as video files; their names.
+    """Write a query's best moments as video files and return their paths.
 
     Args:
-        prediction: Moments, best first.
-        source: The video file they lie in.
-        folder: Where the files go.
-        count: How many moments at most.
+        prediction: Prediction whose moments are cut out, best first.
+        source: The video file.
+        folder: Folder for the new files.
+        count: Largest number of moments.
 
     Raises:
         UserError: The video cannot be read or a file cannot be written.
@@ -77,8 +77,8 @@ def cut_moments(prediction: Prediction, source: Path, folder: Path, count: int =
 def cut(source: Path, start: float, end: float, out: Path) -> None:
     """Write the part of a video from ``start`` to ``end`` seconds, with its sound, as an mp4 file.
 
-    Pictures and sound are encoded again, so the cut is where it should be and not at the nearest key frame. The
-    frame rate is constant and the picture upright. The file appears under its name when it is complete.
+    Video and sound are re-encoded, so that the cut is exact and not at the nearest key frame. The frame rate is
+    constant and the picture is upright. The file gets its name only when it is complete.
 
     Raises:
         UserError: The video cannot be read or the file cannot be written.
@@ -89,11 +89,11 @@ def cut(source: Path, start: float, end: float, out: Path) -> None:
             for packet in heapq.merge(*tracks, key=_seconds):
                 target.mux(packet)
     except av.FFmpegError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another place") from error
+        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another path") from error
 
 
 def file_words(text: str) -> str:
-    """The words of a text as part of a file name: letters, digits and hyphens, whatever the text."""
+    """A text as part of a file name: its letters and digits, joined by hyphens, cut to ``NAME_BYTES``."""
     words = re.sub(r"[\W_]+", "-", text).strip("-")
     return words.encode()[:NAME_BYTES].decode(errors="ignore").strip("-")
 
@@ -104,7 +104,7 @@ def _video_packets(source: Path, start: float, end: float, target: OutputContain
     slowest, fastest = FRAME_RATES
     rate = min(max(reader.frame_rate, Fraction(slowest)), Fraction(fastest)).limit_denominator(1001)
     count = max(1, round((end - start) * rate))
-    # Half a frame late: a timestamp rounded the wrong way must not show the frame before.
+    # Sampled half a frame late, so that a timestamp rounded down does not pick the frame before.
     times = [start + float((index + 0.5) / rate) for index in range(count)]
     stream = None
     for index, shown in enumerate(reader.frames_at(times)):
@@ -122,13 +122,13 @@ def _video_packets(source: Path, start: float, end: float, target: OutputContain
 
 
 def _audio_packets(source: Path, start: float, end: float, target: OutputContainer) -> Iterator[Packet[Any]]:
-    """The sound, to the frame of a fiftieth of a second; nothing for a silent video."""
+    """Audio packets, cut to whole frames of about 1/50 s; none if the video is silent."""
     with av.open(str(source.absolute())) as container:
         if not container.streams.audio:
             return
         origin = start + (declared_start(container.streams.video[0]) or 0.0)
         stream = None
-        with contextlib.suppress(av.FFmpegError):  # a format that cannot be searched is read from the start
+        with contextlib.suppress(av.FFmpegError):  # a format that cannot seek is read from the start
             container.seek(int(max(0.0, origin - 1) * av.time_base))
         for frame in container.decode(container.streams.audio[0]):
             if frame.time is None or frame.time_base is None or frame.time < origin:
@@ -150,7 +150,7 @@ def _seconds(packet: Packet[Any]) -> float:
 
 
 def _shrink(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """To the height of a thumbnail; smaller pictures stay as they are."""
+    """Resize a picture to the height of a thumbnail; smaller pictures stay as they are."""
     height, width = picture.shape[:2]
     if height <= THUMBNAIL_HEIGHT:
         return picture

@@ -1,4 +1,4 @@
-"""The Python interface: a trained model with its backbone, asked about video files.
+"""The Python interface: load a trained model with its backbone and query video files.
 
 ::
 
@@ -7,9 +7,9 @@
     for prediction in grounder.predict(video, ["a dog jumps into the water", "people eat ice cream"]):
         print(prediction.query, prediction.windows[0])
 
-Features are made as ``sdst extract`` makes them and rounded as the feature file rounds them. A video of at most
-the length of the longest training video is predicted in one piece, exactly as from stored features. A longer
-one is predicted in overlapping parts of that length (``sdst.inference.sliding``): moments of all parts go through one
+Features are made as ``sdst extract`` makes them and rounded to float16 as in a feature file. A video no longer
+than the longest training video is predicted in one piece, exactly as from stored features. A longer video is
+predicted in overlapping parts of that length (``sdst.inference.sliding``): the moments of all parts go through one
 soft-NMS, and saliency is averaged where parts overlap.
 """
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 CLIPS_PER_BATCH = 16
 SAMPLES_PER_BATCH = 32
-NO_BACKBONE = "no backbone was loaded; give sdst.load the backbone's checkpoint and vocab.txt"
+NO_BACKBONE = "no backbone is loaded; give sdst.load the backbone's checkpoint and vocab.txt"
 
 
 def load(
@@ -57,20 +57,20 @@ def load(
     vocab: str | Path | None = None,
     device: torch.device | str | None = None,
 ) -> Grounder:
-    """A trained model ready to be asked about videos.
+    """Load a trained model, ready for queries about videos.
 
     Args:
-        checkpoint: ``best.ckpt`` or ``last.ckpt`` of a run.
+        checkpoint: A run's ``best.ckpt`` or ``last.ckpt``.
         backbone: The backbone's official checkpoint (``.pt`` or ``.safetensors``), or a loaded backbone, which
-            several models may share. Without one, a model trained on features of a backbone that comes with the
-            package gets that; of any other, only ``Grounder.predict_encoded`` works.
-        backbone_config: Its preset or JSON file; not used for a loaded backbone.
-        vocab: Its ``vocab.txt``; not used for a loaded backbone.
-        device: Where model and backbone are put; by default the first GPU, else the CPU. A loaded backbone
-            stays where it is.
+            several models may share. With None, the backbone of the training features is loaded if it comes with
+            the package; otherwise only ``Grounder.predict_encoded`` works.
+        backbone_config: The backbone's preset or JSON file; not used for a loaded backbone.
+        vocab: The backbone's ``vocab.txt``; not used for a loaded backbone.
+        device: Device of model and backbone (default: the first GPU, or the CPU). A loaded backbone stays on its
+            device.
 
     Raises:
-        UserError: A file that cannot be used, or a backbone other than that of the training features.
+        UserError: A file cannot be used, or the backbone is not the one that made the training features.
     """
     where = usable_device(device)
     model, config, recipe = checkpoints.load(checkpoint)
@@ -83,12 +83,12 @@ def load(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedVideo:
-    """A video's features, to be asked any number of queries.
+    """The features of one video, reusable for any number of queries.
 
     Attributes:
-        vid: The video's name; that of a file has no extension.
-        duration: Seconds.
-        features: (K, T, Dv) float16, as a feature file holds them.
+        vid: Name of the video; for a file, its name without extension.
+        duration: Length in seconds.
+        features: (K, T, Dv) float16 features, as in a feature file.
     """
 
     vid: str
@@ -100,8 +100,8 @@ class Grounder:
     """A trained model and the backbone of its features; see ``load``.
 
     Attributes:
-        recipe: How the features were made that the model was trained on.
-        spec: How a video file becomes clips, after the recipe; None without a backbone.
+        recipe: How the training features were made.
+        spec: How the recipe cuts a video file into clips; None without a backbone.
     """
 
     def __init__(
@@ -125,10 +125,11 @@ class Grounder:
         """Decode and encode a video, once for all queries.
 
         Args:
-            video: The file.
-            advance: Told the number of clips after every batch.
+            video: The video file.
+            advance: Function called with the number of clips after every batch.
 
         Raises:
+            UserError: No backbone is loaded.
             VideoError: The file cannot be used.
         """
         from sdst.features.clip_loader import load_clips
@@ -151,14 +152,14 @@ class Grounder:
         return EncodedVideo(path.stem, duration, features)
 
     def predict(self, video: EncodedVideo | str | Path, queries: Sequence[str]) -> list[Prediction]:
-        """Moments and saliency of each query, in their order; ``qid`` is the query's index.
+        """Moments and saliency of each query, in the order of the queries; ``qid`` is the query's index.
 
         Args:
-            video: An encoded video, or a file to encode.
+            video: An encoded video, or a video file to encode.
             queries: Sentences.
 
         Raises:
-            UserError: A query is empty or no text, or the file cannot be used.
+            UserError: A query is empty or not valid text, no backbone is loaded, or the file cannot be used.
         """
         if isinstance(queries, str):
             raise TypeError("queries must be a list of sentences, not one string")
@@ -168,7 +169,7 @@ class Grounder:
             raise UserError(f"query {empty[0]} is empty; give a sentence")
         if broken := [index for index, query in enumerate(queries) if not is_unicode(query)]:
             raise UserError(
-                f"query {broken[0]} has half of a character, \\ud800 to \\udfff alone; correct it"
+                f"query {broken[0]} holds a lone surrogate (\\ud800 to \\udfff), which is not a character; correct it"
             )
         if not isinstance(video, EncodedVideo):
             video = self.encode(video)
@@ -185,12 +186,12 @@ class Grounder:
     def predict_encoded(
         self, video: EncodedVideo, queries: Sequence[str], texts: Sequence[NDArray[np.float16]]
     ) -> list[Prediction]:
-        """As ``predict``, from queries that are encoded already.
+        """Like ``predict``, but from encoded queries.
 
         Args:
             video: An encoded video.
-            queries: Sentences, which the predictions repeat.
-            texts: Their tokens, each (K, L, Dt), as a feature file holds them.
+            queries: Sentences, copied into the predictions.
+            texts: One (K, L, Dt) array of token features per query, as in a feature file.
         """
         length = min(self.recipe["max_clips"], video.features.shape[1])
         starts = part_starts(video.features.shape[1], length)
@@ -198,7 +199,7 @@ class Grounder:
         parts = [video.features[:, start : start + length] for start in starts]
         durations = [length * clip_seconds] * len(starts)
         durations[-1] = video.duration - starts[-1] * clip_seconds
-        # A part's queries follow each other, so that batches share what depends on the part alone.
+        # All queries of a part stand together, so that a batch computes only once what depends on the part alone.
         samples = [
             _sample(Record(qid, video.vid, query, duration), part, text, clip_seconds)
             for part, duration in zip(parts, durations, strict=True)
@@ -230,13 +231,13 @@ class Grounder:
         return predictions
 
     def _run(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[NDArray[np.float64]]]:
-        """Moments (B, M, 2) in seconds within their part, scores (B, M), and saliency of each sample."""
+        """Moments (B, M, 2) in seconds from the part's start, scores (B, M), and one saliency array per sample."""
         batch = collate(samples).to(self._device)
         durations = torch.tensor([record.duration for record in batch.records], dtype=torch.float64)
         with torch.inference_mode():
             output = self._model(*batch.inputs())
         moments, scores = raw_moments(output, durations, self._decoding)
-        # The model has seen nothing outside the part.
+        # Clamped to the part, because the model saw nothing outside it.
         moments = moments.clamp(min=0).minimum(durations[:, None, None])
         return moments, scores, clip_saliency(output, batch)
 
@@ -244,7 +245,7 @@ class Grounder:
 def _sample(
     record: Record, part: NDArray[np.float16], text: NDArray[np.float16], clip_seconds: float
 ) -> Sample:
-    """One query and the (K, T, Dv) clips of a part of a video, as if they were all of it."""
+    """One query with the (K, T, Dv) clips of a part, treated as a whole video."""
     return Sample(
         record=record,
         video=part,
@@ -257,10 +258,10 @@ def _sample(
 
 
 def _clip_spec(backbone: Backbone, recipe: dict[str, Any]) -> ClipSpec:
-    """How the recipe's clips are cut.
+    """How the recipe cuts a video into clips.
 
     Raises:
-        UserError: The recipe's features are those of another backbone.
+        UserError: The recipe's features were made by another backbone.
     """
     from sdst.features.video import ClipSpec
 

@@ -1,4 +1,4 @@
-"""Overlapping parts of a video that is longer than those of the training: where they lie, what they add up to."""
+"""Overlapping parts of a video longer than the training videos: where they start, and how they are averaged."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def part_starts(num_clips: int, length: int) -> list[int]:
-    """First clips of the parts of ``length`` clips that cover a video, half a length apart.
+    """First clips of parts of ``length`` clips that cover a video; parts start half a length apart.
 
-    The last part ends with the video, so it may overlap its neighbour by more. A video of at most ``length``
-    clips is one part.
+    The last part ends with the video, so it may overlap the part before it by more than half. A video of at most
+    ``length`` clips is one part.
     """
     if num_clips <= length:
         return [0]
@@ -25,11 +25,11 @@ def part_starts(num_clips: int, length: int) -> list[int]:
 
 
 def average_parts(parts: Sequence[NDArray[np.float64]], starts: Sequence[int]) -> NDArray[np.float64]:
-    """One value per clip of the video: the mean over the parts that have the clip.
+    """One value per clip of the video: the mean over the parts that contain the clip.
 
     Args:
-        parts: The values of each part's clips.
-        starts: The parts' first clips; together the parts must leave no gap.
+        parts: One array per part, with a value per clip.
+        starts: First clip of each part. The parts must cover the video without gaps.
     """
     num_clips = max(start + len(part) for start, part in zip(starts, parts, strict=True))
     total, count = np.zeros(num_clips), np.zeros(num_clips)

@@ -1,4 +1,4 @@
-"""The half of ``sdst predict`` that needs a backbone: new queries about video files, or about a stored video."""
+"""Predictions that need a backbone: new queries about video files or about a stored video."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ if TYPE_CHECKING:
 
 
 def check_arguments(args: Namespace) -> None:
-    """Refuse what cannot work, before anything is loaded; every video is opened.
+    """Check the options of ``--video`` before anything is loaded; every video file is opened.
 
     Raises:
-        UserError: A needed option is missing, a query is empty, a file cannot be read or a place not be written.
+        UserError: An option is missing, a query is empty, a video cannot be read or the folder of ``--clips`` cannot
+            be created.
     """
     if not args.query:
-        raise UserError("sdst predict: --video needs --query too")
+        raise UserError("sdst predict: --video needs --query")
     check_queries(args)
     check_backbone_options(args)
     for path in args.video:
@@ -45,37 +46,37 @@ def check_arguments(args: Namespace) -> None:
             args.clips.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"{args.clips}: cannot be made a folder ({error.strerror}); choose another"
+                f"{args.clips}: cannot create this folder ({error.strerror}); choose another path"
             ) from error
 
 
 def check_queries(args: Namespace) -> None:
-    """Refuse queries that are no sentences, before anything is loaded.
+    """Check the queries before anything is loaded.
 
     Raises:
-        UserError: One is empty or no text.
+        UserError: A query is empty or is not valid text.
     """
     if not all(query.strip() for query in args.query):
         raise UserError("sdst predict: --query is empty; give a sentence")
     if not all(map(is_unicode, args.query)):
-        raise UserError("sdst predict: --query is not text in the terminal's encoding; give UTF-8")
+        raise UserError("sdst predict: --query is not valid text in the terminal's encoding; use UTF-8")
 
 
 def check_backbone_options(args: Namespace) -> None:
-    """Refuse half of what a backbone needs, before anything is loaded.
+    """Check that both backbone files are given, or neither, before anything is loaded.
 
     Raises:
-        UserError: One of two options is missing.
+        UserError: Only one is given.
     """
     if bool(args.backbone_checkpoint) != bool(args.vocab):
-        raise UserError("--backbone-checkpoint and --vocab belong together; give both or none")
+        raise UserError("--backbone-checkpoint and --vocab go together; give both or neither")
 
 
 def load_grounder(args: Namespace) -> Grounder:
-    """The model and the backbone that the command line names, ready for video files.
+    """Load the model and the backbone that the options name.
 
     Raises:
-        UserError: A file cannot be used, or the backbone is none of those that come with the package.
+        UserError: A file cannot be used, or no backbone is given and none of the shipped ones fits the model.
     """
     with progress_bars() as progress:
         progress.add_task("loading the backbone", total=None)
@@ -88,8 +89,8 @@ def load_grounder(args: Namespace) -> Grounder:
         )
     if grounder.spec is None and grounder.recipe["simulated"]:
         raise UserError(
-            f"{args.checkpoint}: was trained on simulated features, for which there is no backbone; train on "
-            "extracted ones"
+            f"{args.checkpoint}: was trained on simulated features, which no backbone can make; train on "
+            "extracted features"
         )
     if grounder.spec is None:
         raise UserError(
@@ -101,13 +102,13 @@ def load_grounder(args: Namespace) -> Grounder:
 
 @dataclass(frozen=True)
 class VideoAnswers:
-    """What became of the videos.
+    """Predictions for videos, and the videos that could not be read.
 
     Attributes:
-        predictions: One per video and query; ``qid`` counts them from 0.
-        records: What was asked, one per prediction.
-        thumbnails: Of each prediction's video, if they were asked for.
-        damaged: Why videos are refused, one line each.
+        predictions: One per video and query; ``qid`` numbers them from 0.
+        records: One unlabelled record per prediction.
+        thumbnails: Thumbnails of each prediction's video; empty lists without ``--plot``.
+        damaged: One line per damaged video, with the reason.
     """
 
     predictions: list[Prediction] = field(default_factory=list)
@@ -117,9 +118,9 @@ class VideoAnswers:
 
 
 def predict_videos(args: Namespace, grounder: Grounder) -> VideoAnswers:
-    """Encode each video, ask all queries, and cut the best moments out if that is wanted.
+    """Encode each video, predict all queries, and cut out the best moments if ``--clips`` is given.
 
-    A video whose damage only decoding shows is left out.
+    A video that turns out to be damaged while it is decoded is left out and listed in ``damaged``.
     """
     answers = VideoAnswers()
     with progress_bars() as progress:
@@ -147,7 +148,7 @@ def predict_videos(args: Namespace, grounder: Grounder) -> VideoAnswers:
 def predict_stored_video(
     grounder: Grounder, store: FeatureStore, vid: str, queries: Sequence[str]
 ) -> VideoAnswers:
-    """Ask all queries about a video of a feature file, which tells its length in whole clips."""
+    """Predict all queries for a video of a feature file; its duration is its number of clips times their length."""
     features = store.video(vid)
     video = EncodedVideo(vid, features.shape[1] * store.info.clip_seconds, features)
     predictions = grounder.predict(video, queries)
@@ -161,12 +162,12 @@ def _encode(grounder: Grounder, path: Path, progress: Progress) -> EncodedVideo:
 
 
 def expected_clips(grounder: Grounder, path: Path) -> int | None:
-    """How many clips a video will have; None where the file does not tell its length.
+    """Number of clips of a video file; None if its headers do not state its duration.
 
     Raises:
-        VideoError: It is no video.
+        VideoError: The file cannot be read as a video.
     """
-    assert grounder.spec is not None  # load_grounder asked for a backbone
+    assert grounder.spec is not None  # load_grounder refuses a grounder without a backbone
     reader = VideoReader(path, grounder.spec)
     reader.check()
     seconds = reader.duration

@@ -24,6 +24,8 @@ THUMBNAIL_POINTS = 44
 """Height of a thumbnail in points."""
 THUMBNAIL_ROW = 14.5
 """Width of a panel, as a multiple of the height of a thumbnail."""
+SCORE_SHARE = 0.035
+"""Part of a panel's width that a score label needs."""
 SHOWN_MOMENTS = 3
 TRUE_COLOUR, PREDICTED_COLOUR, SALIENCY_COLOUR = PALETTE[:3]
 
@@ -58,7 +60,7 @@ def plot_predictions(
         _draw_thumbnails(axes, pictures)
     panels[-1].set_xlabel("time [s]")
     labelled = [pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
-    handles = {label: handle for handle, label in reversed(labelled)}  # the first of each label
+    handles = {label: handle for handle, label in reversed(labelled)}  # keeps the first handle of each label
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), fontsize=8
     )
@@ -94,7 +96,21 @@ def _draw(axes: Axes, prediction: Prediction, record: Record, clip_seconds: floa
             alpha=1 - 0.3 * index,
             label=label,
         )
-        axes.annotate(f" {score:.2f}", (end, height), va="center", fontsize=7, annotation_clip=True)
+        time, side = _score_place(start, end, record.duration)
+        axes.annotate(
+            f" {score:.2f} ", (time, height), ha=side, va="center", fontsize=7, annotation_clip=True
+        )
+
+
+def _score_place(start: float, end: float, duration: float) -> tuple[float, str]:
+    """Time and horizontal alignment of a moment's score label, so that it stays inside the panel.
+
+    The label stands to the right of the moment, or to its left near the right border, or inside it if neither fits.
+    """
+    needed = SCORE_SHARE * duration
+    if end + needed <= duration:
+        return end, "left"
+    return (start, "right") if start >= needed else (end, "right")
 
 
 def _draw_thumbnails(axes: Axes, pictures: Sequence[Thumbnail]) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from sdst.console.parser import Parser
 from sdst.data.annotations import read_annotations
 from sdst.errors import UserError
-from sdst.features.extract import find_videos
+from sdst.features.selection import find_videos
 from sdst.files.atomic import write_atomically
 from sdst.metrics.error_kinds import CONSIDERED, KINDS
 from sdst.metrics.evaluation import PROTOCOLS

@@ -10,7 +10,7 @@ import torch
 from sdst.config.schema import Decoding
 from sdst.console.progress import progress_bars
 from sdst.errors import UserError
-from sdst.inference.commands import open_matching_store, run_model
+from sdst.inference.stored import open_matching_store, run_model
 from sdst.models.decoding import fit_windows, raw_moments
 from sdst.models.sdst import SDST
 from sdst.spans import cw_to_se

@@ -17,6 +17,7 @@ from sdst.errors import UserError
 from sdst.features import extract
 from sdst.inference import commands as predicting
 from sdst.inference.clips import thumbnails
+from sdst.inference.stored import open_matching_store, predict
 from sdst.metrics.evaluation import evaluate
 from sdst.metrics.trivial import mean_moment, whole_video
 from sdst.plotting.predictions import THUMBNAIL_ROW, plot_predictions
@@ -128,9 +129,9 @@ def make_features(world: Path, annotations: Sequence[Path]) -> None:
 
 def _plot(run_dir: Path, records: list[Record], world: Path, path: Path) -> None:
     model, stored, recipe = checkpoint.load(run_dir / BEST)
-    store = predicting.open_matching_store(str(world / "features.h5"), recipe)
+    store = open_matching_store(str(world / "features.h5"), recipe)
     decoding = Decoding(**stored["decode"])
-    predictions = predicting.predict(model, records, store, recipe["clip_seconds"], decoding)
+    predictions = predict(model, records, store, recipe["clip_seconds"], decoding)
     pictures = [
         thumbnails(world / "videos" / f"{record.vid}.mp4", record.duration, THUMBNAIL_ROW)
         for record in records

@@ -303,7 +303,7 @@ def test_writer_refuses_other_settings_finished_files_and_a_second_writer(tmp_pa
     with pytest.raises(UserError, match="increasing"):
         make_writer(tmp_path / "other.h5", video_layers=[40, 39])
     (tmp_path / "foreign.h5.partial").write_text("something else\n")
-    with pytest.raises(UserError, match="no journal"):
+    with pytest.raises(UserError, match="not a journal"):
         make_writer(tmp_path / "foreign.h5")
     with pytest.raises(UserError, match="cannot be written"):
         make_writer(path / "below_a_file.h5")

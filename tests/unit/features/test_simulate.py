@@ -1,4 +1,4 @@
-"""Simulated features: shapes, determinism, a signal that transfers; and the toy annotations themselves."""
+"""Simulated features: shapes, determinism, a signal that transfers; and the toy annotations."""
 
 import json
 from collections import defaultdict
@@ -54,10 +54,10 @@ def test_shapes_and_attributes(toy: dict[str, list[Record]], features: Path) -> 
     assert (store.info.video_layers, store.info.text_layers) == ((37, 38, 39, 40), (16, 17, 18, 19))
     for record in toy["val"]:
         assert store.video(record.vid).shape == (4, record.duration / 2, 64)
-        assert store.text(record.qid).shape == (4, 1 + len(record.query.split()), 48)  # CLS, words
+        assert store.text(record.qid).shape == (4, 1 + len(record.query.split()), 48)  # CLS and words
 
 
-def test_features_follow_from_seed_and_names_not_from_order_or_company(
+def test_features_depend_only_on_seed_and_names(
     toy: dict[str, list[Record]], features: Path, tmp_path: Path
 ) -> None:
     write_simulated(toy["val"][::-1], tmp_path / "val.h5", **DIMS)
@@ -92,7 +92,7 @@ def test_an_interrupted_simulation_is_continued(
     assert arrays(tmp_path / "f.h5") == arrays(tmp_path / "whole.h5")
 
 
-def test_command_takes_several_files_also_without_labels(tmp_path: Path) -> None:
+def test_command_takes_several_files_with_or_without_labels(tmp_path: Path) -> None:
     paths = write_toy_annotations(tmp_path, num_train=2, num_val=2, num_test=0, seed=3)
     rows = [json.loads(line) for line in paths["val"].read_text().splitlines()]
     bare = tmp_path / "bare.jsonl"
@@ -191,7 +191,7 @@ def transfer_auc(path: Path, toy: dict[str, list[Record]], layers: list[int]) ->
     return float(np.mean(areas))
 
 
-def test_what_train_teaches_transfers_to_unseen_queries_best_from_all_layers(
+def test_training_transfers_to_unseen_queries_best_with_all_layers(
     toy: dict[str, list[Record]], features: Path
 ) -> None:
     shallow, deep = transfer_auc(features, toy, [37]), transfer_auc(features, toy, [40])
@@ -256,7 +256,7 @@ def test_toy_saliency_is_highest_in_the_middle_of_a_moment(toy: dict[str, list[R
     assert np.mean(middle) > np.mean(edge) + 1
 
 
-def test_toy_files_follow_from_the_seed(tmp_path: Path) -> None:
+def test_toy_files_depend_only_on_the_seed(tmp_path: Path) -> None:
     texts = []
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
         paths = write_toy_annotations(tmp_path / folder, num_train=3, num_val=1, num_test=1, seed=seed)
@@ -265,7 +265,7 @@ def test_toy_files_follow_from_the_seed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seconds", ["inf", "nan", "0", "-1"])
-def test_a_clip_length_that_is_none_is_refused(
+def test_an_invalid_clip_length_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], seconds: str
 ) -> None:
     paths = write_toy_annotations(tmp_path, num_train=2, num_val=2, num_test=0, seed=3)

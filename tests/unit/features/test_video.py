@@ -1,4 +1,4 @@
-"""Which frames become which clips, what is done to them, and what malformed files give."""
+"""Videos as clips: which frames are taken, how they are resized, and which files are refused."""
 
 import itertools
 import os
@@ -20,7 +20,7 @@ SMALL = ClipSpec(size=8)
 
 
 def greys(path: Path, spec: ClipSpec = SMALL) -> list[list[int]]:
-    """The one grey of each frame of each clip."""
+    """The grey value of each frame of each clip."""
     clips = list(VideoReader(path, spec))
     for clip in clips:
         assert clip.dtype == torch.uint8
@@ -142,13 +142,13 @@ def test_a_file_without_a_declared_length_is_as_long_as_its_frames(tmp_path):
     assert reader.frames_decoded == 75
 
 
-def test_the_content_decides_not_the_extension(tmp_path):
+def test_the_content_decides_the_format_not_the_extension(tmp_path):
     path = write_grey_video(tmp_path / "v.mov", [i / 10 for i in range(40)])
     assert len(greys(path.rename(tmp_path / "v.avi"))) == 2
 
 
 def truncated(tmp_path: Path, share: float) -> Path:
-    """A six second file cut after a share of its bytes; its index is at the front, so it still opens."""
+    """A six-second file cut after a share of its bytes; its index is at the front, so it still opens."""
     times = [i / 20 for i in range(120)]
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (16, 16, 3), dtype=np.uint8) for _ in times]  # equally hard to compress
@@ -157,7 +157,7 @@ def truncated(tmp_path: Path, share: float) -> Path:
     return path
 
 
-def test_an_end_shorter_than_a_clip_is_stood_in_for(tmp_path):
+def test_a_missing_end_shorter_than_a_clip_repeats_the_last_frame(tmp_path):
     clips = list(VideoReader(truncated(tmp_path, 0.85), SMALL))
     assert len(clips) == 3
     assert clips[2][2].equal(clips[2][3])
@@ -195,7 +195,7 @@ def text(path: Path) -> Path:
 
 
 def headless(path: Path) -> Path:
-    """Cut so that the index at the end is lost."""
+    """A file without its index, which stood at the cut end."""
     os.truncate(write_grey_video(path.with_suffix(".mov"), [i / 10 for i in range(40)]), 2000)
     return path.with_suffix(".mov").rename(path)
 
@@ -225,7 +225,7 @@ def test_unusable_files_are_refused_in_one_line(tmp_path, make, reason):
     assert "\n" not in str(error.value)
 
 
-def test_a_playlist_does_not_reach_for_the_network(tmp_path):
+def test_a_playlist_does_not_use_the_network(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         path = tmp_path / "v.m3u8"
@@ -233,7 +233,7 @@ def test_a_playlist_does_not_reach_for_the_network(tmp_path):
         path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9.0,\n{url}\n#EXT-X-ENDLIST\n")
         with pytest.raises(VideoError):
             list(VideoReader(path, SMALL))
-        with pytest.raises(BlockingIOError):  # nobody has called
+        with pytest.raises(BlockingIOError):  # nothing has connected
             server.accept()
 
 

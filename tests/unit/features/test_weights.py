@@ -105,7 +105,7 @@ def test_every_layout_loads_every_tensor(tmp_path, config_file, weights, layout)
     assert backbone.vision(torch.ones(1, 3, 3, 12, 12), [2], ["adaptive"])["adaptive"].shape == (1, 1, 5)
 
 
-def test_towers_are_frozen_in_the_precision_asked_for(tmp_path, config_file, weights):
+def test_towers_are_frozen_in_the_requested_precision(tmp_path, config_file, weights):
     backbone = load_backbone(save(weights, tmp_path), config_file, dtype=torch.bfloat16)
     for tower in (backbone._vision_tower, backbone._text_tower):
         assert not tower.training
@@ -153,14 +153,14 @@ def test_missing_tensors_are_named(tmp_path, config_file, weights):
         ({"mlp_ratio": 2.0}, r"mlp\.fc1\.weight of shape \(12, 8\), not \(16, 8\)"),
     ],
 )
-def test_a_configuration_of_another_model_is_told_apart(tmp_path, weights, changes, message):
+def test_a_configuration_of_another_model_is_refused(tmp_path, weights, changes, message):
     other = replace(CONFIG, vision=replace(CONFIG.vision, **changes))
     with pytest.raises(UserError, match=message) as caught:
         load_backbone(save(weights, tmp_path), write_config(tmp_path, asdict(other)))
     assert "\n" not in str(caught.value)
 
 
-def test_the_fingerprint_depends_on_the_weights_alone(tmp_path, config_file, weights):
+def test_the_fingerprint_depends_only_on_the_weights(tmp_path, config_file, weights):
     path = save(weights, tmp_path)
     safetensors.save_file(weights, tmp_path / "same.safetensors")
     recipe = load_backbone(path, config_file).recipe()
@@ -171,7 +171,7 @@ def test_the_fingerprint_depends_on_the_weights_alone(tmp_path, config_file, wei
     assert {key for key in recipe if recipe[key] != other[key]} == {"backbone_weights"}
 
 
-def test_the_recipe_is_plain_and_tells_the_input(tmp_path, config_file, weights):
+def test_the_recipe_is_plain_and_states_the_input_sizes(tmp_path, config_file, weights):
     recipe = load_backbone(save(weights, tmp_path), config_file).recipe()
     assert json.loads(json.dumps(recipe)) == recipe
     assert recipe["backbone"] == "internvideo2-2x8"
@@ -204,12 +204,12 @@ def test_a_broken_file_is_refused_in_one_line(tmp_path, config_file, weights, su
     assert "\n" not in str(caught.value)
 
 
-def test_a_checkpoint_that_is_not_there_is_named(tmp_path, config_file):
+def test_a_missing_checkpoint_is_named(tmp_path, config_file):
     with pytest.raises(UserError, match=r"absent\.pt: no such file"):
         load_backbone(tmp_path / "absent.pt", config_file)
 
 
-def test_safetensors_that_is_not_installed_is_named(tmp_path, config_file, weights, monkeypatch):
+def test_a_missing_safetensors_library_is_named(tmp_path, config_file, weights, monkeypatch):
     safetensors.save_file(weights, tmp_path / "c.safetensors")
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(UserError, match=r"needs safetensors.*pip install 'sdst\[extract\]'"):
@@ -225,7 +225,7 @@ def test_a_configuration_reads_back(config_file):
 
 
 @needs_shared
-def test_the_official_configuration_is_read_as_it_is():
+def test_the_official_configuration_file_can_be_read():
     config = read_config(f"{ORACLE}.config.json")
     assert (config.vision.depth, config.vision.embed_dim, config.vision.grid) == (5, 176, (4, 4, 4))
     assert (config.text.fusion_layer, config.text.num_hidden_layers) == (6, 8)
@@ -239,16 +239,16 @@ def test_a_file_with_a_presets_sizes_has_its_name(tmp_path):
 @pytest.mark.parametrize(
     ("section", "key", "value", "message"),
     [
-        ("vision", "depth", None, "vision.depth is None, not a positive int"),
-        ("vision", "depth", 2.5, "vision.depth is 2.5, not a positive int"),
-        ("vision", "depth", True, "vision.depth is True, not a positive int"),
-        ("vision", "mlp_ratio", "4", "vision.mlp_ratio is '4', not a positive float"),
-        ("vision", "mlp_ratio", float("nan"), "vision.mlp_ratio is nan, not a positive float"),
-        ("vision", "num_frames", 0, "vision.num_frames is 0, not a positive int"),
-        ("vision", "num_heads", 3, r"vision: embed_dim \(8\) is no multiple of num_heads \(3\)"),
-        ("vision", "img_size", 13, r"vision: img_size \(13\) is no multiple of patch_size \(6\)"),
-        ("vision", "qkv_bias", True, "vision.qkv_bias is True, but stage-2 towers have False"),
-        ("text", "hidden_act", "relu", "text.hidden_act is 'relu', but stage-2 towers have 'gelu'"),
+        ("vision", "depth", None, "vision.depth must be a positive int, got None"),
+        ("vision", "depth", 2.5, "vision.depth must be a positive int, got 2.5"),
+        ("vision", "depth", True, "vision.depth must be a positive int, got True"),
+        ("vision", "mlp_ratio", "4", "vision.mlp_ratio must be a positive float, got '4'"),
+        ("vision", "mlp_ratio", float("nan"), "vision.mlp_ratio must be a positive float, got nan"),
+        ("vision", "num_frames", 0, "vision.num_frames must be a positive int, got 0"),
+        ("vision", "num_heads", 3, r"vision: embed_dim \(8\) must be a multiple of num_heads \(3\)"),
+        ("vision", "img_size", 13, r"vision: img_size \(13\) must be a multiple of patch_size \(6\)"),
+        ("vision", "qkv_bias", True, "vision.qkv_bias must be False as in stage-2 towers, got True"),
+        ("text", "hidden_act", "relu", "text.hidden_act must be 'gelu' as in stage-2 towers, got 'relu'"),
         ("text", "fusion_layer", 4, r"text: fusion_layer \(4\) exceeds num_hidden_layers \(3\)"),
     ],
 )
@@ -276,7 +276,7 @@ def test_a_missing_size_is_named(tmp_path, key):
         (None, "No such file .* internvideo2-1b"),
     ],
 )
-def test_a_file_that_is_no_configuration_is_refused(tmp_path, content, message):
+def test_a_file_that_is_not_a_configuration_is_refused(tmp_path, content, message):
     path = tmp_path / "config.json"
     if content is not None:
         path.write_text(content)

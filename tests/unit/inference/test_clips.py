@@ -1,4 +1,4 @@
-"""Frames at given times, thumbnails and cuts, in videos whose every pixel is known."""
+"""Frames at given times, thumbnails and cuts of videos with known pixels."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +16,7 @@ from sdst.inference.clips import cut, cut_moments, file_words, thumbnails
 from sdst.types import Prediction
 
 FIFTHS = [fifth * 91 % 240 for fifth in range(60)]
-"""The grey tells the fifth of a second, and neighbours differ much."""
+"""Grey value of each fifth of a second; neighbours differ by a lot."""
 
 
 def grey(picture: np.ndarray) -> float:
@@ -76,7 +76,7 @@ def test_a_late_frame_is_reached_without_decoding_the_video(greys, monkeypatch):
     assert len(decoded) < 40
 
 
-def test_thumbnails_show_their_times(greys):
+def test_thumbnails_show_the_video_at_their_times(greys):
     row = thumbnails(greys, 12.0, width=6.1)
     assert [time for time, _ in row] == [1.5, 4.5, 7.5, 10.5]  # four of 1.5 heights fit
     np.testing.assert_allclose(
@@ -95,7 +95,7 @@ def test_thumbnails_are_upright_small_and_at_least_one(tmp_path):
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.0, 2.0), (3.6, 8.4), (9.48, 12.0)])
-def test_a_cut_holds_exactly_its_part(greys, tmp_path, start, end):
+def test_a_cut_contains_exactly_its_part(greys, tmp_path, start, end):
     cut(greys, start, end, tmp_path / "cut.mp4")
     made = reader(tmp_path / "cut.mp4")
     made.check()
@@ -129,7 +129,7 @@ def test_a_cut_has_its_sound(tmp_path):
     assert np.mean(loudness) == pytest.approx(np.mean(expected), rel=0.2)
 
 
-def test_file_names_hold_no_path_whatever_the_query(greys, tmp_path):
+def test_file_names_never_contain_a_path(greys, tmp_path):
     queries = ["../../etc/passwd", "/", "..", "", "a\0b\nc", "-rf *", "猫" * 300, "CON", "x" * 5000]
     for qid, query in enumerate(queries):
         windows = np.array([[0.0, 1.0, 0.9], [2.0, 3.0, 0.5]])
@@ -140,12 +140,12 @@ def test_file_names_hold_no_path_whatever_the_query(greys, tmp_path):
     assert file_words("A dog, jumps!") == "A-dog-jumps"
 
 
-def test_as_many_moments_are_cut_as_asked_for(greys, tmp_path):
+def test_the_requested_number_of_moments_is_cut(greys, tmp_path):
     windows = np.array([[1.0, 2.0, 0.9], [4.0, 6.0, 0.5], [7.0, 8.0, 0.1]])
     paths = cut_moments(Prediction(7, "v", "dog", windows), greys, tmp_path, count=2)
     assert [path.name for path in paths] == ["007_v_dog_1_1.0-2.0s.mp4", "007_v_dog_2_4.0-6.0s.mp4"]
 
 
-def test_a_place_that_cannot_be_written_is_refused(greys, tmp_path):
+def test_an_unwritable_path_is_refused(greys, tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         cut(greys, 0, 1, tmp_path / "absent" / "cut.mp4")

@@ -1,4 +1,4 @@
-"""The Python interface: the same features and predictions as through files, long videos, refusals."""
+"""The Python interface: the same features and predictions as from files, long videos, refusals."""
 
 import json
 import subprocess
@@ -18,8 +18,8 @@ from sdst.data.predictions import read_predictions
 from sdst.data.store import FeatureStore
 from sdst.errors import UserError
 from sdst.features.backbone.backbone import load_backbone
-from sdst.inference.commands import open_matching_store
 from sdst.inference.grounder import EncodedVideo, Grounder, load
+from sdst.inference.stored import open_matching_store
 from sdst.training import checkpoint
 from sdst.types import Output
 
@@ -39,12 +39,12 @@ def grounder(video_run, backbone):
 
 
 def with_options(video_run, backbone, decoding=PLAIN, **recipe):
-    """The trained model with another decoding and changes of its recipe."""
+    """The trained model with another decoding and a changed recipe."""
     model, _, stored = checkpoint.load(video_run.checkpoint)
     return Grounder(model, decoding, {**stored, **recipe}, backbone, torch.device("cpu"))
 
 
-def test_importing_the_package_brings_no_torch():
+def test_importing_the_package_does_not_import_torch():
     code = "import sys, sdst; sdst.__version__; raise SystemExit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert sdst.load is load
@@ -53,7 +53,7 @@ def test_importing_the_package_brings_no_torch():
 
 
 @needs_shared
-def test_features_are_those_of_the_feature_file(video_run, grounder):
+def test_features_equal_those_of_the_feature_file(video_run, grounder):
     store = open_matching_store(video_run.features, grounder.recipe)
     for vid, seconds in {"a": 8.0, "b": 12.0, "c": 9.0}.items():
         video = grounder.encode(video_run.video(vid))
@@ -64,7 +64,7 @@ def test_features_are_those_of_the_feature_file(video_run, grounder):
 
 
 @needs_shared
-def test_predictions_are_those_from_stored_features(video_run, grounder, tmp_path):
+def test_predictions_equal_those_from_stored_features(video_run, grounder, tmp_path):
     out = tmp_path / "p.jsonl"
     files = ["--features", video_run.features, "--annotations", video_run.folder / "train.jsonl"]
     arguments = ["--checkpoint", video_run.checkpoint, *files, "--out", out]
@@ -100,7 +100,7 @@ def test_many_queries_encode_the_video_once(video_run, backbone, grounder, monke
 
 
 @needs_shared
-def test_the_longest_training_video_is_told(grounder):
+def test_the_recipe_states_the_longest_training_video(grounder):
     assert grounder.recipe["max_clips"] == 6  # 12 s
 
 
@@ -132,7 +132,7 @@ def test_a_long_video_is_the_union_of_its_parts(video_run, backbone):
 
 
 class TooWide(torch.nn.Module):
-    """Finds a moment that reaches beyond both ends of whatever it is given."""
+    """Predicts a moment that reaches beyond both ends of its input."""
 
     def forward(self, video, video_mask, text, text_mask, num_clips):
         size = len(text)
@@ -149,7 +149,7 @@ class TooWide(torch.nn.Module):
         )
 
 
-def test_a_moment_does_not_leave_the_part_it_was_found_in():
+def test_moments_stay_inside_their_part():
     grounder = Grounder(TooWide(), PLAIN, {"max_clips": 4, "clip_seconds": 2.0}, None, torch.device("cpu"))
     features = np.arange(9, dtype=np.float16).reshape(1, 9, 1)
     long = EncodedVideo("long", 17.4, features)
@@ -191,7 +191,9 @@ def test_moments_of_all_parts_suppress_each_other(video_run, backbone):
         ("new", "another way"),
     ],
 )
-def test_stored_features_made_otherwise_are_refused(video_run, grounder, tmp_path, attribute, value):
+def test_stored_features_unlike_the_training_features_are_refused(
+    video_run, grounder, tmp_path, attribute, value
+):
     other = tmp_path / "other.h5"
     other.write_bytes(video_run.features.read_bytes())
     with h5py.File(other, "r+") as file:
@@ -235,7 +237,7 @@ def test_a_model_of_imported_or_simulated_features_is_refused(finished, backbone
 
 
 @needs_shared
-def test_without_a_backbone_stored_features_can_be_asked(video_run, grounder):
+def test_stored_features_can_be_queried_without_a_backbone(video_run, grounder):
     alone = load(video_run.checkpoint)
     store = open_matching_store(video_run.features, alone.recipe)
     video = EncodedVideo("a", 8.0, store.video("a"))
@@ -246,7 +248,7 @@ def test_without_a_backbone_stored_features_can_be_asked(video_run, grounder):
     ):
         np.testing.assert_allclose(mine.windows, theirs.windows, rtol=0, atol=1e-6)
     for call in (lambda: alone.encode(video_run.video("a")), lambda: alone.predict(video, queries)):
-        with pytest.raises(UserError, match="no backbone was loaded"):
+        with pytest.raises(UserError, match="no backbone is loaded"):
             call()
 
 
@@ -255,7 +257,7 @@ def test_bad_arguments_are_refused(video_run, grounder, tmp_path):
     video = grounder.encode(video_run.video("a"))
     with pytest.raises(UserError, match="query 1 is empty"):
         grounder.predict(video, ["dog", " "])
-    with pytest.raises(UserError, match="query 0 has half of a character"):
+    with pytest.raises(UserError, match="query 0 holds a lone surrogate"):
         grounder.predict(video, ["\ud800"])
     with pytest.raises(TypeError, match="a list of sentences"):
         grounder.predict(video, "dog")

@@ -32,12 +32,12 @@ def test_neighbouring_parts_overlap_by_at_least_half(num_clips, length):
     ("num_clips", "length", "starts"),
     [(75, 75, [0]), (76, 75, [0, 1]), (10, 4, [0, 2, 4, 6]), (9, 4, [0, 2, 4, 5]), (3, 1, [0, 1, 2])],
 )
-def test_some_starts_by_hand(num_clips, length, starts):
+def test_starts_for_known_lengths(num_clips, length, starts):
     assert part_starts(num_clips, length) == starts
 
 
 @given(lengths, lengths)
-def test_parts_of_one_curve_average_to_it(num_clips, length):
+def test_averaged_parts_of_a_curve_restore_it(num_clips, length):
     curve = np.sin(np.arange(num_clips))
     starts = part_starts(num_clips, length)
     np.testing.assert_allclose(

@@ -1,4 +1,4 @@
-"""The frozen backbone, InternVideo2 stage-2 (Sec. 4): pixel constants, both towers as one object."""
+"""The frozen backbone, InternVideo2 stage-2 (Sec. 4): both towers as one object, and its pixel constants."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from sdst.features.backbone.sizes import BackboneConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""What is subtracted from the red, green and blue of pixels in [0, 1]."""
+"""Mean of red, green and blue, subtracted from pixels in [0, 1]."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""What they are then divided by."""
+"""Standard deviation of red, green and blue; the result is divided by it."""
 
 
 class Backbone:
@@ -54,9 +54,9 @@ class Backbone:
         """Pooled states of clips after the given blocks (eq. 15), on the backbone's device.
 
         Args:
-            frames: (N, 3, F, H, W) clips, normalised with ``IMAGENET_MEAN`` and ``IMAGENET_STD``; see
-                ``VisionTower`` for other numbers and sizes of frames than configured.
-            layers: Block numbers, 1 to ``depth``; the result has their order.
+            frames: (N, 3, F, H, W) clips, normalised with ``IMAGENET_MEAN`` and ``IMAGENET_STD``; ``VisionTower``
+                says which numbers and sizes of frames are allowed.
+            layers: Block numbers, 1 to ``depth``; the result keeps their order.
             poolings: Any of ``cls``, ``avg``, ``adaptive``.
 
         Returns:
@@ -70,24 +70,24 @@ class Backbone:
 
         Args:
             sentences: Queries as written; they are lower-cased and get no prefix.
-            layers: Layer numbers, 1 to ``fusion_layer``; the result has their order.
+            layers: Layer numbers, 1 to ``fusion_layer``; the result keeps their order.
 
         Returns:
-            One (L, n_layers, Dt) float32 per sentence: CLS first, SEP last, no padding.
+            One (L, n_layers, Dt) float32 tensor per sentence: CLS first, SEP last, no padding.
 
         Raises:
             UserError: The backbone was loaded without a vocabulary.
         """
         if self._tokenizer is None:
-            raise UserError("encoding text needs the vocab.txt of bert-large-uncased; name it with --vocab")
+            raise UserError("encoding text needs the vocab.txt of bert-large-uncased; give it with --vocab")
         input_ids, mask = (tensor.to(self._device) for tensor in self._tokenizer(sentences))
         states = self._text_tower(input_ids, mask, layers)
         return [rows[valid] for rows, valid in zip(states, mask, strict=True)]
 
     def recipe(self) -> dict[str, str | int | list[float]]:
-        """What must agree between the features a model was trained on and those it is given later.
+        """Settings that must be the same for the training features and all later ones.
 
-        Neither the precision nor the device is part of it: they change features by rounding alone.
+        Precision and device are not among them, because they only change the rounding.
         """
         return {
             "backbone": self._name,
@@ -112,20 +112,20 @@ def load_backbone(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Backbone:
-    """Build both towers and fill them from an official checkpoint.
+    """Build both towers and load their weights from an official checkpoint.
 
     Args:
         checkpoint: A ``.pt`` or ``.safetensors`` file; None takes the weights and the vocabulary that come with
             the package, if the configuration is one of ``SHIPPED``.
-        config: A preset's name or a JSON file (``read_config``).
+        config: Name of a preset, or a JSON file (``read_config``).
         vocab: The ``vocab.txt`` of bert-large-uncased; only ``Backbone.text`` needs it.
-        device: Where the towers are put.
-        dtype: Precision of the matrix products. Norms and the sum of block outputs stay float32 in the vision
-            tower, so float16 does not overflow there.
+        device: Device of the towers.
+        dtype: Precision of the matrix products. Norms and the residual sum of the vision tower stay float32, so
+            float16 does not overflow there.
 
     Raises:
-        UserError: A file that is not there, broken, or at odds with the configuration; a library of the
-            ``extract`` extra that is not installed.
+        UserError: A file is missing, damaged or does not fit the configuration, or a library of the ``extract``
+            extra is not installed.
     """
     from sdst.features.backbone.bert import TextTower, Tokenizer
     from sdst.features.backbone.internvideo2 import VisionTower
@@ -140,7 +140,7 @@ def load_backbone(
         folder = SHIPPED[str(config)]
         checkpoint, vocab = folder / "weights.safetensors", folder / "vocab.txt"
     tokenizer = None if vocab is None else Tokenizer(vocab, sizes.text)
-    with torch.device("meta"):  # no memory and no time for initial values: the checkpoint has them all
+    with torch.device("meta"):  # no initial values, because the checkpoint has all of them
         vision_tower, text_tower = VisionTower(sizes.vision), TextTower(sizes.text)
     towers = nn.ModuleDict({"vision_encoder": vision_tower, "text_encoder": text_tower})
     fingerprint = load_towers(checkpoint, towers, sizes.text, device=device, dtype=dtype)
@@ -149,14 +149,17 @@ def load_backbone(
 
 
 def usable_device(device: torch.device | str | None) -> torch.device:
-    """The device of that name; None means the first GPU, else the CPU.
+    """The device with that name; None means the first GPU, or the CPU if there is none.
 
     Raises:
-        UserError: There is no such device here.
+        UserError: This machine does not have the device.
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device}: cannot be used ({str(error).splitlines()[0]})") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"device {device}: cannot be used ({reason}); choose another with --device"
+        ) from error

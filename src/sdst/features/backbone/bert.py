@@ -26,10 +26,10 @@ class Tokenizer:
 
     Args:
         vocab: The model's ``vocab.txt``, one word piece per line.
-        config: Sizes of the tower; longer sentences are cut to its positions, with a warning.
+        config: Sizes of the tower. Sentences with more tokens than it has positions are cut, with a warning.
 
     Raises:
-        UserError: The file is not there, is no vocabulary, or is that of another model.
+        UserError: The file is missing, is not a vocabulary, or belongs to another model.
     """
 
     def __init__(self, vocab: str | Path, config: TextConfig) -> None:
@@ -55,7 +55,7 @@ class Tokenizer:
 
 
 class TextTower(nn.Module):
-    """BERT without pooler, cut after its text-only layers."""
+    """BERT without its pooler and without the fusion layers above its text-only layers."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -81,18 +81,18 @@ class TextTower(nn.Module):
         Args:
             input_ids: (N, L) token ids.
             mask: (N, L) bool, true where valid.
-            layers: Layer numbers; n is the state after the n-th layer, 0 that of the embeddings.
+            layers: Layer numbers; n is the state after the n-th layer, 0 the state of the embeddings.
 
         Returns:
             (N, L, n_layers, Dt) float32 in the order of ``layers``; meaningless where padded.
 
         Raises:
-            UserError: A layer that does not exist or is no text-only layer.
+            UserError: A layer does not exist or is not a text-only layer.
         """
         for layer in layers:
             if not 0 <= layer <= self.num_layers:
                 raise UserError(f"text layer {layer} does not exist; choose from 1 to {self.num_layers}")
-        # Positions and types are given because BERT's own buffers have no values in a tower built on "meta".
+        # Positions and types are passed because BERT's own buffers have no values in a tower built on "meta".
         out = self.bert(
             input_ids,
             attention_mask=mask.long(),
@@ -114,10 +114,10 @@ def _read_vocab(path: Path, size: int) -> dict[str, int]:
     lacking = [token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if token not in ids]
     if lacking:
         raise UserError(
-            f"{path}: no WordPiece vocabulary, lacks {', '.join(lacking)}; give the model's vocab.txt"
+            f"{path}: not a WordPiece vocabulary, lacks {', '.join(lacking)}; give the model's vocab.txt"
         )
     if len(ids) != size:
         raise UserError(
-            f"{path}: {len(ids)} different words, but the text tower has {size}; give the model's vocab.txt"
+            f"{path}: has {len(ids)} different words, the text tower needs {size}; give the model's vocab.txt"
         )
     return ids

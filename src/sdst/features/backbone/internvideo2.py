@@ -1,8 +1,8 @@
 """InternVideo2 stage-2 vision tower: states after every block, pooled per layer (Sec. 4, eq. 15).
 
 Parameter names are those of the official checkpoint. Shapes use ``N`` clips, ``F`` frames of a clip, ``S``
-tokens (CLS and one per patch), ``D`` token width. There is no dropout in it: the real one only ever runs frozen.
-Whatever the precision of the parameters, norms and the residual sum are computed in float32.
+tokens (CLS and one per patch), ``D`` token width. There is no dropout, because the official tower only runs frozen.
+Norms and the residual sum are computed in float32, whatever the precision of the parameters.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class LayerScale(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention; queries and keys are normed over their full width, before the heads part."""
+    """Multi-head self-attention; queries and keys are normed over their full width, before the split into heads."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class Block(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention whose input biases are parameters of their own, as the checkpoint names them."""
+    """Multi-head attention with the input biases as separate parameters, named as in the checkpoint."""
 
     def __init__(self, dim: int, out_dim: int, num_heads: int) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class CrossAttention(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """Pools tokens by one attention step whose query is their mean: AdaptivePool of eq. 15."""
+    """Pools tokens by one attention step with their mean as query: AdaptivePool of eq. 15."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class AttentionPooling(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """The tower up to its pooled features; the official heads above it are not needed and left out."""
+    """The tower up to its pooled features, without the official heads above it."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -170,11 +170,11 @@ class VisionTower(nn.Module):
 
     @torch.no_grad()
     def forward(self, frames: Tensor, layers: Sequence[int], poolings: Sequence[str]) -> dict[str, Tensor]:
-        """Pooled states after the given blocks, in one pass that never holds two layers' tokens.
+        """Pooled states after the given blocks, in one pass that never holds the tokens of two layers.
 
         Args:
-            frames: (N, C, F, H, W) normalised clips; one frame goes through the image positions. F may differ
-                from the configured number and H, W from the configured size: positions are then interpolated.
+            frames: (N, C, F, H, W) normalised clips; a single frame uses the image positions. F may differ from the
+                configured number and H, W from the configured size: positions are then interpolated.
             layers: Block numbers, 1 to depth.
             poolings: Any of ``cls`` (first token), ``avg`` (mean of all tokens), ``adaptive`` (eq. 15).
 
@@ -183,7 +183,7 @@ class VisionTower(nn.Module):
             adaptive and ``embed_dim`` for the others.
 
         Raises:
-            UserError: A layer or pooling that does not exist.
+            UserError: A layer or pooling does not exist.
         """
         for layer in layers:
             if not 1 <= layer <= self.config.depth:
@@ -197,9 +197,9 @@ class VisionTower(nn.Module):
         }
 
     def states(self, frames: Tensor) -> Iterator[Tensor]:
-        """(N, S, D) float32 tokens of (N, C, F, H, W) clips after each block in turn, CLS first.
+        """Yield the (N, S, D) float32 tokens of (N, C, F, H, W) clips after each block, CLS first.
 
-        Unlike ``forward`` it leaves gradients to the caller: ``sdst world train-backbone`` trains a small tower.
+        Unlike ``forward``, it records gradients, because ``sdst world train-backbone`` trains a small tower.
         """
         tokens = self._embed(frames)
         for block in self.blocks:
@@ -207,10 +207,10 @@ class VisionTower(nn.Module):
             yield tokens
 
     def pool(self, tokens: Tensor, pooling: str) -> Tensor:
-        """(N, S, D) tokens of any layer to (N, Dv)."""
+        """Pool (N, S, D) tokens of any layer to (N, Dv)."""
         match pooling:
             case "cls":
-                return tokens[:, 0].clone()  # a view would keep the whole layer in memory
+                return tokens[:, 0].clone()  # cloned, because a view would keep the whole layer in memory
             case "avg":
                 return tokens.mean(dim=1)
             case "adaptive":
@@ -233,9 +233,9 @@ def resize_positions(positions: Tensor, stored: Grid, wanted: Grid) -> Tensor:
     """Interpolate position embeddings as the official code does: first linear in time, then bicubic in space.
 
     Args:
-        positions: (1, 1 + tokens of ``stored``, D), CLS first; its position stays as it is.
-        stored: The grid the positions are for.
-        wanted: The grid they are needed for.
+        positions: (1, 1 + tokens of ``stored``, D), CLS first; the position of CLS stays unchanged.
+        stored: Grid of ``positions``.
+        wanted: Grid of the result.
 
     Returns:
         (1, 1 + tokens of ``wanted``, D).

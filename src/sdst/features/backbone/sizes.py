@@ -1,4 +1,4 @@
-"""Sizes of the frozen backbone's towers: presets, and what a configuration file says (Sec. 4)."""
+"""Sizes of the frozen backbone's towers, from a preset or a configuration file (Sec. 4)."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ ONE_ARCHITECTURE: dict[str, dict[str, bool | str]] = {
     },
     "text": {"hidden_act": "gelu"},
 }
-"""Switches of the official configuration that have one value in every released stage-2 model."""
+"""Options of the official configuration that have the same value in every released stage-2 model."""
 
 
 def _require_multiple(key: str, value: int, other: str, divisor: int) -> None:
     if value % divisor:
-        raise ValueError(f"{key} ({value}) is no multiple of {other} ({divisor})")
+        raise ValueError(f"{key} ({value}) must be a multiple of {other} ({divisor})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +38,13 @@ class VisionConfig:
         in_chans: Colour channels.
         img_size: Height and width of a frame in pixels.
         patch_size: Height and width of a patch in pixels.
-        num_frames: Frames of a clip.
-        tubelet_size: Frames that one token covers.
+        num_frames: Number of frames of a clip.
+        tubelet_size: Number of frames that one token covers.
         embed_dim: Width of a token.
         depth: Number of blocks; layer n is the state after block n, 1 to depth.
-        num_heads: Attention heads of a block.
-        mlp_ratio: Hidden width of a block's MLP over ``embed_dim``.
-        attn_pool_num_heads: Heads of the attention pooling.
+        num_heads: Number of attention heads of a block.
+        mlp_ratio: Hidden width of a block's MLP, divided by ``embed_dim``.
+        attn_pool_num_heads: Number of heads of the attention pooling.
         clip_embed_dim: Width after the attention pooling.
     """
 
@@ -80,11 +80,11 @@ class TextConfig:
     Attributes:
         hidden_size: Width of a token.
         intermediate_size: Hidden width of a layer's MLP.
-        num_attention_heads: Attention heads of a layer.
-        num_hidden_layers: All layers, the fusion layers included.
-        fusion_layer: Number of text-only layers; those above also look at the video and are not used.
-        vocab_size: Words in the vocabulary.
-        max_position_embeddings: The longest token sequence.
+        num_attention_heads: Number of attention heads of a layer.
+        num_hidden_layers: Number of all layers, including the fusion layers.
+        fusion_layer: Number of text-only layers; the layers above also attend to the video and are not used.
+        vocab_size: Number of words in the vocabulary.
+        max_position_embeddings: Length of the longest token sequence.
         layer_norm_eps: Epsilon of the layer norms.
     """
 
@@ -114,7 +114,7 @@ class BackboneConfig:
 
     @property
     def name(self) -> str:
-        """The preset's name, or one made of depth and width: files and paths do not change it."""
+        """The preset's name, or one made of depth and width; it does not depend on the configuration file's path."""
         presets = (name for name, config in PRESETS.items() if config == self)
         return next(presets, f"internvideo2-{self.vision.depth}x{self.vision.embed_dim}")
 
@@ -175,19 +175,19 @@ PRESETS = {
 backbone of the invented world (``sdst world``), whose weights come with the package."""
 
 SHIPPED = {"small-world": Path(__file__).parents[1] / "small_world"}
-"""Presets whose ``weights.safetensors`` and ``vocab.txt`` come with the package, and where."""
+"""Presets whose ``weights.safetensors`` and ``vocab.txt`` come with the package -> their folder."""
 
 Sizes = TypeVar("Sizes", VisionConfig, TextConfig)
 
 
 def read_config(source: str | Path) -> BackboneConfig:
-    """The sizes of a preset, or of a JSON file with the sections ``vision`` and ``text``.
+    """Read the sizes of a preset, or of a JSON file with the sections ``vision`` and ``text``.
 
-    A file may be the official configuration as it is: keys that only concern training or a choice of kernels
-    are ignored.
+    The official configuration file works unchanged: keys that only concern training or the choice of kernels are
+    ignored.
 
     Raises:
-        UserError: No such preset or file, a missing or impossible size, or another architecture.
+        UserError: The preset or file does not exist, a size is missing or impossible, or the architecture is another.
     """
     if str(source) in PRESETS:
         return PRESETS[str(source)]
@@ -198,7 +198,9 @@ def read_config(source: str | Path) -> BackboneConfig:
             f"{source}: cannot be read ({error.strerror}); give a JSON file or {' or '.join(PRESETS)}"
         ) from error
     except ValueError as error:
-        raise UserError(f"{source}: not a JSON file ({error}); give one or a preset's name") from error
+        raise UserError(
+            f"{source}: not a JSON file ({error}); give a JSON file or a preset's name"
+        ) from error
     try:
         return BackboneConfig(
             _read_section(VisionConfig, sections, "vision"), _read_section(TextConfig, sections, "text")
@@ -213,7 +215,7 @@ def _read_section(kind: type[Sizes], sections: Any, name: str) -> Sizes:
         raise ValueError(f"has no section '{name}'")
     for key, value in ONE_ARCHITECTURE[name].items():
         if section.get(key, value) != value:
-            raise ValueError(f"{name}.{key} is {section[key]!r}, but stage-2 towers have {value!r}")
+            raise ValueError(f"{name}.{key} must be {value!r} as in stage-2 towers, got {section[key]!r}")
     sizes = {key: _read_size(section, key, wanted, name) for key, wanted in get_type_hints(kind).items()}
     try:
         return kind(**sizes)
@@ -226,5 +228,5 @@ def _read_size(section: Mapping[str, Any], key: str, wanted: type, name: str) ->
         raise ValueError(f"{name}.{key} is missing")
     value = section[key]
     if type(value) not in {int, wanted} or not 0 < value < math.inf:
-        raise ValueError(f"{name}.{key} is {value!r}, not a positive {wanted.__name__}")
+        raise ValueError(f"{name}.{key} must be a positive {wanted.__name__}, got {value!r}")
     return value

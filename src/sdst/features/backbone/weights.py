@@ -1,4 +1,4 @@
-"""Fill the towers from an official InternVideo2 stage-2 checkpoint, strictly."""
+"""Load an official InternVideo2 stage-2 checkpoint into the towers, strictly."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WRAPPERS = ("module", "model")
-"""Where a training framework puts the state dict inside a ``.pt`` file."""
+"""Keys under which training frameworks put the state dict in a ``.pt`` file."""
 
 UNUSED = (
     "vision_encoder.clip_pos_embed",
@@ -40,12 +40,12 @@ UNUSED = (
 )
 """Tensors only needed for training or for matching text with video; a final dot stands for all names below.
 
-In this order: the teacher's decoders and their positions, a buffer of integers, the word prediction head, the
-contrastive projections, the matching head and the contrastive temperature.
+They are the positions and decoders of the teacher, a buffer of integers, the word prediction head, the contrastive
+projections, the matching head and the contrastive temperature.
 """
 
 FINGERPRINTED = "vision_encoder.clip_projector.cross_attn.proj.weight"
-"""The tensor that tells one checkpoint from another: trained, and small enough to hash at every start."""
+"""Tensor whose hash identifies a checkpoint: it is trained, and small enough to hash at every start."""
 
 
 def load_towers(
@@ -56,20 +56,20 @@ def load_towers(
     device: torch.device | str,
     dtype: torch.dtype,
 ) -> str:
-    """Fill towers built on the meta device with the tensors of a file.
+    """Load the tensors of a file into towers built on the meta device.
 
     Args:
         path: A ``.pt`` or ``.safetensors`` checkpoint.
-        towers: Holds ``vision_encoder`` and ``text_encoder``; afterwards its parameters are on ``device``.
-        text: Tells which text layers are fusion layers, which are not used.
-        device: Where the tensors are put.
-        dtype: The precision they are converted to.
+        towers: Module with ``vision_encoder`` and ``text_encoder``; afterwards its parameters are on ``device``.
+        text: Sizes of the text tower, which say which text layers are fusion layers and not used.
+        device: Device of the loaded tensors.
+        dtype: Precision of the loaded tensors.
 
     Returns:
         16 hexadecimal digits that identify the weights, whatever the file's format and ``dtype``.
 
     Raises:
-        UserError: Not a checkpoint, or one whose names or shapes are not exactly those of the towers.
+        UserError: The file is not a checkpoint, or its names or shapes are not exactly those of the towers.
     """
     tensors = read_tensors(path)
     used, unused = split_unused(tensors, text)
@@ -79,17 +79,17 @@ def load_towers(
         raise UserError(f"{path}: {'; '.join(problems)}; give this checkpoint's own configuration")
     if unused:
         families = (f"{family} ({count})" for family, count in unused.items())
-        logger.info("%s: tensors not needed: %s", path, ", ".join(families))
+        logger.info("%s: unused tensors: %s", path, ", ".join(families))
     towers.load_state_dict({name: used[name].to(device, dtype) for name in wanted}, assign=True)
     weights = used[FINGERPRINTED].float().contiguous().numpy()
     return hashlib.sha256(weights.tobytes()).hexdigest()[:16]
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a ``.pt`` or ``.safetensors`` file, memory-mapped where the format allows it.
+    """Read the state dict in a ``.pt`` or ``.safetensors`` file, memory-mapped if the format allows it.
 
     Raises:
-        UserError: The file is not there, broken, holds anything but plain tensors, or none.
+        UserError: The file is missing or damaged, holds something other than plain tensors, or holds none.
     """
     path = Path(path)
     if not path.is_file():
@@ -101,12 +101,14 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     entries = content.items() if isinstance(content, dict) else ()
     tensors = {name: value for name, value in entries if isinstance(value, torch.Tensor)}
     if not tensors:
-        raise UserError(f"{path}: holds no tensors, neither at the top nor below {' or '.join(WRAPPERS)}")
+        raise UserError(
+            f"{path}: holds no tensors, neither at the top nor under {' or '.join(WRAPPERS)}; give a stage-2 checkpoint"
+        )
     return tensors
 
 
 def split_unused(tensors: Mapping[str, Tensor], text: TextConfig) -> tuple[dict[str, Tensor], Counter[str]]:
-    """Part a state dict into the tensors of the towers and the number of unused ones per known family."""
+    """Split a state dict into the tensors of the towers and the number of unused ones per family of names."""
     fusion_layers = range(text.fusion_layer, text.num_hidden_layers)
     families = (*UNUSED, *(f"text_encoder.bert.encoder.layer.{number}." for number in fusion_layers))
     used, unused = {}, Counter[str]()
@@ -151,17 +153,17 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: no safetensors file or cut short ({error}); download it again") from error
+        raise UserError(f"{path}: damaged or not a safetensors file ({error}); download it again") from error
 
 
 def _read_pickled(path: Path) -> Any:
-    mmap = zipfile.is_zipfile(path)  # files written before PyTorch 1.6 are no archives and cannot be mapped
+    mmap = zipfile.is_zipfile(path)  # files written before PyTorch 1.6 are not archives and cannot be mapped
     try:
         if mmap:
             require_backed(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # whatever PyTorch stumbles over
+    except Exception as error:  # PyTorch raises many kinds for a damaged file
         raise UserError(
-            f"{path}: cut short, or no PyTorch checkpoint of plain tensors (nothing else is safe to read); "
+            f"{path}: damaged, or not a PyTorch checkpoint of plain tensors (nothing else is safe to read); "
             "download it again or save its state dict as .safetensors"
         ) from error
