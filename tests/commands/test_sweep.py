@@ -232,7 +232,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *given: str) -> str:
         ("model.attention=standard", "data.features=none.h5", ["none.h5", "no such file"]),
         ("model.attention=standard", "data.pooling=cls", ["/video/cls", "choose from"]),
         ("model.attention=standard", "levels.count=x", ["count"]),
-        ("model.attention=standard", "trainer.precision=8-bit", ["trainer.precision", "none of"]),
+        ("model.attention=standard", "trainer.precision=8-bit", ["trainer.precision", "one of"]),
         ("model.attention=standard", "hydra/launcher=joblib", ["hydra/launcher=joblib", "to sdst sweep"]),
     ],
 )

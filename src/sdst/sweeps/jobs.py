@@ -76,6 +76,8 @@ def identity(config: DictConfig) -> str:
         for parent in parents:
             node = node[parent]
         node.pop(leaf, None)
+    # The name that this option had when identities were first stored: unchanged jobs must keep theirs.
+    essence["levels"]["order"] = essence["levels"].pop("direction")
     essence["content"] = {"annotations": files, "features": features}
     return hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()[:12]
 

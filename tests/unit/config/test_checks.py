@@ -44,7 +44,7 @@ def test_a_trained_factor_may_be_left_out_of_the_score(score: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        (["loss.weights.cls=0", "loss.weights.act=0"], "loss.weights: cls and act"),
+        (["loss.weights.cls=0", "loss.weights.act=0"], "loss.weights: cls or act"),
         (["loss.weights.act=0", "decode.score=both"], "decode.score: both .*loss.weights.act"),
         (["loss.weights.cls=0", "decode.score=class"], "decode.score: class .*loss.weights.cls"),
     ],
@@ -59,8 +59,10 @@ def test_a_model_without_actionness_head_is_ranked_by_class_and_refuses_its_loss
     check_options(config)
     resolve_auto_options(config)
     assert config.decode.score == "class"
-    for overrides in (["loss.weights.act=1"], ["heads=queries"]):
-        with pytest.raises(UserError, match=r"loss\.weights\.act: this model has no actionness head"):
+    for overrides in (["loss.weights.act=1"], ["moments=queries"]):
+        with pytest.raises(
+            UserError, match=r"loss\.weights\.act must be 0 because this model has no actionness head"
+        ):
             check_options(compose(["model=r2_tuning", *overrides]))
     with pytest.raises(UserError, match=r"decode\.score: both"):
         resolve_auto_options(compose(["model=r2_tuning", "decode.score=both"]))

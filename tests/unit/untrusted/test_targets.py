@@ -76,7 +76,7 @@ def test_a_class_that_training_is_made_of_is_built() -> None:
 FILES = {
     "broken": ("model: [", "not the YAML"),
     "a list": ("- 1\n- 2\n", "no mapping"),
-    "empty": ("", "model is no mapping"),
+    "empty": ("", "model must be a mapping"),
     "a repeated key": ("seed: 1\nseed: 2\n", "not the YAML"),
     "a tag that runs code": ("seed: !!python/object/apply:os.system [true]\n", "not the YAML"),
     "laughs": ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n", "an alias"),
