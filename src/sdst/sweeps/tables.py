@@ -31,8 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import sdst
 from sdst.errors import UserError
+from sdst.files.shipped import shipped_folder
 from sdst.files.yaml import read_yaml
 
 if TYPE_CHECKING:
@@ -115,8 +115,8 @@ def number(cell: str | None) -> float | None:
 
 
 def experiments_dir() -> Path:
-    """The ``experiments`` folder beside ``src``, where the cloned repository has it."""
-    return Path(sdst.__file__).parents[2] / "experiments"
+    """The repository's ``experiments`` folder, or the one in the installed package."""
+    return shipped_folder("experiments")
 
 
 def find_experiment(name: str, folder: str | Path | None = None) -> Experiment:
