@@ -30,7 +30,9 @@ def conf_dir() -> Path:
     """
     folder = Path(os.environ.get("SDST_CONF") or shipped_folder("conf"))
     if not (folder / "train.yaml").is_file():
-        raise UserError(f"{folder} must hold train.yaml, which is missing; set SDST_CONF to sdst's conf folder")
+        raise UserError(
+            f"{folder} must hold train.yaml, which is missing; set SDST_CONF to sdst's conf folder"
+        )
     return folder
 
 

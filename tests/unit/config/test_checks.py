@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from sdst.training.run_folder import BEST
 
 from helpers.corpus import Corpus
 from sdst.cli import main
 from sdst.config.checks import check_options, resolve_auto_options
 from sdst.config.compose import compose
 from sdst.errors import UserError
+from sdst.training.run_folder import BEST
 
 Train = Callable[..., Path]
 
