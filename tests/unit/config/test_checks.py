@@ -1,4 +1,4 @@
-"""What a loss term of weight 0 leaves untrained takes part in nothing: scores, matching, prediction."""
+"""Heads whose loss weight is 0 are excluded from scores, matching and prediction."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Train = Callable[..., Path]
 @pytest.mark.parametrize(
     ("off", "score", "match"), [([], "both", 1.0), (["act"], "class", 1.0), (["cls"], "actionness", 0.0)]
 )
-def test_moments_are_ranked_and_matched_by_what_the_losses_train(
+def test_only_trained_heads_rank_and_match_moments(
     off: list[str], score: str, match: float
 ) -> None:
     config = compose([f"loss.weights.{term}=0" for term in off])
@@ -49,7 +49,7 @@ def test_a_trained_factor_may_be_left_out_of_the_score(score: str) -> None:
         (["loss.weights.cls=0", "decode.score=class"], "decode.score: class .*loss.weights.cls"),
     ],
 )
-def test_a_score_that_nothing_trains_is_refused(overrides: list[str], named: str) -> None:
+def test_an_untrained_score_is_refused(overrides: list[str], named: str) -> None:
     with pytest.raises(UserError, match=named):
         resolve_auto_options(compose(overrides))
 
@@ -82,7 +82,7 @@ def spoil(checkpoint: Path, out: Path, prefix: str) -> Path:
 @pytest.mark.parametrize(
     ("off", "untrained", "trained"), [("act", "actionness", "classify"), ("cls", "classify", "actionness")]
 )
-def test_prediction_makes_no_use_of_what_training_left_untrained(
+def test_prediction_ignores_untrained_heads(
     train: Train, corpus: Corpus, tmp_path: Path, off: str, untrained: str, trained: str
 ) -> None:
     options = [f"loss.weights.{off}=0", "trainer.max_epochs=1", "data.annotations.test=null"]
