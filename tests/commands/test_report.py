@@ -191,7 +191,7 @@ def test_row_of_another_scale_is_marked_and_not_swept(
     deep += "'1.0', null, null, null]}"
     folder = write_table(tmp_path / "experiments", corpus, rows=f"{deep}\n")
     assert main(["sweep", *arguments(folder, tmp_path)]) == 2
-    assert "nothing to train at laptop scale" in capsys.readouterr().err
+    assert "no rows to train at laptop scale" in capsys.readouterr().err
     assert main(["report", *arguments(folder, tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "| Deep [not at laptop scale] | ours | – | – | – | – |\n|  | paper | 1.0 |" in text

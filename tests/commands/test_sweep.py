@@ -1,4 +1,4 @@
-"""``sdst sweep``: which jobs it runs, that it runs each once, and what it says of those that fail."""
+"""``sdst sweep``: it runs the right jobs, each once, and reports those that fail."""
 
 import fcntl
 import importlib.util
@@ -232,7 +232,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *given: str) -> str:
         ("model.attention=standard", "data.features=none.h5", ["none.h5", "no such file"]),
         ("model.attention=standard", "data.pooling=cls", ["/video/cls", "choose from"]),
         ("model.attention=standard", "levels.count=x", ["count"]),
-        ("model.attention=standard", "trainer.precision=8-bit", ["trainer.precision", "none of"]),
+        ("model.attention=standard", "trainer.precision=8-bit", ["trainer.precision", "one of"]),
         ("model.attention=standard", "hydra/launcher=joblib", ["hydra/launcher=joblib", "to sdst sweep"]),
     ],
 )
@@ -423,7 +423,7 @@ def test_an_interrupted_job_goes_on_where_its_files_are_now(
     assert (stored.model.dim, stored.data.features) == (16, str(corpus.features))
 
 
-def test_speed_and_memory_are_those_of_the_run_alone(finished: Path) -> None:
+def test_speed_and_memory_are_measured_for_each_run_alone(finished: Path) -> None:
     stored = json.loads((finished / "metrics.json").read_text())
     assert stored["fit_seconds"] > 0
     assert stored["steps_per_second"] >= 6 / stored["fit_seconds"]  # two epochs of three steps

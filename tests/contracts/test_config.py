@@ -184,12 +184,12 @@ def test_environment_variables_move_the_paths(monkeypatch: pytest.MonkeyPatch) -
     assert compose(["data=tacos"]).data.features == "/d/features/tacos.h5"
 
 
-def test_a_missing_configuration_folder_says_how_to_install(
+def test_a_missing_configuration_folder_names_the_variable_that_sets_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert conf_dir() == CONF
     monkeypatch.setenv("SDST_CONF", str(tmp_path))
-    with pytest.raises(UserError, match="pip install -e"):
+    with pytest.raises(UserError, match="set SDST_CONF"):
         conf_dir()
 
 

@@ -120,13 +120,13 @@ def test_the_number_of_a_cell(cell: str, value: float) -> None:
 
 
 BAD = {  # what is replaced, by what, and what the message must name
-    "no YAML": ("title: Attention", "title: [", ["not the YAML"]),
+    "not YAML": ("title: Attention", "title: [", ["not the YAML"]),
     "a repeated key": ("title: Attention", "title: a\ntitle: b", ["title"]),
     "an unknown key": ("title: Attention", "titel: Attention", ["unknown key 'titel'", "title"]),
     "a missing key": ("source: Tab. 5\n", "", ["'source' is missing"]),
     "an empty text": ("source: Tab. 5", 'source: ""', ["source"]),
     "a number for a text": ("source: Tab. 5", "source: 5", ["source", "5"]),
-    "notes that are no list": ("[a doubt]", "a doubt", ["notes", "'a doubt'"]),
+    "notes that are text": ("[a doubt]", "a doubt", ["notes", "'a doubt'"]),
     "an unknown scale": ("laptop:", "phone:", ["scales", "unknown key 'phone'", "laptop"]),
     "a data set without overrides": (
         "{qvhighlights: [data=qvhighlights], ",
@@ -139,11 +139,11 @@ BAD = {  # what is replaced, by what, and what the message must name
         ["scales.laptop", "'toy'"],
     ),
     "an override without a value": ("data=tacos", "data", ["scales.paper.tacos", "'data'", "key=value"]),
-    "an override with a blank": ("[ca,rdsa]", "[ca, rdsa]", ["rows[1].overrides", "blanks"]),
-    "overrides that are no list": (
+    "an override with a blank": ("[ca,rdsa]", "[ca, rdsa]", ["rows[1].overrides", "spaces"]),
+    "overrides that are text": (
         "overrides: []",
         "overrides: model.dim=8",
-        ["rows[3].overrides", "no list"],
+        ["rows[3].overrides", "must be a list"],
     ),
     "an unknown split": ("split: val", "split: train", ["columns[0].split", "'train'"]),
     "no split": ("    split: val\n", "", ["columns[0]", "'split'"]),
@@ -151,10 +151,10 @@ BAD = {  # what is replaced, by what, and what the message must name
     "a key that is a number": ("Size: null", "Size: 3", ["columns[1].metrics.Size", "3"]),
     "a header that is a number": ("Size: null", "3: null", ["columns[1].metrics"]),
     "a number without quotes": ('"1.50"', "1.50", ["rows[0].paper[0]", "1.5", "quotes"]),
-    "a cell that is no number": ('"1.50"', '"–"', ["rows[0].paper[0]", "'–'", "null"]),
-    "a cell too few": ('"1.50", null', '"1.50"', ["rows[0].paper", "2 cells for 3 columns"]),
+    "a cell without a number": ('"1.50"', '"–"', ["rows[0].paper[0]", "'–'", "null"]),
+    "a cell too few": ('"1.50", null', '"1.50"', ["rows[0].paper", "3 cells", "got 2"]),
     "a label that is a number": ("label: Ours", "label: 1", ["rows[3].label", "1", "quotes"]),
-    "two rows of one name": ("label: Ours", "label: Others", ["rows", "4 with 3 labels"]),
+    "two rows of one name": ("label: Ours", "label: Others", ["rows", "4 rows with 3 labels"]),
     "an unknown key in a row": ("note: misprinted", "nota: misprinted", ["rows[0]", "'nota'"]),
     "a row at an unknown scale alone": ("only: paper", "only: phone", ["rows[2].only", "'phone'", "laptop"]),
     "a row at one scale without a reason": (
@@ -182,7 +182,7 @@ def test_a_bad_file_is_refused_in_one_line(good: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "- a", "just text", "rows: []"])
-def test_a_file_that_is_no_experiment(good: Path, text: str) -> None:
+def test_a_file_of_something_else_is_refused(good: Path, text: str) -> None:
     good.write_text(text)
     with pytest.raises(UserError, match=r"tableX\.yaml: "):
         read_experiment(good)
@@ -190,7 +190,7 @@ def test_a_file_that_is_no_experiment(good: Path, text: str) -> None:
 
 def test_no_rows(good: Path) -> None:
     good.write_text(GOOD.partition("rows:")[0] + "rows: []\n", encoding="utf-8")
-    with pytest.raises(UserError, match="rows: 0"):
+    with pytest.raises(UserError, match="got 0 rows"):
         read_experiment(good)
 
 
@@ -206,7 +206,7 @@ def test_listing(good: Path, tmp_path: Path) -> None:
     (tmp_path / "figure9.yaml").touch()
     (tmp_path / "notes.txt").touch()
     assert list_experiments(tmp_path) == [tmp_path / "figure9.yaml", good]
-    with pytest.raises(UserError, match="no experiment"):
+    with pytest.raises(UserError, match="no YAML file"):
         list_experiments(tmp_path / "nowhere")
 
 

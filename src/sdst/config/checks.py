@@ -1,4 +1,4 @@
-"""How the options of a run fit together: settled and checked before anything is written or computed."""
+"""How the options of a run fit together: resolved and checked before anything is written or computed."""
 
 from __future__ import annotations
 
@@ -14,69 +14,80 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed")
 SCORE_TERMS = {"both": ("cls", "act"), "class": ("cls",), "actionness": ("act",)}
-"""``decode.score`` -> the loss terms that train what it is made of."""
+"""``decode.score`` -> the loss terms that train its factors."""
 
 
 def resolve_auto_options(config: DictConfig) -> None:
-    """Let what a loss term of weight 0 leaves untrained take part in nothing (Tab. E).
+    """Exclude heads whose loss weight is 0 from matching and scoring (Tab. E).
 
-    Fills in ``decode.score: auto``, and takes the class score out of the matching where it is not trained. The
-    checkpoint holds the settled configuration, so prediction decodes as training did.
+    Replaces ``decode.score: auto``, and sets the matching weight of an untrained class score to 0. The checkpoint
+    holds the resolved configuration, so prediction decodes as training did.
 
     Raises:
-        UserError: The moments' score would contain an untrained factor, or have none that is trained.
+        UserError: The score that ranks moments would have an untrained factor, or no trained one.
     """
     trained = {term for term in ("cls", "act") if config.loss.weights.get(term)}
     if not trained:
         raise UserError(
-            "loss.weights: cls and act are both 0, so nothing trains the score that ranks moments; "
-            "give one of them a positive weight"
+            "loss.weights: cls or act must be positive to train the score that ranks moments, got 0 for both; "
+            "raise one of them"
         )
     if config.decode.score == "auto":
         (config.decode.score,) = (score for score, terms in SCORE_TERMS.items() if trained == set(terms))
     for term in SCORE_TERMS.get(config.decode.score, ()):
         if term not in trained:
             raise UserError(
-                f"decode.score: {config.decode.score} needs what only loss.weights.{term} trains; "
-                "give it a positive weight or choose auto"
+                f"decode.score: {config.decode.score} needs a positive loss.weights.{term}, got 0; "
+                "raise it or choose auto"
             )
     if "cls" not in trained:
         config.loss.match_weights.cls = 0.0
 
 
 def check_options(config: DictConfig) -> None:
-    """Refuse what would only fail after hours, or say nothing about its cause."""
+    """Refuse options that would fail only after hours, or with a message that hides the cause.
+
+    Raises:
+        UserError: The first bad option.
+    """
     trainer = config.trainer
     for key in ("max_epochs", "check_val_every_n_epoch", "log_every_n_steps", "accumulate_grad_batches"):
         if not isinstance(trainer[key], int) or trainer[key] < 1:
-            raise UserError(f"trainer.{key}: {trainer[key]} must be a whole number of at least 1")
+            raise UserError(f"trainer.{key} must be a whole number of at least 1, got {trainer[key]}")
     if trainer.check_val_every_n_epoch > trainer.max_epochs:
         raise UserError(
-            f"trainer.check_val_every_n_epoch: {trainer.check_val_every_n_epoch} must lie in "
-            f"1..{trainer.max_epochs}, or no epoch is validated"
+            f"trainer.check_val_every_n_epoch must be at most trainer.max_epochs = {trainer.max_epochs}, or no epoch "
+            f"is validated, got {trainer.check_val_every_n_epoch}"
         )
     for key in ("limit_train_batches", "limit_val_batches"):
         limit = trainer[key]
         if not isinstance(limit, int | float) or limit <= 0 or (limit > 1 and limit != int(limit)):
-            raise UserError(f"trainer.{key}: {limit} must be a positive share or number of batches")
+            raise UserError(
+                f"trainer.{key} must be a positive number of batches, or a share up to 1.0, got {limit}"
+            )
     if "overfit_batches" in trainer:
-        raise UserError("trainer.overfit_batches: would draw videos in its own way; give limit_train_batches")
+        raise UserError(
+            "trainer.overfit_batches is not supported, because it replaces the order in which videos are drawn; "
+            "use trainer.limit_train_batches"
+        )
     if trainer.precision not in PRECISIONS:
-        raise UserError(f"trainer.precision: {trainer.precision!r} is none of {', '.join(PRECISIONS)}")
+        raise UserError(
+            f"trainer.precision must be one of {', '.join(PRECISIONS)}, got {trainer.precision!r}"
+        )
     num_processes(trainer)
     _check_variants(config)
     if not 0 <= config.seed < 2**32:
-        raise UserError(f"seed: {config.seed} must lie in 0..{2**32 - 1}")
+        raise UserError(f"seed must lie in 0..{2**32 - 1}, got {config.seed}")
     if config.compile is not None and config.compile not in torch.compiler.list_backends(exclude_tags=()):
         known = ", ".join(torch.compiler.list_backends())
-        raise UserError(f"compile: no backend {config.compile!r}; choose from {known}, or null")
+        raise UserError(f"compile must be one of {known}, or null, got {config.compile!r}")
 
 
 def num_processes(trainer: DictConfig) -> int:
-    """One for each device of ``trainer.devices``.
+    """Number of processes: one for each device of ``trainer.devices``.
 
     Raises:
-        UserError: That is neither a number of devices nor a list of theirs.
+        UserError: It is neither a number of devices nor a list of device numbers.
     """
     devices = trainer.devices
     listed = OmegaConf.is_list(devices)
@@ -84,30 +95,38 @@ def num_processes(trainer: DictConfig) -> int:
     if any(type(number) is not int or number < (not listed) for number in numbers):
         numbers = []
     if not numbers or len(set(numbers)) < len(numbers):
-        raise UserError(f"trainer.devices: {devices} must be how many, 1 or more, or a list of their numbers")
+        raise UserError(
+            f"trainer.devices must be a number of at least 1, or a list of device numbers like [0,2], got {devices}"
+        )
     return len(devices) if listed else int(devices)
 
 
 def _check_variants(config: DictConfig) -> None:
-    """Refuse what a model's constructor cannot see: variants that contradict the losses or the choice of layers."""
+    """Refuse variants that contradict the losses or the choice of layers, which a model's constructor cannot see."""
     attention = config.model.get("attention")
     if attention in ("pure_init", "mixed_init") and not config.loss.weights.get("cls"):
         raise UserError(
-            f"model.attention: {attention} selects clips by a score that only loss.weights.cls trains; "
-            "give it a positive weight or choose another attention"
+            f"model.attention: {attention} selects clips by the class score, so loss.weights.cls must be positive, "
+            "got 0; raise it or choose another attention"
         )
     if config.loss.weights.get("act") and "actionness_dim" not in config.model:
-        raise UserError("loss.weights.act: this model has no actionness head to train; leave it at 0")
-    levels = config.levels
-    if levels.source == "last" and (levels.stride, levels.text_stride, levels.order) != (1, 1, "ascending"):
         raise UserError(
-            "levels.source: last repeats one layer, which levels.stride, text_stride and order cannot change; "
-            "leave them at 1, 1 and ascending"
+            f"loss.weights.act must be 0 because this model has no actionness head, got {config.loss.weights.act}"
+        )
+    levels = config.levels
+    if levels.source == "last" and (levels.stride, levels.text_stride, levels.direction) != (
+        1,
+        1,
+        "ascending",
+    ):
+        raise UserError(
+            "levels.source: last repeats one layer, so levels.stride, text_stride and direction must stay "
+            f"1, 1 and ascending, got {levels.stride}, {levels.text_stride} and {levels.direction}"
         )
 
 
 def precision(trainer: DictConfig) -> str:
-    """The precision that ``auto`` stands for: half where there is a GPU."""
+    """The precision that training uses; ``auto`` is half precision on a GPU."""
     if trainer.precision != "auto":
         return str(trainer.precision)
     return "16-mixed" if trainer.accelerator != "cpu" and torch.cuda.is_available() else "32-true"

@@ -14,48 +14,48 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import sdst
 from sdst.config.schema import TrainConfig
 from sdst.errors import UserError
+from sdst.files.shipped import shipped_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 
 def conf_dir() -> Path:
-    """The ``conf`` folder beside ``src``; ``SDST_CONF`` names another.
+    """The folder of ``SDST_CONF`` if it is set, else the repository's ``conf``, or the one in the installed package.
 
     Raises:
-        UserError: It is not there, as after an install that is not editable.
+        UserError: It holds no train.yaml.
     """
-    folder = Path(os.environ.get("SDST_CONF", Path(sdst.__file__).parents[2] / "conf"))
+    folder = Path(os.environ.get("SDST_CONF") or shipped_folder("conf"))
     if not (folder / "train.yaml").is_file():
         raise UserError(
-            f"{folder}: no train.yaml here; install the cloned repository with pip install -e . or set SDST_CONF"
+            f"{folder} must hold train.yaml, which is missing; set SDST_CONF to sdst's conf folder"
         )
     return folder
 
 
 def register_schema() -> None:
-    """Make the schema known to Hydra, as ``schema`` in the defaults list of train.yaml."""
+    """Register the schema with Hydra as ``schema``, which the defaults list of train.yaml names."""
     ConfigStore.instance().store("schema", node=TrainConfig)
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
-    """The configuration that ``sdst train`` would use with these overrides; for tests and notebooks."""
+    """Compose the configuration that ``sdst train`` uses with these overrides."""
     register_schema()
     with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
         return hydra.compose("train", list(overrides))
 
 
 def quoted(value: Any) -> str:
-    """A value in Hydra's override grammar, whatever characters it has."""
+    """Write a value in Hydra's override grammar; it may have any characters."""
     text = str(value).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{text}'"
 
 
 def explain(error: HydraException | OmegaConfBaseException) -> UserError:
-    """One line for an error in the overrides or files, with the nearest option where one is unknown."""
+    """Turn an error in overrides or files into one line, which suggests the nearest option if one is unknown."""
     message = explain_plainly(error)
     unknown = re.match(r"Could not override '([^']+)'", message)
     if unknown is None:
@@ -68,7 +68,7 @@ def explain(error: HydraException | OmegaConfBaseException) -> UserError:
 
 
 def explain_plainly(error: Exception) -> str:
-    """What an error of OmegaConf says, in one line without its listing of types."""
+    """The message of an OmegaConf error in one line, without its list of types."""
     return " ".join(str(error).split()).split(" full_key:")[0]
 
 

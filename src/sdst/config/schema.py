@@ -13,41 +13,46 @@ from sdst.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+SOURCES = ("intermediate", "last")
+DIRECTIONS = ("ascending", "descending")
 NMS_KINDS = ("linear", "gaussian", "hard", "none")
 SCORES = ("auto", "both", "class", "actionness")
 
 
 @dataclass
 class Levels:
-    """A choice of layers, counted from the last one stored.
+    """Which backbone layers the model reads, counted back from the last one stored.
 
     Attributes:
-        count: K, how many levels there are.
+        count: Number of levels K.
         source: ``intermediate`` layers, or the ``last`` layer K times, of both towers.
-        stride: Distance between neighbouring levels in layers of the video tower (Tab. 4).
-        text_stride: The same in the text tower. *Reading*: 1, whatever ``stride`` is. Tab. 4 is about what the
-            pooling of eq. 15 makes of shallower layers, and only the video tower is pooled; the text levels are
+        stride: Distance between neighbouring levels, in layers of the video tower (Tab. 4).
+        text_stride: The same in the text tower. *Reading*: 1, whatever ``stride`` is. Tab. 4 studies how the
+            pooling of eq. 15 works on shallower layers, and only the video tower is pooled; the text levels are
             always the last K of its layers.
-        order: ``ascending`` lets level 1 be the shallowest, ``descending`` the deepest. *Reading*: ascending.
+        direction: ``ascending`` makes level 1 the shallowest, ``descending`` the deepest. *Reading*: ascending.
+
+    Raises:
+        UserError: A value is out of range.
     """
 
     count: int = 4
     source: str = "intermediate"
     stride: int = 1
-    order: str = "ascending"
+    direction: str = "ascending"
     text_stride: int = 1
 
     def __post_init__(self) -> None:
         for name in ("count", "stride", "text_stride"):
             if getattr(self, name) < 1:
-                raise UserError(f"levels: {name} {getattr(self, name)} must be at least 1")
-        if self.source not in ("intermediate", "last"):
-            raise UserError(f"levels.source: {self.source!r} is neither intermediate nor last")
-        if self.order not in ("ascending", "descending"):
-            raise UserError(f"levels.order: {self.order!r} is neither ascending nor descending")
+                raise UserError(f"levels.{name} must be at least 1, got {getattr(self, name)}")
+        if self.source not in SOURCES:
+            raise UserError(f"levels.source must be intermediate or last, got {self.source!r}")
+        if self.direction not in DIRECTIONS:
+            raise UserError(f"levels.direction must be ascending or descending, got {self.direction!r}")
 
     def video_layers(self, stored: Sequence[int]) -> list[int]:
-        """Layers of the video tower for levels 1..K out of those stored; the store says so where one is absent."""
+        """Layers of the video tower for levels 1..K; reading the features fails if one of them is not stored."""
         return self._choose(stored, self.stride)
 
     def text_layers(self, stored: Sequence[int]) -> list[int]:
@@ -57,21 +62,21 @@ class Levels:
     def _choose(self, stored: Sequence[int], stride: int) -> list[int]:
         step = stride if self.source == "intermediate" else 0
         layers = [max(stored) - step * back for back in reversed(range(self.count))]
-        return layers if self.order == "ascending" else layers[::-1]
+        return layers if self.direction == "ascending" else layers[::-1]
 
 
 @dataclass
 class LossConfig:
-    """Weights of eq. 14 and the constants of the losses.
+    """Weights of eq. 14 and constants of the losses.
 
     *Reading*: the columns of Tab. G are cls, L1, sal, video, layer, IoU, act.
 
     Attributes:
-        weights: Of each term; a term of weight 0 takes what it alone trains out of everything else.
-        match_weights: Of the costs by which queries and true moments are matched.
-        alpha: Share of the positives in the focal loss; null for no such balance.
-        gamma: Its exponent.
-        temperature: Of the contrastive losses: saliency and alignment.
+        weights: Weight of each term. A head that only a term of weight 0 trains is excluded from matching and scoring.
+        match_weights: Weights of the costs that match queries with true moments.
+        alpha: Share of the positives in the focal loss; null for no balancing.
+        gamma: Exponent of the focal loss.
+        temperature: Temperature of the contrastive losses, saliency and alignment.
     """
 
     weights: dict[str, float] = field(
@@ -93,15 +98,15 @@ class LossConfig:
 
 @dataclass
 class Optimization:
-    """The paper's optimisation; defaults are those of QVHighlights.
+    """The paper's optimisation; the defaults are those of QVHighlights.
 
     Attributes:
         lr: Learning rate after warm-up.
-        weight_decay: Of AdamW, on every parameter.
+        weight_decay: Weight decay of AdamW, on every parameter.
         warmup_steps: Steps of linear warm-up.
         warmup_ratio: Factor on ``lr`` at the first step.
-        decay_epochs: After every so many epochs the rate falls.
-        decay: What it is multiplied with then.
+        decay_epochs: Number of epochs between two falls of the rate.
+        decay: Factor on the rate at each fall.
 
     Raises:
         UserError: A value is out of range.
@@ -117,13 +122,13 @@ class Optimization:
     def __post_init__(self) -> None:
         for name, lowest in {"warmup_steps": 0, "decay_epochs": 1}.items():
             if getattr(self, name) < lowest:
-                raise UserError(f"optim.{name}: {getattr(self, name)} must be at least {lowest}")
+                raise UserError(f"optim.{name} must be at least {lowest}, got {getattr(self, name)}")
         for name in ("lr", "weight_decay", "warmup_ratio", "decay"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise UserError(f"optim.{name}: {getattr(self, name)} must be a finite number, 0 or more")
+                raise UserError(f"optim.{name} must be finite and at least 0, got {getattr(self, name)}")
 
     def factor(self, step: int, steps_per_epoch: int) -> float:
-        """What ``lr`` is multiplied with in step 0, 1, 2, ..."""
+        """Factor on ``lr`` in step 0, 1, 2, ..."""
         warm = min(1.0, self.warmup_ratio + (1 - self.warmup_ratio) * step / max(1, self.warmup_steps))
         return warm * float(self.decay ** (step // (steps_per_epoch * self.decay_epochs)))
 
@@ -133,14 +138,14 @@ class Decoding:
     """How moments are decoded. *Reading*: the paper says "soft NMS" and no more.
 
     Attributes:
-        nms: What the score of a window that overlaps a better one is multiplied by: ``linear`` 1 - IoU,
+        nms: Factor on the score of a window that overlaps a better one: ``linear`` 1 - IoU,
             ``gaussian`` exp(-IoU² / sigma), ``hard`` 0, ``none`` 1.
-        sigma: Width of the gaussian.
-        iou_threshold: Only windows with an IoU above it are touched; 0 for all that overlap.
-        round_to: Seconds to whose multiples starts and ends are rounded; None to leave them.
-        max_moments: How many moments to keep, those of the best scores before NMS; None for all.
-        score: What ranks the moments: ``both`` class probability and actionness (eq. 23), or one of them where
-            the loss of the other is off (Tab. E); ``auto`` is settled before training by the losses' weights.
+        sigma: Width of the Gaussian.
+        iou_threshold: Windows with an IoU above it lose score; 0 for all that overlap.
+        round_to: Starts and ends are rounded to multiples of so many seconds; null keeps them.
+        max_moments: Number of moments to keep, by score before NMS; null for all.
+        score: Score that ranks the moments: ``both`` class probability and actionness (eq. 23), or one of them if
+            the loss of the other is off (Tab. E); ``auto`` is resolved before training, from the loss weights.
 
     Raises:
         UserError: A value is out of range.
@@ -155,30 +160,26 @@ class Decoding:
 
     def __post_init__(self) -> None:
         if self.nms not in NMS_KINDS:
-            raise UserError(f"decoding nms: '{self.nms}' is unknown; choose from {', '.join(NMS_KINDS)}")
+            raise UserError(f"decode.nms must be one of {', '.join(NMS_KINDS)}, got {self.nms!r}")
         if not (math.isfinite(self.sigma) and self.sigma > 0):
-            raise UserError(f"decoding sigma: {self.sigma} is no width; give a positive number")
+            raise UserError(f"decode.sigma must be positive, got {self.sigma}")
         if not 0 <= self.iou_threshold <= 1:
-            raise UserError(
-                f"decoding iou_threshold: {self.iou_threshold} is no IoU; give a number in [0, 1]"
-            )
+            raise UserError(f"decode.iou_threshold must lie in [0, 1], got {self.iou_threshold}")
         if self.round_to is not None and not (math.isfinite(self.round_to) and self.round_to > 0):
-            raise UserError(f"decoding round_to: {self.round_to} is no unit; give positive seconds or null")
+            raise UserError(f"decode.round_to must be positive seconds or null, got {self.round_to}")
         if self.max_moments is not None and self.max_moments < 1:
-            raise UserError(
-                f"decoding max_moments: {self.max_moments} keeps nothing; give 1 or more, or null"
-            )
+            raise UserError(f"decode.max_moments must be at least 1, or null for all, got {self.max_moments}")
         if self.score not in SCORES:
-            raise UserError(f"decoding score: '{self.score}' is unknown; choose from {', '.join(SCORES)}")
+            raise UserError(f"decode.score must be one of {', '.join(SCORES)}, got {self.score!r}")
 
 
 @dataclass
 class SelectConfig:
-    """Which checkpoint is the best: the one with the highest ``metric`` on ``split``.
+    """The best checkpoint has the highest ``metric`` on ``split``.
 
     Attributes:
-        split: ``val``, or ``test`` where there is no other.
-        metric: A key of the split's metrics.
+        split: ``val``, or ``test`` if the data set has no validation split.
+        metric: Key of the split's metrics.
     """
 
     split: str = "val"
@@ -187,7 +188,7 @@ class SelectConfig:
 
 @dataclass
 class PathsConfig:
-    """Where things are; the environment variables SDST_DATA, SDST_FEATURES and SDST_RUNS move them.
+    """Folders; the environment variables SDST_DATA, SDST_FEATURES and SDST_RUNS move them.
 
     Attributes:
         data: Folder of the annotations.
@@ -205,24 +206,24 @@ class TrainConfig:
     """Everything a run depends on.
 
     Attributes:
-        group: What the run is a row of, such as a table's name; a sweep sets it. wandb shows its runs together.
-        seed: Of initial weights, shuffling, positive clips, dropout.
-        run_dir: Where the run writes. One that holds a finished run is refused.
-        resume: The folder of a run to continue, or the ``latest`` unfinished one below ``paths.runs``; ``auto``
-            continues ``run_dir``, begins it, or leaves it if it is finished; null begins.
+        group: Name that runs share, such as a table's; a sweep sets it, and wandb shows such runs together.
+        seed: Seed of initial weights, shuffling, positive clips and dropout.
+        run_dir: Run folder to write; one that holds a finished run is refused.
+        resume: Folder of a run to continue, or ``latest`` for the newest unfinished one below ``paths.runs``;
+            ``auto`` continues ``run_dir``, begins it, or leaves it if it is finished; null begins a run.
         compile: Backend of ``torch.compile`` (``inductor``), or null for eager execution.
-        recompute: Let training compute most activations twice instead of keeping them: four tenths of the memory for
+        recompute: Compute most activations twice in training instead of keeping them: four tenths of the memory for
             a quarter more time, and the same result.
-        levels: Which backbone layers are used.
+        levels: Backbone layers that the model reads.
         loss: Loss weights and constants.
         optim: Optimizer and schedule.
-        decode: From the model's output to moments.
-        select: How the best checkpoint is chosen.
+        decode: Decoding of the model's output into moments.
+        select: Choice of the best checkpoint.
         model: Constructor of the model.
         data: Constructor of the data module.
         trainer: Constructor of the Lightning trainer.
-        logger: Constructor of the logger.
-        paths: Where things are.
+        logger: Constructors of the loggers.
+        paths: Folders of data, features and runs.
     """
 
     group: str | None = None

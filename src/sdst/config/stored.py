@@ -1,10 +1,10 @@
-"""Configurations that runs and checkpoints store, read back into the schema."""
+"""Configurations that runs and checkpoints store, read back into the schema, also those of earlier versions."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -14,30 +14,38 @@ from sdst.config.schema import TrainConfig
 from sdst.errors import UserError
 from sdst.files.yaml import read_yaml
 
-if TYPE_CHECKING:
-    pass
+NEW_TARGETS = {
+    "sdst.tracking.wandb_logger": "sdst.training.loggers.wandb_logger",
+}
+"""Former name of a ``_target_`` -> its name today."""
+NEW_OPTIONS = {
+    ("levels", "order"): "direction",
+}
+"""Section and former name of an option -> its name today."""
 
 
 def stored_config(path: Path) -> DictConfig:
-    """The configuration of a run as its folder has it, with the defaults of options that are newer than it.
+    """Read the configuration in a run folder; options that are newer than the run have their defaults.
 
     Raises:
-        UserError: The file is damaged or none of ours.
+        UserError: The file is damaged, or is not the configuration of a run.
     """
     return as_config(read_yaml(path), path)
 
 
 def as_config(values: dict[str, Any], source: str | Path) -> DictConfig:
-    """A stored configuration, which may come from a stranger, in the schema.
+    """Put a stored configuration, which may come from a stranger, into the schema.
 
     Raises:
         UserError: It does not fit the schema, or holds interpolations: ours are stored resolved, and others could
             read environment variables.
     """
     if "${" in json.dumps(values, default=str):
-        raise UserError(f"{source}: holds an interpolation ${{...}}; no run stores one, do not trust it")
+        raise UserError(
+            f"{source}: has an interpolation ${{...}}, which no run stores; do not trust this file"
+        )
     try:
-        config = OmegaConf.merge(OmegaConf.structured(TrainConfig), values)
+        config = OmegaConf.merge(OmegaConf.structured(TrainConfig), _with_new_names(values))
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         key = f"{error.full_key}: " if isinstance(error, OmegaConfBaseException) and error.full_key else ""
         raise UserError(
@@ -46,7 +54,28 @@ def as_config(values: dict[str, Any], source: str | Path) -> DictConfig:
     assert isinstance(config, DictConfig)
     for key in ("model", "data", "trainer", "logger"):
         if not OmegaConf.is_dict(config._get_node(key)):
-            raise UserError(f"{source}: {key} is no mapping; give the configuration of a run")
+            raise UserError(f"{source}: {key} must be a mapping; give the configuration of a run")
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise UserError(f"{source}: {missing[0]} is missing; give the configuration of a run")
     return config
+
+
+def _with_new_names(values: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a stored configuration in which everything has the name and place of today."""
+    new: dict[str, Any] = _with_new_targets(values)
+    for (section, old), name in NEW_OPTIONS.items():
+        options = new.get(section)
+        if isinstance(options, dict) and old in options:
+            options[name] = options.pop(old)
+    return new
+
+
+def _with_new_targets(value: Any) -> Any:
+    """A copy of plain values with every ``_target_`` by its name of today."""
+    if isinstance(value, list):
+        return [_with_new_targets(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    new = {key: _with_new_targets(item) for key, item in value.items()}
+    target = new.get("_target_")
+    return new | {"_target_": NEW_TARGETS.get(target, target)} if isinstance(target, str) else new

@@ -1,8 +1,7 @@
 """``sdst sweep``: every training that a table or figure needs, through any of Hydra's launchers.
 
-All jobs are composed and checked before the first one starts; those that are finished
-(``sdst.sweeps.jobs``) are left out.
-``RUNS/sweeps/EXPERIMENT-SCALE.json`` says which job is which row, for ``sdst report``.
+All jobs are composed and checked before the first one starts; finished jobs (``sdst.sweeps.jobs``) are skipped.
+``RUNS/sweeps/EXPERIMENT-SCALE.json`` maps rows to jobs for ``sdst report``.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LAUNCHER = ("hydra.", "hydra/")
-"""What an override of the launcher begins with; all others are for the jobs."""
+"""Prefixes of the launcher's overrides; all other overrides are for the jobs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A job of a row: ``identity`` is None where the model of the row is not there."""
+    """A job of a row; ``identity`` is None if the row's model is not implemented."""
 
     row: str
     dataset: str
@@ -52,14 +51,16 @@ class Planned:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run what is left of a sweep; the exit status is 1 if a job failed or a row is not implemented."""
+    """Run the unfinished jobs of a sweep; the exit status is 1 if a job failed or a row is not implemented."""
     overrides = [arg for arg in argv if "=" in arg and not arg.startswith("-")]
     args = _parser().parse_args([arg for arg in argv if arg not in overrides])
     experiment = find_experiment(args.experiment, args.experiments)
-    ours = [arg for arg in overrides if not arg.startswith(LAUNCHER)]
-    if bad := [arg for arg in ours if arg.startswith("seed=")]:
-        raise UserError(f"{bad[0]}: a sweep has a seed per job; give --seeds {bad[0].partition('=')[2]}")
-    runs = Path(args.runs or _compose(ours, "sdst sweep").paths.runs).resolve()
+    of_jobs = [arg for arg in overrides if not arg.startswith(LAUNCHER)]
+    if seeds := [arg.partition("=")[2] for arg in of_jobs if arg.startswith("seed=")]:
+        raise UserError(
+            f"seed={seeds[0]} would give all jobs of the sweep one seed; use --seeds {seeds[0]} instead"
+        )
+    runs = Path(args.runs or _compose(of_jobs, "sdst sweep").paths.runs).resolve()
     jobs, sweep = runs / "jobs", manifest(runs, experiment.name, args.scale)
     launcher = [
         *(arg for arg in overrides if arg.startswith(LAUNCHER)),
@@ -67,15 +68,15 @@ def main(argv: Sequence[str]) -> int:
         f"sweep={quoted(sweep)}",
     ]
     _check_launcher(launcher)
-    planned, configs = plan(experiment, args.scale, args.seeds, ours, read_manifest(sweep))
+    planned, configs = plan(experiment, args.scale, args.seeds, of_jobs, read_manifest(sweep))
     if not planned:
         raise UserError(
-            f"{experiment.name}: nothing to train at {args.scale} scale; see sdst report {args.experiment}"
+            f"{experiment.name} has no rows to train at {args.scale} scale; see sdst report {args.experiment}"
         )
 
     for folder in (jobs, sweep.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    document = {"experiment": experiment.name, "scale": args.scale, "overrides": ours}
+    document = {"experiment": experiment.name, "scale": args.scale, "overrides": of_jobs}
     rows = [asdict(job) for job in planned]
     write_atomically(sweep, json.dumps(document | {"jobs": rows}, indent=1) + "\n")
     names = list(dict.fromkeys(job.identity for job in planned if job.identity and job.seed in args.seeds))
@@ -88,21 +89,21 @@ def main(argv: Sequence[str]) -> int:
     _launch(left, launcher)
     busy = [name for name in left if status(jobs, name) == "missing"]
     if busy:
-        logger.info("waiting for %d jobs that another sweep trains", len(busy))
+        logger.info("waiting for %d jobs that another sweep is training", len(busy))
         _launch(busy, [*launcher, "wait=true"])
     return _report(planned, jobs, names)
 
 
 def manifest(runs: Path, name: str, scale: str) -> Path:
-    """The file of a sweep."""
+    """Path of the file that lists a sweep's jobs."""
     return runs / "sweeps" / f"{name}-{scale}.json"
 
 
 def read_manifest(path: Path) -> list[Planned]:
-    """The jobs of an earlier sweep; none where there was no sweep.
+    """Read the jobs of an earlier sweep; empty if there was none.
 
     Raises:
-        UserError: The file is none of ours.
+        UserError: The file was not written by ``sdst sweep``.
     """
     if not path.is_file():
         return []
@@ -113,12 +114,12 @@ def read_manifest(path: Path) -> list[Planned]:
 
 
 def _planned(job: dict[str, Any]) -> Planned:
-    """A job as a manifest has it; its identity becomes part of paths."""
+    """Check a job of a manifest, because its identity becomes part of paths."""
     planned = Planned(**job)
     named = isinstance(planned.row, str) and isinstance(planned.dataset, str)
-    identity_fits = planned.identity is None or re.fullmatch(r"[0-9a-f]{12}", planned.identity)
-    if not named or type(planned.seed) is not int or not identity_fits:
-        raise ValueError(f"no job: {job}")
+    identified = planned.identity is None or re.fullmatch(r"[0-9a-f]{12}", planned.identity)
+    if not named or type(planned.seed) is not int or not identified:
+        raise ValueError(f"not a job: {job}")
     return planned
 
 
@@ -129,17 +130,17 @@ def plan(
     overrides: Sequence[str],
     before: Iterable[Planned],
 ) -> tuple[list[Planned], dict[str, DictConfig]]:
-    """Every job of a sweep, and the configurations of those to run by their identity.
+    """List every job of a sweep, and map the identities of those to run to their configurations.
 
     Args:
-        experiment: What to run.
-        scale: Of :data:`SCALES`.
-        seeds: Of each row.
-        overrides: For every job, after those of its row.
-        before: Jobs of an earlier sweep. Those with other seeds stay if they would be the same today.
+        experiment: Table or figure.
+        scale: One of :data:`SCALES`.
+        seeds: Seeds of each row.
+        overrides: Overrides of every job, applied after those of its row.
+        before: Jobs of an earlier sweep; those with other seeds stay if their identity would be the same today.
 
     Raises:
-        UserError: Names the file and the row whose overrides, annotations or features cannot be used.
+        UserError: An override, annotation file or feature file cannot be used; the message names the table and row.
     """
     planned, configs = [], {}
     earlier = set(before)
@@ -148,7 +149,7 @@ def plan(
     for job in experiment.jobs(scale):
         place = f"{experiment.name}.yaml: row '{job.label}'"
         if misplaced := [override for override in job.overrides if override.startswith(LAUNCHER)]:
-            raise UserError(f"{place}: {misplaced[0]} would change nothing; give it to sdst sweep instead")
+            raise UserError(f"{place}: {misplaced[0]} has no effect in a row; give it to sdst sweep instead")
         if _model(job) not in models:
             planned += [Planned(job.label, job.dataset, seed, None) for seed in seeds]
             continue
@@ -169,7 +170,7 @@ def plan(
 
 
 def train_job(config: DictConfig) -> None:
-    """One job of a multirun, in whatever process the launcher runs it; its result is what it leaves on disk."""
+    """Run one job of a multirun, in the process that the launcher chose; the result is written to disk."""
     log_to_stderr()
     jobs, name = Path(config.jobs), config.job
     result = run_job(jobs, name, wait=config.wait)
@@ -178,20 +179,20 @@ def train_job(config: DictConfig) -> None:
     planned = read_manifest(Path(config.sweep))
     names = list(dict.fromkeys(job.identity for job in planned if job.identity))
     states = [status(jobs, other) for other in names]
-    told = ", ".join(f"{job.row} ({job.dataset}, seed {job.seed})" for job in planned if job.identity == name)
+    rows = ", ".join(f"{job.row} ({job.dataset}, seed {job.seed})" for job in planned if job.identity == name)
     counts = f"{states.count('finished')} finished, {states.count('failed')} failed, {states.count('missing')} left"
-    logger.info("job %d of %d %s: %s; %s", names.index(name) + 1, len(names), result, told, counts)
+    logger.info("job %d of %d %s: %s; %s", names.index(name) + 1, len(names), result, rows, counts)
 
 
 def _launch(names: Sequence[str], launcher: Sequence[str]) -> None:
-    """Hydra's multirun over jobs; nothing where there are none."""
+    """Start Hydra's multirun over the jobs, if there are any."""
     if not names:
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own report
     for package in ("hydra", "hydra_plugins"):
         logging.getLogger(package).setLevel(logging.WARNING)
     arguments = sys.argv
-    # In quotes, or an identity of digits alone would be a number.
+    # Quoted, because Hydra would read an identity of digits alone as a number.
     sys.argv = ["sdst sweep", "-m", *launcher, f"job={','.join(map(quoted, names))}"]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="sweep")(
@@ -202,7 +203,7 @@ def _launch(names: Sequence[str], launcher: Sequence[str]) -> None:
 
 
 def _report(planned: Sequence[Planned], jobs: Path, names: Sequence[str]) -> int:
-    """Tell what failed or is not there, and return the exit status."""
+    """Log rows that are not implemented and jobs that did not finish, and return the exit status."""
     absent = list(dict.fromkeys(job.row for job in planned if job.identity is None))
     if absent:
         logger.info("not implemented: %s", ", ".join(absent))
@@ -219,7 +220,7 @@ def _compose(overrides: Sequence[str], place: str) -> DictConfig:
         check_options(config)
         if num_processes(config.trainer) > 1:
             raise UserError(
-                "trainer.devices: a sweep trains each job on one device; run several jobs at once"
+                "trainer.devices must be one device in a sweep; use several by running several jobs at once"
             )
     except UserError as error:
         raise UserError(f"{place}: {error}") from error
@@ -229,19 +230,21 @@ def _compose(overrides: Sequence[str], place: str) -> DictConfig:
 
 
 def _check_launcher(overrides: Sequence[str]) -> None:
-    """Refuse a launcher that is not installed, or an option it does not have, before any work."""
+    """Refuse a launcher that is not installed, or an option that it does not have, before any work."""
     try:
         with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
             config = hydra.compose("sweep", [*overrides, "job=none"], return_hydra_config=True)
             OmegaConf.to_container(config.hydra.launcher, resolve=False)
     except (HydraException, OmegaConfBaseException) as error:
         message = " ".join(str(error).split())
-        raise UserError(f"sdst sweep: {message}; is the launcher's package installed?") from error
+        raise UserError(
+            f"sdst sweep: {message}; check the name, and install the launcher's package"
+        ) from error
 
 
 def _set_group(config: DictConfig, name: str) -> None:
-    """Let a logger that groups runs, like wandb, group them by experiment."""
-    for node in (config, config.logger):
+    """Make loggers that group runs, such as wandb, group them by experiment."""
+    for node in (config, *filter(OmegaConf.is_dict, config.logger.values()), config.logger):
         if "group" in node:
             node.group = name
 
@@ -254,18 +257,25 @@ def _model(job: Job) -> str:
 def _parser() -> Parser:
     parser = Parser(
         prog="sdst sweep",
-        description="Train what a table or figure needs. Further arguments key=value are Hydra overrides of all jobs, "
+        description="Train all rows of a table or figure. Further arguments key=value are Hydra overrides of all jobs, "
         "or of the launcher: hydra/launcher=processes hydra.launcher.n_jobs=2.",
     )
     add = parser.add_argument
-    add("experiment", help="table5, figure4, ..., or the path of such a file")
-    add("--scale", choices=SCALES, default="laptop", help="of data and model (default: %(default)s)")
-    add("--seeds", type=at_least(0), nargs="+", default=[0], metavar="N", help="of each row (default: 0)")
-    add("--runs", type=Path, metavar="DIR", help="where the runs go (default: paths.runs)")
+    add("experiment", help="table5, figure4, ..., or the path of an experiment's YAML file")
+    add("--scale", choices=SCALES, default="laptop", help="size of data and model (default: %(default)s)")
+    add(
+        "--seeds",
+        type=at_least(0),
+        nargs="+",
+        default=[0],
+        metavar="N",
+        help="seeds of each row (default: 0)",
+    )
+    add("--runs", type=Path, metavar="DIR", help="folder of the runs (default: paths.runs)")
     add(
         "--experiments",
         type=Path,
         metavar="DIR",
-        help="folder of the experiments (default: the repository's)",
+        help="folder of the experiments (default: those of sdst)",
     )
     return parser

@@ -1,4 +1,4 @@
-"""Which GPU a job takes where several jobs run on one machine: one that no other has, for as long as it runs."""
+"""GPUs for jobs that run at once on one machine: each job claims one that no other job uses."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def claim_gpu() -> Iterator[int | None]:
-    """Hold a GPU's index; one that is shared where all are taken, None where there are fewer than two.
+    """Claim a GPU and yield its index; a shared one if all are taken, None if there are fewer than two.
 
-    It is held by a lock that ends with the process, in a file of this user and machine.
+    The claim is a lock on a file of this user and machine, and ends with the process.
     """
     count = torch.cuda.device_count()
     if count < 2:

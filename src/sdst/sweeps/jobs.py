@@ -1,11 +1,11 @@
-"""A job is one training, known by what decides its result: sweeps share jobs, skip finished ones and retry others.
+"""A job is one training, identified by everything its result depends on.
 
-The folder of jobs holds for each::
+Sweeps therefore share jobs, skip finished ones and retry the others. The folder of jobs holds for each job::
 
     IDENTITY.yaml   its resolved configuration, frozen at launch
     IDENTITY.lock   locked by the process that trains it
-    IDENTITY.log    what the training told
-    IDENTITY/       its run folder: metrics.json there says that it is finished, failed.txt why it is not
+    IDENTITY.log    the log of its training
+    IDENTITY/       its run folder: with metrics.json if it is finished, with failed.txt if it failed
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ NOT_IDENTITY = (
     "data.features",
     "data.annotations",
 )
-"""Where and how a job runs, and where it is logged. Of files, not the name counts but the content."""
+"""Keys that do not change a job's result, so they are left out of its identity. Files count by content, not by name."""
 FAILED = "failed.txt"
 
 
 def identity(config: DictConfig) -> str:
-    """12 hexadecimal digits that depend on everything a training's result depends on, and on nothing else.
+    """Compute 12 hexadecimal digits that depend on everything a training's result depends on, and on nothing else.
 
-    Of the features only the :func:`~sdst.data.fingerprint.fingerprint` counts, which samples them.
+    Features enter through their :func:`~sdst.data.fingerprint.fingerprint`, which samples them.
 
     Args:
         config: A composed configuration; its annotations and features are read.
 
     Raises:
-        UserError: One of these files is missing or cannot be used.
+        UserError: An annotation or feature file is missing or cannot be used.
     """
     essence: Any = OmegaConf.to_container(config, resolve=True)
     data = essence["data"]
@@ -76,16 +76,18 @@ def identity(config: DictConfig) -> str:
         for parent in parents:
             node = node[parent]
         node.pop(leaf, None)
+    # The name that this option had when identities were first stored: unchanged jobs must keep theirs.
+    essence["levels"]["order"] = essence["levels"].pop("direction")
     essence["content"] = {"annotations": files, "features": features}
     return hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def freeze(config: DictConfig, jobs: Path, name: str) -> None:
-    """Write a job's configuration, with absolute paths, for whichever process will train it.
+    """Write a job's configuration, with absolute paths, for the process that will train it.
 
     Args:
-        config: Of the job.
-        jobs: The folder of jobs.
+        config: Configuration of the job.
+        jobs: Folder of jobs.
         name: The job's identity.
     """
     config = config.copy()
@@ -98,19 +100,19 @@ def freeze(config: DictConfig, jobs: Path, name: str) -> None:
 
 
 def status(jobs: Path, name: str) -> Status:
-    """What the disk says about a job."""
+    """State of a job, from the files in its run folder."""
     if (jobs / name / "metrics.json").is_file():
         return "finished"
     return "failed" if (jobs / name / FAILED).is_file() else "missing"
 
 
 def run_job(jobs: Path, name: str, *, wait: bool) -> Status | Literal["busy"]:
-    """Train a frozen job, unless it is finished; a failure is told in its folder and log, not raised.
+    """Train a frozen job unless it is finished; a failure is written to its folder and log, not raised.
 
     Args:
-        jobs: The folder of jobs.
+        jobs: Folder of jobs.
         name: The job's identity.
-        wait: While another process trains the job, wait for its result instead of returning ``busy``.
+        wait: If another process trains the job, wait for its result instead of returning ``busy``.
     """
     run_dir = jobs / name
     with _locked(jobs / f"{name}.lock", wait) as free:
@@ -135,17 +137,17 @@ def run_job(jobs: Path, name: str, *, wait: bool) -> Status | Literal["busy"]:
 
 
 def train_once(run_dir: Path, config: DictConfig) -> dict[str, Any]:
-    """The content of the run's metrics.json: of the finished run there, the continued one, or a new one.
+    """Return the content of metrics.json, from the finished run in this folder, or after resuming or starting it.
 
-    A run is continued as it was begun, but for :data:`NOT_IDENTITY`.
+    A resumed run keeps its configuration except for the keys in :data:`NOT_IDENTITY`.
     """
-    # Here, for whoever only reads jobs would wait seconds for what training imports.
+    # Imported here because it takes seconds, and commands that only read jobs do not need it.
     from sdst.training.fit import train
     from sdst.training.run_folder import LAST
 
     finished = run_dir / "metrics.json"
     if finished.is_file():
-        logger.info("%s: trained already; remove the folder to train again", run_dir)
+        logger.info("%s: already trained; remove the folder to train again", run_dir)
         stored: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
         return stored
     if (run_dir / LAST).is_file():
@@ -154,29 +156,29 @@ def train_once(run_dir: Path, config: DictConfig) -> dict[str, Any]:
             if (value := OmegaConf.select(config, key)) is not None:
                 OmegaConf.update(begun, key, value, merge=False)
         return train(begun, run_dir, resume=True)
-    if (run_dir / "config.yaml").is_file():  # a run of ours, interrupted before its first epoch ended
+    if (run_dir / "config.yaml").is_file():  # interrupted before the end of its first epoch
         shutil.rmtree(run_dir)
     return train(config, run_dir)
 
 
 @contextmanager
 def _locked(path: Path, wait: bool) -> Iterator[bool]:
-    """Hold a lock that ends with the process; False where another process has it and ``wait`` is not asked for."""
+    """Hold a lock that ends with the process; yields False if another process has it and ``wait`` is false."""
     with path.open("a") as file:
         yield lock(file, wait=wait)
 
 
 class _JobLog(logging.FileHandler):
-    """A log that ends what it cannot tell of, instead of printing a traceback and going on."""
+    """A log file that raises if it cannot be written, instead of printing a traceback and going on."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # its name in logging
-        """Raise what is being handled."""
+        """Raise the current exception."""
         raise
 
 
 @contextmanager
 def _log_to(path: Path) -> Iterator[None]:
-    """Let the package tell everything to a file instead of the terminal, where a sweep has a line per job."""
+    """Send the package's log to a file instead of the terminal, which shows one line per job."""
     package = logging.getLogger("sdst")
     handler = _JobLog(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))

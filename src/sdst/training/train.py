@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FLAGS = ("-m", "--multirun", "--cfg", "-c", "--package", "-p", "--resolve", "--info", "-i", "--help", "-h")
-"""Hydra's options that make sense here."""
+FLAGS = (
+    *("-m", "--multirun", "--cfg", "-c", "--package", "-p", "--resolve", "--info", "-i", "--help", "-h"),
+    *("--config-dir", "-cd"),
+)
+"""Hydra's options that make sense here. The folder of ``--config-dir`` adds choices, such as ``data=mine``."""
 
 SEARCH = "hydra/sweeper=optuna"
 """Hydra's sweeper that searches for good values instead of trying all: Optuna's."""
@@ -69,7 +72,7 @@ def _check_flags(argv: Sequence[str]) -> None:
     for arg in argv:
         if arg.startswith("-") and arg.partition("=")[0] not in FLAGS:
             raise UserError(
-                f"sdst train: no option {arg}; there are {', '.join(FLAGS)} and overrides like seed=1"
+                f"sdst train: unknown option {arg}; options are {', '.join(FLAGS)} and overrides like seed=1"
             )
 
 

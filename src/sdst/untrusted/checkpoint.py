@@ -1,4 +1,4 @@
-"""Checkpoint files, read as data: weights and plain values, checked by type. Nothing in them is executed."""
+"""Checkpoint files, read as data: weights and plain values, checked by type. No code in them is executed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 KEY = "sdst"
-"""Under this key a Lightning checkpoint holds ``version``, ``config`` and ``recipe``."""
+"""Key of a Lightning checkpoint that holds ``version``, ``config`` and ``recipe``."""
 VERSION = 1
 RECIPE: dict[str, type] = {
     "backbone": str,
@@ -27,37 +27,41 @@ RECIPE: dict[str, type] = {
     "simulated": bool,
     "max_clips": int,
 }
-"""What every recipe tells, and its type."""
+"""Required recipe keys and their types."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint file.
+    """Read a checkpoint file.
 
     Raises:
-        UserError: No file, not a checkpoint of this project, damaged, or of another version.
+        UserError: The file is missing, damaged, of another version, or not a checkpoint of this project.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
+        raise UserError(f"{path}: no such checkpoint; check the path")
     try:
         require_backed(path, checksums=True)
-        # weights_only: a pickle that would run code is refused.
+        # weights_only refuses a pickle that would run code.
         loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         version = loaded[KEY]["version"]
         _check_types(loaded, {"state_dict": dict, "epoch": int})
         _check_types(loaded["state_dict"], dict.fromkeys(loaded["state_dict"], torch.Tensor))
         _check_types(loaded[KEY], {"config": dict, "recipe": dict})
         _check_types(loaded[KEY]["recipe"], RECIPE)
-    except Exception as error:  # whatever PyTorch stumbles over
+    except Exception as error:  # PyTorch raises many types on damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a checkpoint written by sdst train ({reason})") from error
+        raise UserError(
+            f"{path}: not a checkpoint of sdst train ({reason}); give a best.ckpt or last.ckpt"
+        ) from error
     if version != VERSION:
-        raise UserError(f"{path}: checkpoint version {version}, this program reads {VERSION}")
+        raise UserError(
+            f"{path}: expected checkpoint version {VERSION}, got {version}; use the sdst that wrote it"
+        )
     return loaded
 
 
 def _check_types(values: dict[Any, Any], wanted: Mapping[Any, type]) -> None:
-    """Refuse a mapping with a value of another type; ``list`` stands for a list of whole numbers."""
+    """Refuse a mapping with a value of another type; ``list`` means a list of whole numbers."""
     for key, kind in wanted.items():
         items = values[key] if isinstance(values[key], list) else []
         if (

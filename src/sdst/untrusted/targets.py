@@ -1,6 +1,6 @@
-"""What the ``_target_`` of a configuration may name: classes that training is made of, and nothing that acts.
+"""Which objects the ``_target_`` of a configuration may name: parts of a training, and nothing that acts by itself.
 
-A prefix alone would not do: ``torch.os.system`` begins with torch, and so do classes that start processes.
+Checking the prefix is not enough: ``torch.os.system`` begins with torch, and so do classes that start processes.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from torch import nn
 from sdst.errors import UserError
 
 PACKAGES = ("sdst", "torch", "torchmetrics", "lightning", "wandb")
-"""Whose classes they may be: named as theirs, and defined in them."""
+"""Packages that must both hold the name and define the class."""
 FUNCTIONS = ("sdst.training.loggers.wandb_logger",)
+"""Functions that are allowed besides classes."""
 
 
 def find_target(node: dict[str, Any], place: str) -> Any:
-    """What the ``_target_`` of a node names.
+    """Look up the ``_target_`` of a node.
 
     Args:
-        node: Plain values, interpolations resolved.
-        place: The key of the ``_target_``, for the message.
+        node: Plain values, with interpolations resolved.
+        place: Key of the ``_target_``, for the message.
 
     Raises:
-        UserError: It, or one at any depth below it, names nothing that a configuration may build.
+        UserError: It, or one at any depth below it, names something that a configuration must not build.
     """
     for value in node.values():
         _check_below(value, place)
@@ -35,17 +36,17 @@ def find_target(node: dict[str, Any], place: str) -> Any:
         try:
             found = get_object(target)
         except (ImportError, AttributeError, ValueError) as error:
-            raise UserError(f"{place}: {target} is not there ({error}); check its name") from error
+            raise UserError(f"{place}: {target} cannot be imported ({error}); check its name") from error
         if target in FUNCTIONS or _is_buildable(found):
             return found
     raise UserError(
-        f"{place}: {target!r} is nothing that a configuration may build; name a class of "
-        f"{', '.join(PACKAGES)} that training is made of"
+        f"{place} must name a model, data module, trainer, callback, logger, profiler or strategy of "
+        f"{', '.join(PACKAGES)}, got {target!r}"
     )
 
 
 def _check_below(value: Any, place: str) -> None:
-    """Every node with a ``_target_`` is built by Hydra, also those in lists and among other arguments."""
+    """Check nested nodes too, because Hydra builds every node with a ``_target_``, also inside lists."""
     if isinstance(value, dict):
         if "_target_" in value:
             find_target(value, place)
@@ -62,7 +63,7 @@ def _is_buildable(found: Any) -> bool:
         return False
     if issubclass(found, nn.Module):
         return True
-    # Here, for Lightning takes seconds to import and a model needs none of it.
+    # Imported here because Lightning takes seconds, and building a model does not need it.
     import lightning as L
     from lightning.pytorch.callbacks import Callback
     from lightning.pytorch.loggers import Logger

@@ -1,4 +1,4 @@
-"""What a loss term of weight 0 leaves untrained takes part in nothing: scores, matching, prediction."""
+"""Heads whose loss weight is 0 are excluded from scores, matching and prediction."""
 
 import json
 from collections.abc import Callable
@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from sdst.training.run_folder import BEST
 
 from helpers.corpus import Corpus
 from sdst.cli import main
 from sdst.config.checks import check_options, resolve_auto_options
 from sdst.config.compose import compose
 from sdst.errors import UserError
+from sdst.training.run_folder import BEST
 
 Train = Callable[..., Path]
 
@@ -21,7 +21,7 @@ Train = Callable[..., Path]
 @pytest.mark.parametrize(
     ("off", "score", "match"), [([], "both", 1.0), (["act"], "class", 1.0), (["cls"], "actionness", 0.0)]
 )
-def test_moments_are_ranked_and_matched_by_what_the_losses_train(
+def test_only_trained_heads_rank_and_match_moments(
     off: list[str], score: str, match: float
 ) -> None:
     config = compose([f"loss.weights.{term}=0" for term in off])
@@ -44,12 +44,12 @@ def test_a_trained_factor_may_be_left_out_of_the_score(score: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        (["loss.weights.cls=0", "loss.weights.act=0"], "loss.weights: cls and act"),
+        (["loss.weights.cls=0", "loss.weights.act=0"], "loss.weights: cls or act"),
         (["loss.weights.act=0", "decode.score=both"], "decode.score: both .*loss.weights.act"),
         (["loss.weights.cls=0", "decode.score=class"], "decode.score: class .*loss.weights.cls"),
     ],
 )
-def test_a_score_that_nothing_trains_is_refused(overrides: list[str], named: str) -> None:
+def test_an_untrained_score_is_refused(overrides: list[str], named: str) -> None:
     with pytest.raises(UserError, match=named):
         resolve_auto_options(compose(overrides))
 
@@ -59,8 +59,10 @@ def test_a_model_without_actionness_head_is_ranked_by_class_and_refuses_its_loss
     check_options(config)
     resolve_auto_options(config)
     assert config.decode.score == "class"
-    for overrides in (["loss.weights.act=1"], ["heads=queries"]):
-        with pytest.raises(UserError, match=r"loss\.weights\.act: this model has no actionness head"):
+    for overrides in (["loss.weights.act=1"], ["moments=queries"]):
+        with pytest.raises(
+            UserError, match=r"loss\.weights\.act must be 0 because this model has no actionness head"
+        ):
             check_options(compose(["model=r2_tuning", *overrides]))
     with pytest.raises(UserError, match=r"decode\.score: both"):
         resolve_auto_options(compose(["model=r2_tuning", "decode.score=both"]))
@@ -80,7 +82,7 @@ def spoil(checkpoint: Path, out: Path, prefix: str) -> Path:
 @pytest.mark.parametrize(
     ("off", "untrained", "trained"), [("act", "actionness", "classify"), ("cls", "classify", "actionness")]
 )
-def test_prediction_makes_no_use_of_what_training_left_untrained(
+def test_prediction_ignores_untrained_heads(
     train: Train, corpus: Corpus, tmp_path: Path, off: str, untrained: str, trained: str
 ) -> None:
     options = [f"loss.weights.{off}=0", "trainer.max_epochs=1", "data.annotations.test=null"]

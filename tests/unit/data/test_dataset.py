@@ -207,18 +207,18 @@ def test_training_order_is_a_permutation_drawn_from_seed_and_epoch() -> None:
 @given(st.integers(1, 5), st.integers(1, 3), st.sampled_from(["intermediate", "last"]), st.booleans())
 def test_levels_count_back_from_the_last_layer(k: int, stride: int, source: str, deepest_first: bool) -> None:
     stored = range(21, 41)
-    order = "descending" if deepest_first else "ascending"
-    levels = Levels(k, source, stride, order)
+    direction = "descending" if deepest_first else "ascending"
+    levels = Levels(k, source, stride, direction)
     expected = [40] * k if source == "last" else list(range(40, 0, -stride))[:k]
     assert levels.video_layers(stored) == (expected if deepest_first else expected[::-1])
     neighbours = [40] * k if source == "last" else list(range(40, 40 - k, -1))
     assert levels.text_layers(stored) == (neighbours if deepest_first else neighbours[::-1])
-    levels = Levels(k, source, 1, order, text_stride=stride)
+    levels = Levels(k, source, 1, direction, text_stride=stride)
     assert levels.text_layers(stored) == (expected if deepest_first else expected[::-1])
 
 
 @pytest.mark.parametrize(
-    "change", [{"count": 0}, {"stride": 0}, {"text_stride": 0}, {"source": "first"}, {"order": "up"}]
+    "change", [{"count": 0}, {"stride": 0}, {"text_stride": 0}, {"source": "first"}, {"direction": "up"}]
 )
 def test_levels_out_of_range_are_refused(change: dict) -> None:
     with pytest.raises(UserError, match=r"levels.*" + next(iter(change))):

@@ -124,7 +124,7 @@ OTHER_TEXT = {
     "model.signal": SIGNALS[:-1],
     "model.attention": [name for name in ATTENTIONS if name != "rdsa"],
     "levels.source": ["last"],
-    "levels.order": ["descending"],
+    "levels.direction": ["descending"],
 }
 
 
@@ -191,7 +191,7 @@ CHOICES = {
     "levels.source": st.sampled_from(["intermediate", "last"]),
     "levels.stride": st.integers(1, 3),
     "levels.text_stride": st.integers(1, 3),
-    "levels.order": st.sampled_from(["ascending", "descending"]),
+    "levels.direction": st.sampled_from(["ascending", "descending"]),
     "data.pooling": st.sampled_from(list(VIDEO_DIMS)),
     **{f"loss.weights.{term}": st.sampled_from([0.0, 0.5]) for term in TERMS},
     **{f"loss.match_weights.{cost}": st.sampled_from([0.0, 0.5]) for cost in ("cls", "l1", "iou")},
@@ -228,7 +228,7 @@ def impossible(config: DictConfig) -> bool:
         or (model.attention.endswith("_init") and not scored["cls"])
         or (
             levels.source == "last"
-            and (levels.stride, levels.text_stride, levels.order) != (1, 1, "ascending")
+            and (levels.stride, levels.text_stride, levels.direction) != (1, 1, "ascending")
         )
         or not any(scored.values())
         or any(not scored[term] for term in needed)
@@ -339,7 +339,7 @@ REFUSED = {
     "model.attention=deformable model.cnn_depth=0": ["model.cnn_depth", "deformable"],
     "model.attention=mixed_init loss.weights.cls=0": ["model.attention: mixed_init", "loss.weights.cls"],
     "levels.source=last levels.stride=2": ["levels.source: last", "levels.stride"],
-    "levels.source=last levels.order=descending": ["levels.source: last", "order"],
+    "levels.source=last levels.direction=descending": ["levels.source: last", "direction"],
     "loss.weights.cls=0 loss.weights.act=0": ["loss.weights", "cls", "act"],
     "loss.weights.act=0 decode.score=both": ["decode.score", "loss.weights.act"],
     "loss.weights.cls=0 loss.match_weights.l1=0 loss.match_weights.iou=0": [

@@ -1,0 +1,54 @@
+"""What an installed wheel has: the package with its data, the configuration and the experiments, and nothing else."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from sdst.files import shipped
+from sdst.version import __version__
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    pytest.importorskip("hatchling", reason="hatchling, which builds the wheel, is not installed")
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (path,) = folder.iterdir()
+    assert path.name == f"sdst-{__version__}-py3-none-any.whl"
+    return zipfile.ZipFile(path)
+
+
+def test_a_wheel_has_the_package_its_data_the_configuration_and_the_experiments(
+    wheel: zipfile.ZipFile,
+) -> None:
+    package = {
+        path.relative_to(ROOT / "src"): path
+        for path in (ROOT / "src/sdst").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    moved = {
+        "sdst" / path.relative_to(ROOT): path
+        for path in [*(ROOT / "conf").rglob("*.yaml"), *(ROOT / "experiments").glob("*.yaml")]
+    }
+    files = {name.as_posix(): path.read_bytes() for name, path in {**package, **moved}.items()}
+    built = {name: wheel.read(name) for name in wheel.namelist() if not name.startswith("sdst-")}
+    assert built.keys() == files.keys()
+    assert built == files
+    for name in ("conf/train.yaml", "experiments/table1.yaml", "features/small_world/weights.safetensors"):
+        assert f"sdst/{name}" in built
+
+
+def test_folders_are_those_of_the_repository_or_of_the_installed_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert shipped.shipped_folder("conf") == ROOT / "conf"
+    installed = tmp_path / "site-packages" / "sdst"
+    (tmp_path / "conf").mkdir()  # of something else
+    monkeypatch.setattr(shipped, "PACKAGE", installed)
+    assert shipped.shipped_folder("conf") == installed / "conf"
