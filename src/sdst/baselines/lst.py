@@ -7,8 +7,8 @@ and a gate σ(α/0.1) mixes them with the side network's state; the last state i
 
 Adapted to cached levels and to queries, *reading*: a block is a decoder layer, which also attends to the query's words
 of its level, so that every level depends on the query, as in the other methods. LST initialises its blocks with pruned
-weights of the backbone, whose blocks read frames; these blocks read clips and start at random. Alignment, pyramid, heads
-and losses are R2-Tuning's (``sdst.baselines.anchors``).
+weights of the backbone, whose blocks read frames; these blocks read clips and start at random. Alignment, pyramid,
+heads and losses are R2-Tuning's (``sdst.baselines.anchors``).
 """
 
 from __future__ import annotations

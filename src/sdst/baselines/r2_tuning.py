@@ -88,7 +88,7 @@ class R2Block(nn.Module):
     def forward(
         self, video: Tensor, video_mask: Tensor, text: Tensor, text_mask: Tensor, positions: Tensor
     ) -> Refined:
-        """Refine from the last level to the first, whose query is returned; see ``AnchorGrounder`` for the arguments."""
+        """Refine from the last level to the first, whose query is returned; arguments as in ``AnchorGrounder``."""
         counted = torch.ones_like(text_mask) if self.see_padding else text_mask
         strongest = text.masked_fill(~counted[:, None, :, None], -torch.inf).amax(dim=2)  # (B, K, d)
         # unbind instead of indexing: its gradient is one stack, not a sum of K tensors full of zeros.

@@ -227,7 +227,7 @@ def test_what_cannot_be_evaluated_is_refused_with_its_qid():
         ([good[0], make_prediction(2, [])], records, None, "qid 2 has no saliency but"),
         (good, [records[0], make_record(2, [[0, 20]])], None, "qid 2 has no saliency labels but"),
         (good, [records[0], unlabelled], None, "qid 2 has no 'relevant_windows'"),
-        (good, records, "tvsum", "'tvsum' is no dataset"),
+        (good, records, "tvsum", "unknown dataset 'tvsum'"),
     ]
     for predictions, truths, dataset, message in cases:
         with pytest.raises(UserError, match=message):
