@@ -52,9 +52,9 @@ OPTIONS = {
     "select.metric=MR-full-mAP@0.6": ["select.metric", "MR-full-mAP@0.5"],
     "select.split=dev": ["dev", "val"],
     "select.split=train": ["select.split", "train"],
-    "loss.weights.sal=-1": ["loss weights", "sal"],
-    "loss.weights.sal=nan": ["loss weights", "sal"],
-    "+loss.weights.hinge=1": ["loss weights", "hinge"],
+    "loss.weights.sal=-1": ["loss.weights", "sal"],
+    "loss.weights.sal=nan": ["loss.weights", "sal"],
+    "+loss.weights.hinge=1": ["loss.weights", "hinge"],
     "loss.match_weights.l1=inf": ["match_weights", "l1"],
     "levels.count=0": ["levels", "count 0"],
     "levels.count=9": ["features.h5", "video_layers", "32"],
@@ -335,7 +335,9 @@ def test_malicious_checkpoint_is_not_executed_on_resume(
 def test_unknown_command_lists_all_commands_and_suggests_the_closest(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert "unknown command 'tran' (did you mean 'train'?); choose from train, sweep" in one_line(capsys, ["tran"])
+    assert "unknown command 'tran' (did you mean 'train'?); choose from train, sweep" in one_line(
+        capsys, ["tran"]
+    )
     assert "unknown command 'xyz'; choose from train, sweep" in one_line(capsys, ["xyz"])
 
 

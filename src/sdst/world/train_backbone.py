@@ -227,8 +227,9 @@ a laptop. It only knows that world; it is not InternVideo2 and was not made from
 - **Training**: video-text contrast, {report["steps"]:,} steps of {report["batch_size"]} clips, seed {report["seed"]},
   AdamW; the adaptive pooling of the last block against the mean of the sentence's tokens. The first {LONE_STEPS:.0%} of
   the steps use clips of a single thing and sentences that only name its motion. The vision tower's CLS token is not
-  aligned, as in InternVideo2. {report["seconds"] / 60:.0f} min, without drawing clips, on
-  {report["threads"]} threads ({report["machine"]}, torch {report["torch"]}). The loss curve is in `training.json`; it ends at
+  aligned, as in InternVideo2.
+  {report["seconds"] / 60:.0f} min on {report["threads"]} threads, without drawing clips
+  ({report["machine"]}, torch {report["torch"]}). The loss curve is in `training.json`; it ends at
   {report["loss"][-1][1]:.2f}.
 - **Reproduce**: `sdst world train-backbone --out DIR --seed {report["seed"]}`; the same machine and number of threads
   give the same weights.

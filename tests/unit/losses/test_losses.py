@@ -376,13 +376,13 @@ def test_nothing_is_matched_when_no_term_needs_it(monkeypatch):
 @pytest.mark.parametrize(
     ("weights", "match_weights", "message"),
     [
-        ({**WEIGHTS, "clss": 1.0}, MATCH, r"loss weights: unknown \['clss'\]"),
-        ({k: v for k, v in WEIGHTS.items() if k != "sal"}, MATCH, r"missing \['sal'\]"),
-        ({**WEIGHTS, "act": -1.0}, MATCH, "act is -1.0"),
-        ({**WEIGHTS, "act": float("nan")}, MATCH, "act is nan"),
-        ({**WEIGHTS, "act": float("inf")}, MATCH, "act is inf"),
+        ({**WEIGHTS, "clss": 1.0}, MATCH, r"loss\.weights must .*unknown: clss, missing: none"),
+        ({k: v for k, v in WEIGHTS.items() if k != "sal"}, MATCH, r"unknown: none, missing: sal"),
+        ({**WEIGHTS, "act": -1.0}, MATCH, r"loss\.weights\.act must .*got -1\.0"),
+        ({**WEIGHTS, "act": float("nan")}, MATCH, r"loss\.weights\.act must .*got nan"),
+        ({**WEIGHTS, "act": float("inf")}, MATCH, r"loss\.weights\.act must .*got inf"),
         (dict.fromkeys(TERMS, 0.0), MATCH, "all are 0"),
-        (WEIGHTS, {"cls": 1.0, "l1": 1.0}, r"match_weights: .*missing \['iou'\]"),
+        (WEIGHTS, {"cls": 1.0, "l1": 1.0}, r"loss\.match_weights must .*missing: iou"),
     ],
 )
 def test_bad_weights_are_user_errors(weights, match_weights, message):

@@ -181,7 +181,7 @@ def test_a_score_that_is_not_a_number_shows(nms):
     ],
 )
 def test_bad_options_are_user_errors(key, value):
-    with pytest.raises(UserError, match=key):
+    with pytest.raises(UserError, match=rf"decode\.{key} must "):
         replace(PLAIN, **{key: value})
 
 

@@ -451,8 +451,8 @@ def test_variants_of_rdsa_and_actionness_keep_the_shape_of_the_output(options):
         ({"modules": []}, "model.modules"),
         ({"modules": ["ca", "ca"]}, "model.modules"),
         ({"modules": ["ca", "cnn"]}, "model.modules"),
-        ({"attention": "deformabel"}, "model.attention: 'deformabel'.*pure_init"),
-        ({"attention": "standard", "modules": ["ca", "sa", "ffn"]}, "model.attention: standard"),
+        ({"attention": "deformabel"}, "model.attention must be one of .*pure_init.*got 'deformabel'"),
+        ({"attention": "standard", "modules": ["ca", "sa", "ffn"]}, "model.attention = standard"),
     ],
 )
 def test_an_impossible_option_is_refused_by_name(options, named):

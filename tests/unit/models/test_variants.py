@@ -341,7 +341,7 @@ REFUSED = {
     "loss.weights.cls=0 loss.weights.act=0": ["loss.weights", "cls", "act"],
     "loss.weights.act=0 decode.score=both": ["decode.score", "loss.weights.act"],
     "loss.weights.cls=0 loss.match_weights.l1=0 loss.match_weights.iou=0": [
-        "loss match_weights",
+        "loss.match_weights",
         "all are 0",
     ],
     "levels.count=5 levels.stride=4": ["video_layers", "24"],

@@ -196,7 +196,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
     capsys.readouterr()
     more = ["--scenes", "10", "--steps", "4", "--workers", "1"]
     assert main(["world", "train-backbone", "--out", str(tmp_path / "two"), *more]) == 2
-    assert "of another training" in capsys.readouterr().err
+    assert "state.pt: expected a training with" in capsys.readouterr().err
     backbone = load_backbone(
         tmp_path / "two" / "weights.safetensors", "small-world", vocab=tmp_path / "two" / "vocab.txt"
     )

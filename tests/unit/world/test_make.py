@@ -143,8 +143,8 @@ def test_the_command_makes_what_it_is_asked_for(tmp_path, short_videos, capsys):
         (["make", "--out", "{}", "--size", "huge"], "huge"),
         (["make", "--out", "{}", "--seed", "-1"], "-1 is below 0"),
         (["make", "--out", "{}", "--train", "few"], "few"),
-        (["make", "--out", "{}", "--train", "0", "--val", "0", "--test", "0"], "no videos"),
-        (["make", "--out", "{}/file"], "cannot be made a folder"),
+        (["make", "--out", "{}", "--train", "0", "--val", "0", "--test", "0"], "at least one video"),
+        (["make", "--out", "{}/file"], "cannot create the folder"),
         (["paint"], "paint"),
     ],
 )
