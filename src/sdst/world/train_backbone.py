@@ -222,7 +222,7 @@ a laptop. It only knows that world; it is not InternVideo2 and was not made from
 
 - **Architecture**: the classes of the real backbone (`VisionTower` with attention pooling, BERT text tower), sizes in
   `sdst.features.backbone.sizes.PRESETS["{NAME}"]`.
-- **Data**: {report["clips"]:,} clips of {report["scenes"]:,} scenes drawn only for this training, which are in none of the
+- **Data**: {report["clips"]:,} clips of {report["scenes"]:,} scenes drawn only for this training, not in any of the
   world's splits; every fourth combination of colour, shape and motion is never shown and never named.
 - **Training**: video-text contrast, {report["steps"]:,} steps of {report["batch_size"]} clips, seed {report["seed"]},
   AdamW; the adaptive pooling of the last block against the mean of the sentence's tokens. The first {LONE_STEPS:.0%} of
