@@ -23,7 +23,7 @@ def naive_iou(a: list[float], b: list[float]) -> float:
 
 @KINDS
 @given(spans=LISTS)
-def test_centre_and_width_of_start_and_end_and_back(kind, spans):
+def test_converting_spans_there_and_back_changes_nothing(kind, spans):
     se = kind(spans)
     cw = se_to_cw(se)
     assert cw.tolist() == [[(start + end) / 2, end - start] for start, end in spans]
