@@ -34,7 +34,7 @@ def api_pages() -> dict[str, str]:
         if path.stem == "__init__":
             if path.stat().st_size:
                 modules.setdefault(".".join(parts[:-1]), []).insert(0, ".".join(parts[:-1]))
-        else:
+        elif path.stem != "__main__":
             modules.setdefault(".".join(parts[:-1]), []).append(".".join(parts))
     return {
         f"api/{package}.md": f"# {package}\n\n" + "\n\n".join(f"::: {module}" for module in names) + "\n"

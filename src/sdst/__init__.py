@@ -11,9 +11,14 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``sdst.load`` when it is first used: it brings torch, which much of the package does without."""
+    """Import ``sdst.load`` on first use, because it imports torch and much of the package does not need torch."""
     if name == "load":
         from sdst.inference.grounder import load
 
         return load
     raise AttributeError(f"module 'sdst' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    """List ``load`` too, so that completion finds it before its first use."""
+    return sorted({*globals(), "load"})

@@ -1,4 +1,4 @@
-"""The ``sdst`` console script: one table of commands, each imported only when it is called."""
+"""The ``sdst`` command: a table of subcommands, each imported only when it is called."""
 
 from __future__ import annotations
 
@@ -21,35 +21,38 @@ COMMANDS = {
         "train, validate and test (Hydra: sdst train data=qvhighlights optim.lr=2e-4)",
     ),
     "sweep": ("sdst.sweeps.commands", "train all rows of one of the paper's tables or figures"),
-    "report": ("sdst.reports.commands", "a table or figure: ours beside the paper's"),
+    "report": ("sdst.reports.commands", "print or save a table or figure with the paper's numbers beside it"),
     "show": (
         "sdst.show.commands",
-        "a run, or two side by side, as a page: metrics, curves, every prediction",
+        "show one run, or compare two, as a page: metrics, curves, every prediction",
     ),
     "evaluate": ("sdst.metrics.commands", "score any model's prediction file against annotations"),
     "analyze": (
         "sdst.analysis.commands",
-        "what predictions get right and wrong, by what is asked, and what could be reached",
+        "find what predictions get right and wrong, by kind of query, and what could be gained",
     ),
     "predict": (
         "sdst.inference.commands",
-        "moments and saliency for queries about videos or stored features",
+        "find moments and saliency for queries about videos or stored features",
     ),
-    "serve": ("sdst.serve.commands", "a page on this machine: drop a video, ask it, play the moments"),
-    "extract": ("sdst.features.extract", "videos and their annotated queries to a feature file"),
-    "features": ("sdst.features.commands", "feature files: inspect, validate, merge, import, simulate"),
+    "serve": (
+        "sdst.serve.commands",
+        "open a page on this machine: drop a video, ask about it, play the moments",
+    ),
+    "extract": ("sdst.features.extract", "extract features of videos and their queries into one file"),
+    "features": ("sdst.features.commands", "inspect, validate, merge, import or simulate feature files"),
     "world": (
         "sdst.world.commands",
-        "an invented world of moving shapes: make its videos, run SDST in it",
+        "make videos of a synthetic world of moving shapes, or train its small backbone",
     ),
-    "bench": ("sdst.bench.commands", "how fast it is here, and what a step costs"),
-    "demo": ("sdst.world.demo", "the whole path on a small world: videos, features, training, answers"),
+    "bench": ("sdst.bench.commands", "measure speed and memory on this machine"),
+    "demo": ("sdst.world.demo", "run all steps on a small world: videos, features, training, answers"),
 }
 """Command -> (module with a ``main(argv) -> exit status``, one line of help)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status; 2 after a user error, told in one line on stderr."""
+    """Run one command and return its exit status; a user error prints one line on stderr and returns 2."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in {"-h", "--help"}:
         sys.stdout.write(_help())
@@ -60,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     log_to_stderr()
     try:
         if args[0] not in COMMANDS:
-            raise UserError(f"'{args[0]}' is no command; choose from {', '.join(COMMANDS)}")
+            raise UserError(_unknown_command(args[0]))
         module = importlib.import_module(COMMANDS[args[0]][0])
         status: int = module.main(args[1:])
         return status
@@ -70,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of our stdout (head, less) left; keep the interpreter from complaining on exit.
+        # The reader of our stdout (head, less) has closed it; without this the interpreter complains on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -85,10 +88,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _unknown_command(name: str) -> str:
+    import difflib  # only needed here, and `sdst --help` should stay fast
+
+    close = difflib.get_close_matches(name, COMMANDS, n=1)
+    suggestion = f" (did you mean '{close[0]}'?)" if close else ""
+    return f"unknown command '{name}'{suggestion}; choose from {', '.join(COMMANDS)}"
+
+
 def _help() -> str:
     lines = [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
     return (
         "usage: sdst COMMAND [options]\n\n"
         "Sparse-Dense Side-Tuner for video temporal grounding.\n\ncommands:\n" + "\n".join(lines) + "\n\n"
-        "sdst COMMAND --help tells a command's options; sdst --version the version.\n"
+        "sdst COMMAND --help lists a command's options; sdst --version prints the version.\n"
     )

@@ -1,7 +1,7 @@
-"""Temporal spans: the two formats, their conversion, IoU, and the clip grid. NumPy arrays and torch tensors alike.
+"""Temporal spans: the two formats, their conversion, IoU, and the clip grid, for NumPy arrays and torch tensors.
 
-``se`` is (start, end), ``cw`` is (centre, width); the last axis holds the pair. Nothing else in the project
-converts between them.
+``se`` is (start, end), ``cw`` is (centre, width); the last axis holds the pair. All conversions between them are
+in this module.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def cw_to_se(cw: Array) -> Array:
-    """(..., 2) centre and width to start and end."""
+    """Convert (..., 2) centre and width to start and end."""
     centre, half = cw[..., :1], cw[..., 1:] / 2
     return _pair(centre - half, centre + half)
 
 
 def se_to_cw(se: Array) -> Array:
-    """(..., 2) start and end to centre and width."""
+    """Convert (..., 2) start and end to centre and width."""
     start, end = se[..., :1], se[..., 1:]
     return _pair((start + end) / 2, end - start)
 
@@ -40,7 +40,7 @@ def pairwise_iou(a: Array, b: Array) -> Array:
 
 
 def aligned_iou(a: Array, b: Array) -> Array:
-    """Temporal IoU of the spans of ``a`` with those of ``b`` at the same place; (start, end), broadcast."""
+    """Temporal IoU of the spans of ``a`` with those of ``b`` at the same index; (start, end), broadcast."""
     start, end = a[..., 0], a[..., 1]
     other_start, other_end = b[..., 0], b[..., 1]
     if isinstance(start, np.ndarray):
@@ -55,10 +55,10 @@ def aligned_iou(a: Array, b: Array) -> Array:
 
 
 def count_clips(duration: float, clip_seconds: float) -> int:
-    """How many clips a video has: duration / clip length to the nearest whole number, at least one.
+    """Number of clips of a video: duration / clip length, rounded to the nearest whole number, at least 1.
 
-    Real files are a few hundredths of a second off their nominal length; cutting the fraction off would lose a
-    whole clip of a 149.98 s video, and rounding up would add an empty one to a 150.02 s video.
+    Real files differ from their nominal length by a few hundredths of a second. Rounding down would lose a whole
+    clip of a 149.98 s video, and rounding up would add an empty one to a 150.02 s video.
     """
     return max(1, math.floor(duration / clip_seconds + 0.5))
 

@@ -1,4 +1,4 @@
-"""What flows between the parts, and the letters that shape comments use everywhere.
+"""The data types that the packages exchange, and the letters that all shape comments use.
 
 ======  ==========================================================
 ``B``   samples in a batch
@@ -12,7 +12,8 @@
 ======  ==========================================================
 
 Masks are bool and true where valid. Outside the model a moment is (start, end) in seconds; inside it is
-(centre, width) divided by the video's own duration. This module imports no torch: the evaluation needs none.
+(centre, width) divided by the video's own duration. This module does not import torch, because the evaluation
+runs without it.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Qid = int | str
-"""A query's identity. 12 and "12" are different queries, as in the official evaluation."""
+"""A query's identifier. 12 and "12" are different queries, as in the official evaluation."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """One annotated (video, query) pair, quirks of its file already repaired.
+    """One annotated (video, query) pair, after the quirks of its file have been repaired.
 
     Attributes:
-        qid: Unique within a file.
-        vid: The video's name, the key of its features.
+        qid: The query's identifier, unique within a file.
+        vid: The video's name, which is also the key of its features.
         query: The sentence.
         duration: Length of the video in seconds.
         windows: (G, 2) float64 true moments (start, end) in seconds, sorted; None where the file has no labels.
@@ -54,14 +55,14 @@ class Record:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """What a model says about one (video, query) pair.
+    """A model's prediction for one (video, query) pair.
 
     Attributes:
-        qid: The query's identity.
+        qid: The query's identifier.
         vid: The video's name.
         query: The sentence.
         windows: (N, 3) float64 (start s, end s, score), best score first.
-        saliency: (T,) float64, one score per clip on any scale, higher is better; None where not predicted.
+        saliency: (T,) float64, one score per clip on any scale, higher is better; None if not predicted.
     """
 
     qid: Qid
@@ -77,17 +78,17 @@ class Batch:
 
     Attributes:
         records: The B annotation records.
-        video: (B, K, T, Dv) clip features per level, zero where padded; (1, K, T, Dv) where all samples have the same
-            clips of the same video.
-        video_mask: (B, T).
+        video: (B, K, T, Dv) clip features per level, zero where padded; (1, K, T, Dv) if all samples share the
+            same clips of one video.
+        video_mask: (B, T) true for valid clips.
         text: (B, K, L, Dt) token features per level, zero where padded.
-        text_mask: (B, L).
-        num_clips: (B,) float32 duration / clip length: where a normalised time lies on the clip axis.
-        video_index: (B,) int64, equal for samples of the same video and only for those.
+        text_mask: (B, L) true for valid tokens.
+        num_clips: (B,) float32 duration / clip length, the factor from normalised time to the clip axis.
+        video_index: (B,) int64, equal for two samples exactly if they have the same video.
         moments: (B, G, 2) float32 true moments (centre, width) in [0, 1], zero where padded.
-        moment_mask: (B, G).
+        moment_mask: (B, G) true for valid moments.
         saliency: (B, T) float32 target saliency in [0, 1], zero where padded or not relevant.
-        positive_clip: (B,) int64 one clip with saliency > 0 drawn per sample; -1 where there is none.
+        positive_clip: (B,) int64, one clip with saliency > 0 drawn per sample; -1 if the sample has none.
     """
 
     records: list[Record]
@@ -110,7 +111,7 @@ class Batch:
         return self.video, self.video_mask, self.text, self.text_mask, self.num_clips
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch with its tensors on another device; copies from pinned memory to a GPU do not block."""
+        """Return this batch with its tensors on ``device``; copies from pinned memory to a GPU do not block."""
         non_blocking = str(device).startswith("cuda")
         tensors = {
             f.name: getattr(self, f.name).to(device, non_blocking=non_blocking)
@@ -120,20 +121,20 @@ class Batch:
         return Batch(self.records, **tensors)
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory; the DataLoader calls this when it pins."""
+        """Return this batch in page-locked memory; the DataLoader calls this if it pins memory."""
         tensors = {f.name: getattr(self, f.name).pin_memory() for f in fields(self) if f.name != "records"}
         return Batch(self.records, **tensors)
 
 
 @dataclass
 class Anchors:
-    """The points, of all levels of a temporal pyramid, that anchor-based models find moments from.
+    """The points of all levels of a temporal pyramid, from which anchor-based models predict moments.
 
     Attributes:
-        position: (A,) float32 where a point lies, in clips from the start of the video.
-        stride: (A,) float32 clips from it to the next point of its level.
-        reach: (A, 2) float32 the point is for moments whose farther boundary is this far away: least and most, in
-            clips.
+        position: (A,) float32 position of a point, in clips from the start of the video.
+        stride: (A,) float32 distance to the next point of the same level, in clips.
+        reach: (A, 2) float32 smallest and largest distance, in clips, from the point to the farther boundary of a
+            moment that it may be assigned.
         mask: (B, A) true where the video has such a point.
     """
 
@@ -145,9 +146,9 @@ class Anchors:
 
 @dataclass
 class Output:
-    """What a model computes for a batch; moments are (centre, width) in (0, 1).
+    """A model's output for a batch; moments are (centre, width) in (0, 1).
 
-    Anchor-based models have moments at one level, with M = A, and those may lie outside the video.
+    Anchor-based models predict moments at one level, with M = A, and these may lie outside the video.
 
     Attributes:
         class_logits: (B, K, M) logit of "this query is a moment", per level.
@@ -158,13 +159,13 @@ class Output:
         query: (B, d) the pooled query that ``dense`` is compared with.
         video: (B, K, T, d) the aligned clip embeddings of eq. 2.
         text: (B, K, d) the pooled aligned query of each level.
-        actionness: (B, M) predicted best IoU of the last level's moments, in (0, 1); None without such a head.
-        initial_references: (B, M, 2) R^0; None where nothing is refined.
+        actionness: (B, M) predicted best IoU of the last level's moments, in (0, 1); None without an actionness head.
+        initial_references: (B, M, 2) R^0; None if the model refines no references.
         offsets: (B, K, M, H) sum over points of attention times offset (Fig. 4), in units of half a width:
-            -1 and +1 are the moment's boundaries. None unless asked for, and with standard attention.
-        proposal_logits: (B, M) logit of "this initial reference is a moment" where they are proposals
+            -1 and +1 are the moment's boundaries. None unless requested, and with standard attention.
+        proposal_logits: (B, M) logit of "this initial reference is a moment" if the initial references are proposals
             (``pure_init``, ``mixed_init``), else None.
-        anchors: Where the moments come from, of an anchor-based model, else None.
+        anchors: The points that an anchor-based model predicts moments from; None for other models.
     """
 
     class_logits: Tensor

@@ -16,6 +16,7 @@ import pytest
 import torch
 from sdst.training.run_folder import BEST
 
+import sdst
 from helpers.corpus import Corpus, make_corpus, make_rows
 from sdst.cli import main
 
@@ -51,9 +52,9 @@ OPTIONS = {
     "select.metric=MR-full-mAP@0.6": ["select.metric", "MR-full-mAP@0.5"],
     "select.split=dev": ["dev", "val"],
     "select.split=train": ["select.split", "train"],
-    "loss.weights.sal=-1": ["loss weights", "sal"],
-    "loss.weights.sal=nan": ["loss weights", "sal"],
-    "+loss.weights.hinge=1": ["loss weights", "hinge"],
+    "loss.weights.sal=-1": ["loss.weights", "sal"],
+    "loss.weights.sal=nan": ["loss.weights", "sal"],
+    "+loss.weights.hinge=1": ["loss.weights", "hinge"],
     "loss.match_weights.l1=inf": ["match_weights", "l1"],
     "levels.count=0": ["levels.count", "at least 1"],
     "levels.count=9": ["features.h5", "video_layers", "32"],
@@ -331,7 +332,29 @@ def test_malicious_checkpoint_is_not_executed_on_resume(
 # --- the console script ---
 
 
-def test_console_script_tells_errors_the_same_way(corpus: Corpus, tmp_path: Path) -> None:
+def test_unknown_command_lists_all_commands_and_suggests_the_closest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert "unknown command 'tran' (did you mean 'train'?); choose from train, sweep" in one_line(
+        capsys, ["tran"]
+    )
+    assert "unknown command 'xyz'; choose from train, sweep" in one_line(capsys, ["xyz"])
+
+
+def test_python_m_sdst_runs_the_command() -> None:
+    module = [sys.executable, "-m", "sdst"]
+    done = subprocess.run([*module, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"sdst {sdst.__version__}\n"
+    assert subprocess.run([*module, "xyz"], capture_output=True, check=False).returncode == 2
+
+
+def test_the_package_lists_load_before_its_first_use() -> None:
+    program = "import sys, sdst; print('load' in dir(sdst), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
+def test_console_script_prints_the_same_errors(corpus: Corpus, tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("sdst")
     arguments = [script, "train", *corpus.overrides, "model.dmi=3"]
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)

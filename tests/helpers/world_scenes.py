@@ -1,4 +1,4 @@
-"""Small scenes of the invented world, told in a line."""
+"""Small scenes of the synthetic world, each described in one line."""
 
 from dataclasses import replace
 from itertools import product

@@ -131,7 +131,7 @@ def oracle():
 
 
 @needs_shared
-def test_tokens_of_every_layer_equal_the_official_ones(official, oracle):
+def test_tokens_of_every_layer_equal_the_official_tokens(official, oracle):
     states = list(official._vision_tower.states(oracle["vision.video"]))
     assert len(states) == 5
     for i, tokens in enumerate(states):
@@ -140,14 +140,14 @@ def test_tokens_of_every_layer_equal_the_official_ones(official, oracle):
 
 @needs_shared
 @pytest.mark.parametrize("pooling", ALL)
-def test_pooling_of_every_layer_equals_the_official_one(official, oracle, pooling):
+def test_pooling_of_every_layer_equals_the_official_pooling(official, oracle, pooling):
     result = official.vision(oracle["vision.video"], [1, 2, 3, 4, 5], [pooling])[pooling]
     for i in range(5):
         torch.testing.assert_close(result[:, i], oracle[f"vision.{pooling}.{i}"], rtol=0, atol=1e-5)
 
 
 @needs_shared
-def test_one_frame_goes_through_the_image_positions(official, oracle):
+def test_a_single_frame_uses_the_image_positions(official, oracle):
     frame = oracle["vision.video"][:, :, :1]
     result = official.vision(frame, [5], ["adaptive"])["adaptive"]
     torch.testing.assert_close(result[:, 0], oracle["vision.official.image_pooled"], rtol=0, atol=1e-5)
@@ -167,19 +167,19 @@ def test_1b_preset_has_the_layout_of_the_official_checkpoint():
     assert len(used) + unused.total() == 569
 
 
-def test_layers_come_in_the_order_asked_for_and_may_repeat(tower, clips):
+def test_layers_are_returned_in_the_requested_order_and_may_repeat(tower, clips):
     every = tower(clips, [1, 2, 3], ["avg"])["avg"]
     some = tower(clips, [3, 1, 3], ["avg"])["avg"]
     torch.testing.assert_close(some, every[:, [2, 0, 2]], rtol=0, atol=0)
 
 
-def test_a_batch_equals_its_clips_alone(tower, clips):
+def test_a_batch_gives_the_same_features_as_its_clips_one_by_one(tower, clips):
     together = tower(clips, [3], ["adaptive"])["adaptive"]
     alone = torch.cat([tower(clip[None], [3], ["adaptive"])["adaptive"] for clip in clips])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
-def test_blocks_above_the_last_wanted_layer_do_not_run(tower, clips):
+def test_blocks_above_the_last_requested_layer_do_not_run(tower, clips):
     def refuse(*_):
         raise AssertionError("block 3 ran")
 
@@ -204,7 +204,7 @@ def test_a_layers_tokens_are_freed_before_the_next_layer_is_pooled(tower, clips,
     assert len(seen) == 3
 
 
-def test_features_record_nothing_for_gradients_states_only_where_the_tower_is_trained(clips):
+def test_features_never_require_gradients_and_states_do_only_in_training(clips):
     tower = VisionTower(SMALL)
     assert not tower(clips, [1], ["adaptive"])["adaptive"].requires_grad
     assert next(tower.states(clips)).requires_grad
@@ -213,18 +213,18 @@ def test_features_record_nothing_for_gradients_states_only_where_the_tower_is_tr
 
 
 @pytest.mark.parametrize("layer", [0, 4, -1])
-def test_a_layer_that_does_not_exist_is_refused(tower, clips, layer):
+def test_an_unknown_layer_is_refused(tower, clips, layer):
     with pytest.raises(UserError, match=rf"vision layer {layer} .* 1 to 3"):
         tower(clips, [1, layer], ["avg"])
 
 
-def test_a_pooling_that_does_not_exist_is_refused(tower, clips):
+def test_an_unknown_pooling_is_refused(tower, clips):
     with pytest.raises(UserError, match=r"'mean' .* cls, avg, adaptive"):
         tower(clips, [1], ["mean"])
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
-def test_half_precision_is_near_float32(tower, clips, dtype, tolerance):
+def test_half_precision_is_close_to_float32(tower, clips, dtype, tolerance):
     exact = tower(clips, [1, 3], ALL)
     half = random_tower(SMALL).to(dtype)(clips, [1, 3], ALL)
     for pooling in ALL:
@@ -283,7 +283,9 @@ def test_positions_are_resized_linearly_in_time_and_bicubically_in_space(stored,
 
 
 @pytest.mark.parametrize(("num_frames", "img_size"), [(10, 12), (6, 20), (2, 8)])
-def test_clips_of_another_shape_equal_a_tower_made_for_them(tower, num_frames, img_size):
+def test_clips_of_another_shape_give_the_features_of_a_tower_built_for_that_shape(
+    tower, num_frames, img_size
+):
     config = replace(SMALL, num_frames=num_frames, img_size=img_size)
     made_for_them = VisionTower(config).eval()
     weights = tower.state_dict()

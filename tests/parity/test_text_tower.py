@@ -60,7 +60,7 @@ def backbone(vocab):
 
 
 @needs_shared
-def test_every_text_only_layer_equals_the_official_one():
+def test_every_text_only_layer_equals_the_official_layer():
     oracle = pytest.importorskip("safetensors.torch").load_file(f"{ORACLE}.io.safetensors")
     tower = load_backbone(f"{ORACLE}.pt", f"{ORACLE}.config.json")._text_tower
     mask = oracle["text.attention_mask"].bool()
@@ -72,7 +72,7 @@ def test_every_text_only_layer_equals_the_official_one():
     torch.testing.assert_close(states[:, :, 6][mask], last, rtol=0, atol=1e-5)
 
 
-def test_word_pieces_are_those_of_lower_case_bert(vocab):
+def test_word_pieces_equal_those_of_lower_case_bert(vocab):
     ids, mask = Tokenizer(vocab, TEXT)(["A CAFÉ  plays.", "dog", ""])
     pieces = [[WORDS[i] for i in row[valid]] for row, valid in zip(ids, mask, strict=True)]
     assert pieces == [
@@ -91,12 +91,12 @@ def test_a_sentence_is_the_same_alone_and_in_any_batch(backbone):
         torch.testing.assert_close(backbone.text([sentence], [1, 2, 3])[0], states, rtol=1e-5, atol=1e-5)
 
 
-def test_layers_come_in_the_order_asked_for(backbone):
+def test_layers_are_returned_in_the_requested_order(backbone):
     every = backbone.text(["a cat"], [1, 2, 3])[0]
     torch.testing.assert_close(backbone.text(["a cat"], [3, 1])[0], every[:, [2, 0]], rtol=0, atol=0)
 
 
-def test_tokens_follow_the_sentence_with_cls_first(backbone):
+def test_tokens_follow_the_order_of_the_sentence_with_cls_first(backbone):
     # Layer 0, before any mixing, shows which token a row belongs to.
     cat, plays = backbone.text(["cat", "plays cat"], [0])
     assert torch.equal(cat[0], plays[0])
@@ -136,7 +136,7 @@ def test_a_vocabulary_of_another_model_is_refused(vocab):
         (None, "No such file"),
     ],
 )
-def test_a_file_that_is_no_vocabulary_is_refused(tmp_path, content, message):
+def test_a_file_that_does_not_hold_a_vocabulary_is_refused(tmp_path, content, message):
     path = tmp_path / "vocab.txt"
     if content is not None:
         path.write_bytes(content)
@@ -145,7 +145,7 @@ def test_a_file_that_is_no_vocabulary_is_refused(tmp_path, content, message):
 
 
 @pytest.mark.parametrize("library", ["transformers", "tokenizers"])
-def test_a_library_that_is_not_installed_is_named(monkeypatch, vocab, library):
+def test_the_message_names_a_library_that_is_not_installed(monkeypatch, vocab, library):
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UserError, match=r"pip install 'sdst\[extract\]'"):
         Tokenizer(vocab, TEXT) if library == "tokenizers" else TextTower(TEXT)

@@ -1,16 +1,17 @@
 """R2-Tuning's heads around any side network: moments from the points of a temporal pyramid.
 
 Source: Liu et al., R2-Tuning: Efficient Image-to-Video Transfer Learning for Video Temporal Grounding, ECCV 2024. The
-side-tuning methods that SDST is compared with (Tab. H, I) differ in how they make one sequence of clips out of the
-backbone's levels; what comes before and after is the same for all and lives here.
+side-tuning methods that SDST is compared with (Tab. H, I) differ in how they turn the backbone's levels into one
+sequence of clips. The steps before and after are the same for all methods and are in this module.
 
-Kept of R2-Tuning's code: the alignment of both modalities with each clip's place in the video as two more features, the
-pooling of the query, the pyramid, both heads, the points' reach (``sdst.losses.points`` has the losses), saliency as
-class probability times cosine. Adapted:
+Kept from R2-Tuning's code: the alignment of both modalities, with each clip's position in the video as two more
+features, the pooling of the query, the pyramid, both heads, the points' reach (the losses are in
+``sdst.losses.points``), and saliency as class probability times cosine. Adapted:
 
-* Clips come pooled to one token from the backbone.
-* Padding is ignored by default. The official code trains with padding that reaches results (places count it, and so do
-  convolutions and the last points), while it predicts sample by sample without any; ``see_padding`` does so too.
+* The backbone's clips are pooled to one token.
+* Padding is ignored by default. In the official training, padding changes results (positions, convolutions and the
+  last points include it), but official prediction runs sample by sample without padding; ``see_padding`` reproduces
+  the training.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ if TYPE_CHECKING:
 
 
 class Refined(NamedTuple):
-    """What a side network makes of all levels.
+    """Output of a side network.
 
     Attributes:
         clips: (B, T, d) one embedding per clip.
-        tokens: (B, L, d) the query that goes with them.
+        tokens: (B, L, d) tokens of the query that the clips are compared with.
     """
 
     clips: Tensor
@@ -58,9 +59,9 @@ class AnchorGrounder(nn.Module):
 
     * ``video`` (B, K, T, d) aligned clips, shallow to deep, and ``video_mask`` (B, T),
     * ``text`` (B, K, L, d) aligned tokens with CLS first, and ``text_mask`` (B, L),
-    * ``positions`` (B, T, d), sine and cosine of each clip's place, to be added to attention's queries and keys,
+    * ``positions`` (B, T, d), sine and cosine of each clip's position, which attention adds to its queries and keys,
 
-    and returns ``Refined``. What it puts at padded clips does not matter.
+    and returns ``Refined``. Its values at padded clips are ignored.
 
     Args:
         video_dim: Dv, read from the feature store.
@@ -68,9 +69,10 @@ class AnchorGrounder(nn.Module):
         levels: K.
         refine: The side network.
         dim: d.
-        dropout: Before each linear layer of the alignment.
-        strides: Of the pyramid's levels, in clips.
-        see_padding: Treat padded clips like those of a longer video except in attention, as the official training does.
+        dropout: Dropout probability before each linear layer of the alignment.
+        strides: Strides of the pyramid's levels, in clips.
+        see_padding: Whether padded clips count as clips of a longer video, except in attention, as in the official
+            training.
     """
 
     def __init__(
@@ -104,10 +106,10 @@ class AnchorGrounder(nn.Module):
         """Ground a batch of queries in their videos.
 
         Args:
-            video: (B, K, T, Dv) any float type; (1, K, T, Dv) where all queries are about one video.
-            video_mask: (B, T), a prefix of ones per sample.
-            text: (B, K, L, Dt), CLS first.
-            text_mask: (B, L).
+            video: (B, K, T, Dv) clip features of any float type; (1, K, T, Dv) if all queries are about one video.
+            video_mask: (B, T) true for valid clips, which come first.
+            text: (B, K, L, Dt) token features, CLS first.
+            text_mask: (B, L) true for valid tokens.
             num_clips: (B,) duration / clip length.
         """
         check_levels(self.levels, video=video, text=text)
@@ -115,7 +117,7 @@ class AnchorGrounder(nn.Module):
         seen = torch.ones_like(video_mask) if self.see_padding else video_mask
         count = seen.sum(dim=1)
         index = torch.arange(video.shape[2], device=video.device)
-        # Where clips begin and end, as a share of the video: two more features of each level.
+        # Start and end of each clip, as shares of the video: two more features of each level.
         places = torch.stack([index, index + 1], dim=-1) / count[:, None, None]  # (B, T, 2)
         places = places.unsqueeze(1).expand(-1, self.levels, -1, -1)
         dtype = self.scales.dtype
@@ -126,7 +128,7 @@ class AnchorGrounder(nn.Module):
         refined: Refined = self.refine(
             aligned_video, video_mask, aligned_text, text_mask, positions.to(aligned_video.dtype)
         )
-        # The official ReLU works in place, so its result is what all that follows sees, not the finest level alone.
+        # The official ReLU works in place, so all later steps use its result, not only the finest level.
         clips = F.relu(refined.clips)
         query = self.pool_text(refined.tokens, text_mask)
         anchors = self.pyramid.anchors(seen)
@@ -146,19 +148,19 @@ class AnchorGrounder(nn.Module):
             query=query,
             video=aligned_video,
             text=self.pool_text(aligned_text, text_mask.unsqueeze(1).expand(aligned_text.shape[:3])),
-            # With see_padding, points beyond the video are computed but are none of its own.
+            # With see_padding, points beyond the video are computed, but the mask excludes them.
             anchors=replace(
                 anchors, mask=anchors.mask & (anchors.position < video_mask.sum(dim=1, keepdim=True))
             ),
         )
 
     def _read(self, levels: Sequence[Tensor], anchors: Anchors) -> tuple[Tensor, Tensor]:
-        """Class logits (B, A), and the start and end (B, A, 2) of each point's moment in clips; both float32.
+        """Predict class logits (B, A), and start and end (B, A, 2) of each point's moment in clips; both float32.
 
-        Start and end are regressed as logarithms of their distances in strides.
+        The heads regress the logarithms of the distances to start and end, in strides.
         """
         masks = torch.split(anchors.mask, [level.shape[1] for level in levels], dim=1)
-        # In float32 under autocast too, like the official heads: boundaries are exponentials.
+        # In float32 even under autocast, like the official heads, because the distances are exponentials.
         with torch.autocast(masks[0].device.type, enabled=False):
             points = [(level.float(), mask) for level, mask in zip(levels, masks, strict=True)]
             class_logits = torch.cat([self.classify(*point) for point in points], dim=1).squeeze(-1)
@@ -174,5 +176,5 @@ class AnchorGrounder(nn.Module):
 
 
 def _interleaved(angles: Tensor, dim: int) -> Tensor:
-    """Positions of ``angles`` (...) in R2-Tuning's order, sine and cosine of a frequency side by side: (..., dim)."""
+    """Encode ``angles`` (...) as (..., dim) in R2-Tuning's order: sine and cosine of a frequency are neighbours."""
     return rearrange(sinusoidal(angles, dim), "... (two half) -> ... (half two)", two=2)

@@ -3,13 +3,13 @@
 Source: Yin et al., Parameter-efficient is not Sufficient: Exploring Parameter, Memory, and Time Efficient Adapter
 Tuning for Dense Predictions, arXiv 2306.09729.
 
-Kept: a highway parallel to the backbone carries the only gradients; each level has two bottleneck adapters, which read
-the backbone's activations and add to what the highway carries; at its end the highway joins the backbone's last level
-before the heads, with a norm.
+Kept: gradients only flow through a highway parallel to the backbone; each level has two bottleneck adapters, which
+read the backbone's activations and add to the state of the highway; after the last level, the highway is added to the
+backbone's last level and normalised before the heads.
 
 Adapted to cached levels and to queries, *reading*: both adapters of a level read its one cached state instead of the
-outputs of its attention and its MLP, and between them the clips attend to the query's words, by one attention shared by
-all levels. The adapters' matrices are not factorised once more, since aligned levels are much narrower than the
+outputs of its attention and its MLP, and between them the clips attend to the query's words, with one attention shared
+by all levels. The adapters' matrices are not factorised further, because aligned levels are much narrower than the
 backbone. Alignment, pyramid, heads and losses are R2-Tuning's (``sdst.baselines.anchors``).
 """
 
@@ -38,7 +38,7 @@ class Highway(nn.Module):
         dim: d.
         heads: H.
         bottleneck: Hidden width of an adapter.
-        drop_path: Probability of dropping what the words add.
+        drop_path: Probability of dropping the update from the words.
     """
 
     def __init__(self, levels: int, dim: int, heads: int, bottleneck: int, drop_path: float) -> None:
@@ -52,7 +52,7 @@ class Highway(nn.Module):
     def forward(
         self, video: Tensor, video_mask: Tensor, text: Tensor, text_mask: Tensor, positions: Tensor
     ) -> Refined:
-        """See ``AnchorGrounder``; from the shallowest level to the deepest."""
+        """Refine from the shallowest level to the deepest; see ``AnchorGrounder`` for the arguments."""
         all_clips, all_tokens = video.unbind(1), text.unbind(1)
         highway = torch.zeros_like(all_clips[0])
         for before, after, clips, words in zip(self.before, self.after, all_clips, all_tokens, strict=True):
@@ -72,10 +72,10 @@ class E3VA(AnchorGrounder):
         levels: K.
         dim: d, the hidden width.
         heads: H, of every attention.
-        bottleneck_ratio: How many times as wide as an adapter's bottleneck d is.
-        dropout: Before each linear layer of the alignment.
-        drop_path: Probability of dropping what the words add at a level.
-        strides: Of the pyramid's levels, in clips.
+        bottleneck_ratio: d divided by the width of an adapter's bottleneck.
+        dropout: Dropout probability before each linear layer of the alignment.
+        drop_path: Probability of dropping the update from the words at a level.
+        strides: Strides of the pyramid's levels, in clips.
     """
 
     def __init__(

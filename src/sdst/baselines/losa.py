@@ -3,13 +3,13 @@
 Source: Gupta et al., LoSA: Long-Short-range Adapter for Scaling End-to-End Temporal Action Localization,
 arXiv 2404.01282.
 
-Kept: adapters run parallel to the backbone, each with weights of its own; at each level one of them relates all clips
-of the untrimmed video and the other a clip and its neighbours; learned gates weigh what every level's adapters add to
-the backbone's last level.
+Kept: adapters run parallel to the backbone, each with its own weights; each level has a long-range adapter over all
+clips of the untrimmed video and a short-range adapter over a clip and its neighbours; learned gates weight the
+adapters' outputs, which are added to the backbone's last level.
 
-Adapted to cached levels and to queries, *reading*: the short-range adapter of the original attends within a clip and
-its neighbourhood, which with one token per clip is a convolution over three clips; the long-range one is a decoder
-layer, whose self-attention sees all clips and whose cross-attention sees the query's words of its level. Alignment,
+Adapted to cached levels and to queries, *reading*: the original short-range adapter attends within a clip and its
+neighbourhood, which with one token per clip becomes a convolution over three clips; the long-range adapter is a decoder
+layer, whose self-attention reads all clips and whose cross-attention reads the query's words of its level. Alignment,
 pyramid, heads and losses are R2-Tuning's (``sdst.baselines.anchors``).
 """
 
@@ -52,7 +52,7 @@ class LongShortRange(nn.Module):
     def forward(
         self, video: Tensor, video_mask: Tensor, text: Tensor, text_mask: Tensor, positions: Tensor
     ) -> Refined:
-        """See ``AnchorGrounder``."""
+        """Fuse both adapters of all levels; see ``AnchorGrounder`` for the arguments."""
         all_clips, all_tokens = video.unbind(1), text.unbind(1)
         fused = all_clips[-1]
         for long, short, gates, clips, words in zip(
@@ -73,9 +73,9 @@ class LoSA(AnchorGrounder):
         dim: d, the hidden width.
         heads: H, of every attention.
         ffn_ratio: Hidden width of the feed-forward networks, in d.
-        dropout: Before each linear layer of the alignment.
+        dropout: Dropout probability before each linear layer of the alignment.
         drop_path: Probability of dropping a residual update.
-        strides: Of the pyramid's levels, in clips.
+        strides: Strides of the pyramid's levels, in clips.
     """
 
     def __init__(

@@ -1,14 +1,14 @@
-"""Ladder side-tuning: a narrow network of its own beside the backbone, one block per level (``model=lst``).
+"""Ladder side-tuning: a separate narrow network beside the backbone, one block per level (``model=lst``).
 
 Source: Sung et al., LST: Ladder Side-Tuning for Parameter and Memory Efficient Transfer Learning, NeurIPS 2022.
 
-Kept: the side network is a fraction as wide as what it reads; a ladder projects each level's activations down and a
-gate σ(α/0.1) mixes them with the side network's state; the last state is projected up for the heads.
+Kept: the side network is narrower than its input by a constant factor; a ladder projects each level's activations down
+and a gate σ(α/0.1) mixes them with the side network's state; the last state is projected up for the heads.
 
 Adapted to cached levels and to queries, *reading*: a block is a decoder layer, which also attends to the query's words
-of its level, so that every level is conditioned like in the other methods. LST starts its blocks from pruned weights
-of the backbone, whose blocks look at frames; ours look at clips and start at random. Alignment, pyramid, heads and
-losses are R2-Tuning's (``sdst.baselines.anchors``).
+of its level, so that every level depends on the query, as in the other methods. LST initialises its blocks with pruned
+weights of the backbone, whose blocks read frames; these blocks read clips and start at random. Alignment, pyramid,
+heads and losses are R2-Tuning's (``sdst.baselines.anchors``).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TEMPERATURE = 0.1
-"""Of the ladder's gates."""
+"""Temperature of the ladder's gates."""
 
 
 class Ladder(nn.Module):
@@ -37,8 +37,8 @@ class Ladder(nn.Module):
 
     Args:
         levels: K.
-        dim: d of what it reads and returns.
-        width: Of the side network.
+        dim: d, the width of its input and output.
+        width: Width of the side network.
         heads: H.
         ffn_ratio: Hidden width of the feed-forward networks, in widths of the side network.
         drop_path: Probability of dropping a residual update.
@@ -58,7 +58,7 @@ class Ladder(nn.Module):
     def forward(
         self, video: Tensor, video_mask: Tensor, text: Tensor, text_mask: Tensor, positions: Tensor
     ) -> Refined:
-        """See ``AnchorGrounder``; from the shallowest level to the deepest."""
+        """Refine from the shallowest level to the deepest; see ``AnchorGrounder`` for the arguments."""
         places = self.narrow_places(positions)
         all_clips, all_tokens = video.unbind(1), text.unbind(1)
         state: Tensor | None = None
@@ -81,11 +81,11 @@ class LST(AnchorGrounder):
         levels: K.
         dim: d, the hidden width.
         heads: H, of every attention.
-        reduction: How many times as wide as the side network d is.
+        reduction: d divided by the width of the side network.
         ffn_ratio: Hidden width of the feed-forward networks, in widths of the side network.
-        dropout: Before each linear layer of the alignment.
+        dropout: Dropout probability before each linear layer of the alignment.
         drop_path: Probability of dropping a residual update.
-        strides: Of the pyramid's levels, in clips.
+        strides: Strides of the pyramid's levels, in clips.
     """
 
     def __init__(
@@ -107,7 +107,8 @@ class LST(AnchorGrounder):
         require_probabilities(drop_path=drop_path)
         if dim % (reduction * heads):
             raise UserError(
-                f"model.reduction: {dim} / {reduction} must be a whole multiple of model.heads = {heads}"
+                f"model.dim / model.reduction must be a whole multiple of model.heads = {heads}, "
+                f"got {dim} / {reduction}; change model.reduction"
             )
         ladder = Ladder(levels, dim, dim // reduction, heads, ffn_ratio, drop_path)
         super().__init__(video_dim, text_dim, levels, ladder, dim=dim, dropout=dropout, strides=strides)

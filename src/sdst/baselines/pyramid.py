@@ -1,7 +1,7 @@
-"""R2-Tuning's temporal pyramid: ever coarser points along the video, and the heads that read them.
+"""R2-Tuning's temporal pyramid: points along the video at several resolutions, and the heads that read them.
 
-A point of stride s stands for the s clips from its position on. A video has only the points whose clips it has, and
-padding reaches none of these: a sample gives the same alone and in any batch.
+A point of stride s stands for the s clips from its position on. A video only has the points whose clips are all
+valid, and padding does not change these points: a sample has the same result alone and in any batch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Halve(nn.Module):
-    """Every two neighbours become one: Conv1d (kernel 2, stride 2), LayerNorm, ReLU; an odd last one is dropped."""
+    """Merges each pair of neighbours: Conv1d (kernel 2, stride 2), LayerNorm, ReLU; drops an odd last one."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -32,23 +32,23 @@ class Halve(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, d) to (B, T // 2, d)."""
+        """Map (B, T, d) to (B, T // 2, d)."""
         return F.relu(self.norm(self.conv(x.transpose(1, 2)).transpose(1, 2)))
 
 
 class Pyramid(nn.Module):
-    """One level of points per stride, each made from the clips by halvings of its own.
+    """One level of points per stride, each computed from the clips by its own halvings.
 
     Args:
         dim: d.
-        strides: Powers of two in ascending order, the first 1.
+        strides: Powers of two in ascending order, starting with 1.
     """
 
     def __init__(self, dim: int, strides: Sequence[int]) -> None:
         super().__init__()
         if list(strides[:1]) != [1] or any(b <= a or b & (b - 1) for a, b in pairwise(strides)):
             raise UserError(
-                f"model.strides: {list(strides)} must be ascending powers of two from 1, like [1,2,4,8]"
+                f"model.strides must be ascending powers of two from 1, like [1,2,4,8], got {list(strides)}"
             )
         self.strides = list(strides)
         self.levels = nn.ModuleList(
@@ -56,7 +56,7 @@ class Pyramid(nn.Module):
         )
 
     def forward(self, clips: Tensor) -> list[Tensor]:
-        """(B, T, d) to (B, T // stride, d) for each stride; those above T have no level."""
+        """Map (B, T, d) to (B, T // stride, d) for each stride; strides above T have no level."""
         return [
             level(clips)
             for stride, level in zip(self.strides, self.levels, strict=True)
@@ -64,13 +64,13 @@ class Pyramid(nn.Module):
         ]
 
     def anchors(self, mask: Tensor) -> Anchors:
-        """The points of all levels, from the finest to the coarsest.
+        """Return the points of all levels, from the finest to the coarsest.
 
-        The farther boundary of a point's moments lies between the point's own stride and the next level's; for the
-        finest level it may be nearer, for the coarsest farther.
+        The distance from a point to the farther boundary of its moments is between the point's stride and the next
+        level's stride; there is no lower end at the finest level, and no upper end at the coarsest.
 
         Args:
-            mask: (B, T) clips that points are made of.
+            mask: (B, T) true for clips from which points are computed.
         """
         num_clips = mask.shape[1]
         sizes = torch.tensor([num_clips // stride for stride in self.strides], device=mask.device)
@@ -92,7 +92,7 @@ class PointHead(nn.Module):
 
     Args:
         dim: d.
-        width_out: Numbers per point.
+        width_out: Number of outputs per point.
     """
 
     def __init__(self, dim: int, width_out: int) -> None:
@@ -101,7 +101,7 @@ class PointHead(nn.Module):
         self.out = nn.Conv1d(dim, width_out, kernel_size=3, padding=1)
 
     def forward(self, points: Tensor, mask: Tensor) -> Tensor:
-        """(B, A, d) points of a level and their (B, A) mask to (B, A, width_out)."""
+        """Map (B, A, d) points of a level with their (B, A) mask to (B, A, width_out)."""
         exists = mask.unsqueeze(1)
         hidden = F.relu(self.hidden(points.transpose(1, 2) * exists))
         result: Tensor = self.out(hidden * exists)
@@ -111,17 +111,17 @@ class PointHead(nn.Module):
 def upsample(level: Tensor, count: Tensor, stride: int, num_clips: int) -> Tensor:
     """Give each clip the value of its point, as R2-Tuning does.
 
-    The n // stride points of a video of n clips share the clips evenly, so a point may get more of them than its
-    stride; the last one gets the rest too.
+    The n // stride points of a video of n clips share the clips evenly, so a point may get more clips than its
+    stride; the last point also gets the remaining clips.
 
     Args:
         level: (B, A) values of the points of one level.
         count: (B,) n.
-        stride: Of the level.
+        stride: Stride of the level.
         num_clips: T.
 
     Returns:
-        (B, T); 0 in a video too short for such a point, meaningless where padded.
+        (B, T) values; 0 in a video too short for a point of this level, meaningless where padded.
     """
     points = (count // stride).unsqueeze(1)
     share = count.unsqueeze(1) // points.clamp(min=1)

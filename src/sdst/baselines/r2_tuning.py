@@ -1,14 +1,14 @@
 """R2-Tuning: one block refines the clips from the last backbone level back to the first (``model=r2_tuning``).
 
 Source: Liu et al., R2-Tuning: Efficient Image-to-Video Transfer Learning for Video Temporal Grounding, ECCV 2024, and
-its official code, with whose weights (``convert_official``) the outputs and losses are the same.
+its official code: with the official weights (``convert_official``), outputs and losses are the same.
 
-Adapted, besides what ``sdst.baselines.anchors`` names: R2's block first lets the query attend to the tokens of each
-clip. With one token a clip that attention is 1 whatever its two projections are, so there are none. What remains has
-the size that Tab. H prints.
+Adapted, in addition to the changes in ``sdst.baselines.anchors``: in R2's block, the query first attends to the tokens
+of each clip. With one token per clip the attention weight is always 1, so its two projections are left out. The
+remaining parameters have the number that Tab. H prints.
 
-``model=last_layer`` is the same with K = 1, and stands for w/o tuning of Tab. H. *Reading*: the paper prints the size
-of R2-Tuning for it, so the block stays and reads the last level alone.
+``model=last_layer`` is the same with K = 1, for the row "w/o tuning" of Tab. H. *Reading*: the paper prints the size of
+R2-Tuning for that row, so the block stays and only reads the last level.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OFFICIAL_NAMES = {
     "adapter.tem.self_att_norm": "refine.layer.residuals.1.norm",
     "adapter.tem.ffn_norm": "refine.layer.residuals.2.norm",
     "pooling.att.weight": "pool_text.score",
-    # Level i of stride 2^i has i halvings, each five modules of the official code.
+    # Level i of stride 2^i has i halvings, each of which is five modules in the official code.
     **{
         f"pyramid.blocks.{i}.{5 * halving + module}": f"pyramid.levels.{i}.{halving}.{ours}"
         for i in range(1, 4)
@@ -58,13 +58,13 @@ OFFICIAL_NAMES = {
     "coord_head.module.3": "regress.out",
     "coef": "scales",
 }
-"""Module or parameter in the official code -> in ``R2Tuning``; modules call ``weight`` and ``bias`` the same."""
+"""Module or parameter in the official code -> name in ``R2Tuning``; ``weight`` and ``bias`` keep their names."""
 OFFICIAL_UNUSED = ("clip.", "adapter.q_map.", "adapter.v_map.", "loss.")
-"""What an official state dict may have besides: the frozen backbone, what does nothing (see above), temperatures."""
+"""Prefixes of unused official weights: the frozen backbone, projections without effect (see above), temperatures."""
 
 
 class R2Block(nn.Module):
-    """The recurrent side network: query-modulated clips, fused with those of the level above, one decoder layer.
+    """The recurrent side network: clips modulated by the query, fused with the level above, and one decoder layer.
 
     Args:
         levels: K.
@@ -72,7 +72,7 @@ class R2Block(nn.Module):
         heads: H.
         ffn_ratio: Hidden width of the feed-forward network, in d.
         drop_path: Probability of dropping a residual update.
-        see_padding: Let padded tokens take part in the strongest response of the query, as in the official training.
+        see_padding: Whether the maximum over the query's tokens includes padded tokens, as in the official training.
     """
 
     def __init__(
@@ -82,13 +82,13 @@ class R2Block(nn.Module):
         self.see_padding = see_padding
         self.scales = nn.Parameter(torch.zeros(levels))
         self.gates = nn.Parameter(torch.zeros(levels - 1)) if levels > 1 else None
-        # Cross-attention to the query, self-attention, feed-forward: R2's decoder layer is the paper's dense stream.
+        # R2's decoder layer (cross-attention to the query, self-attention, feed-forward) equals the dense stream's.
         self.layer = DenseStream(dim, heads, ffn_ratio, drop_path)
 
     def forward(
         self, video: Tensor, video_mask: Tensor, text: Tensor, text_mask: Tensor, positions: Tensor
     ) -> Refined:
-        """See ``AnchorGrounder``; the query of the result is that of the first level, where the recurrence ends."""
+        """Refine from the last level to the first, whose query is returned; arguments as in ``AnchorGrounder``."""
         counted = torch.ones_like(text_mask) if self.see_padding else text_mask
         strongest = text.masked_fill(~counted[:, None, :, None], -torch.inf).amax(dim=2)  # (B, K, d)
         # unbind instead of indexing: its gradient is one stack, not a sum of K tensors full of zeros.
@@ -115,11 +115,11 @@ class R2Tuning(AnchorGrounder):
         dim: d, the hidden width.
         heads: H, of every attention.
         ffn_ratio: Hidden width of the feed-forward network, in d.
-        dropout: Before each linear layer of the alignment.
+        dropout: Dropout probability before each linear layer of the alignment.
         drop_path: Probability of dropping a residual update.
-        strides: Of the pyramid's levels, in clips.
-        see_padding: Let padding take part wherever it does in the official training; its results then depend on the
-            batch. For comparisons with the official code.
+        strides: Strides of the pyramid's levels, in clips.
+        see_padding: Whether padding changes results as in the official training, so that they depend on the batch;
+            for comparisons with the official code.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class R2Tuning(AnchorGrounder):
 
 
 def convert_official(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of ``R2Tuning`` from that of the official code (strides 1, 2, 4, 8).
+    """Convert a state dict of the official code to one of ``R2Tuning`` (strides 1, 2, 4, 8).
 
     Raises:
         UserError: A name is neither in ``OFFICIAL_NAMES`` nor ``OFFICIAL_UNUSED``.
@@ -164,10 +164,10 @@ def convert_official(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         module, _, leaf = name.rpartition(".")
         if name in OFFICIAL_NAMES:
-            # The vector that scores tokens for pooling is a matrix of one row there.
+            # The official code stores the vector that scores tokens for pooling as a matrix of one row.
             converted[OFFICIAL_NAMES[name]] = value.flatten()
         elif module in OFFICIAL_NAMES:
             converted[f"{OFFICIAL_NAMES[module]}.{leaf}"] = value
         else:
-            raise UserError(f"{name}: no weight of R2-Tuning; give the state dict of the official model")
+            raise UserError(f"unknown weight {name}; give the state dict of the official R2-Tuning model")
     return converted

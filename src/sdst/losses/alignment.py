@@ -1,4 +1,4 @@
-"""The alignment losses: InfoNCE of clips and queries, over the batch (eq. 21) and over levels (eq. 22)."""
+"""The alignment losses: InfoNCE between clips and queries, over the batch (eq. 21) and over levels (eq. 22)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def info_nce(a: Tensor, b: Tensor, excluded: Tensor | None = None, *, temperatur
     """InfoNCE between paired embeddings, the mean of both directions.
 
     Args:
-        a: (..., N, d) embeddings; any length, the similarity is the cosine.
-        b: (..., N, d); b[..., i, :] is the positive of a[..., i, :] and the others are its negatives.
-        excluded: (N, N) bool, false on the diagonal: pairs (i, j) that are no negatives. Symmetric.
-        temperature: Divides the cosines.
+        a: (..., N, d) embeddings of any norm; the similarity is the cosine.
+        b: (..., N, d) embeddings; b[..., i, :] is the positive of a[..., i, :] and the others are its negatives.
+        excluded: (N, N) symmetric bool, false on the diagonal; true for pairs (i, j) that do not count as negatives.
+        temperature: Divisor of the cosines.
 
     Returns:
         (..., N) loss of each pair.
@@ -38,18 +38,18 @@ def video_alignment(
 ) -> Tensor:
     """InfoNCE over the batch at each level (eq. 21).
 
-    *Reading*: another query about the same video is no negative. A sample without a positive clip is left
+    *Reading*: other queries about the same video are not used as negatives. Samples without a positive clip are left
     out.
 
     Args:
         video: (B, K, T, d) aligned clip embeddings.
         text: (B, K, d) pooled aligned query of each level.
-        positive_clip: (B,) int64, -1 where there is none.
+        positive_clip: (B,) int64 index of the positive clip, -1 if the sample has none.
         video_index: (B,) int64, equal for samples of one video.
-        temperature: Divides the cosines.
+        temperature: Divisor of the cosines.
 
     Returns:
-        (K,) of each level: mean over the samples with a positive clip; 0 (with a gradient of 0) if there is none.
+        (K,) loss of each level: mean over the samples with a positive clip; 0 (with a gradient of 0) without any.
     """
     clip, query = _positive_pairs(video, text, positive_clip)
     excluded = same_video_pairs(video_index[positive_clip >= 0])
@@ -63,13 +63,13 @@ def level_alignment(
     """InfoNCE over the levels of each sample (eq. 22), with the arguments of ``video_alignment``.
 
     Returns:
-        Scalar: mean over levels and over the samples with a positive clip; 0 (with a gradient of 0) if there is none.
+        Scalar: mean over levels and over the samples with a positive clip; 0 (with a gradient of 0) without any.
     """
     loss = info_nce(*_positive_pairs(video, text, positive_clip), temperature=temperature)
     return loss.sum() / max(loss.numel(), 1)
 
 
 def _positive_pairs(video: Tensor, text: Tensor, positive_clip: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, K, d) positive clip and (N, K, d) query of the N samples that have a positive clip."""
+    """Return (N, K, d) positive clips and (N, K, d) queries of the N samples that have a positive clip."""
     (used,) = (positive_clip >= 0).nonzero(as_tuple=True)
     return video[used, :, positive_clip[used]], text[used]

@@ -26,35 +26,36 @@ if TYPE_CHECKING:
 TERMS = ("cls", "l1", "iou", "act", "sal", "video", "layer")
 MATCH_COSTS = ("cls", "l1", "iou")
 MEAN_OVER_LEVELS = ("video",)
-"""Terms that are averaged over the levels they are computed at; all others are summed."""
+"""Terms that are averaged over the levels at which they are computed; all others are summed."""
 Terms = dict[str, "Callable[[], Tensor]"]
-"""Name -> what computes the term."""
+"""Name -> function that computes the term."""
 
 
 class Criterion(nn.Module):
     """Computes the loss terms whose weight is not zero, in float32 under any autocast.
 
-    Readings, where the paper is silent:
+    Readings, where the paper does not say:
 
-    * Matching at each level costs focal class, L1 and IoU, weighted by ``match_weights``.
+    * The matching cost at each level is the sum of focal class, L1 and IoU costs, weighted by ``match_weights``.
     * ``cls``, ``l1`` and ``iou`` are *summed* over levels, like DETR's auxiliary losses, and divided by the
-      number of true moments in the batch (at least 1), which with several processes is that of all of them.
-      Initial references that are proposals of the model join these three as one more level, as in DINO.
-    * ``act`` and ``sal`` use the last level alone; ``video`` and ``layer`` are averaged over levels.
-    * Two samples of one video are no negatives of each other in ``sal`` and ``video``.
+      number of true moments in the batch (at least 1), which with several processes is the batch of all of them.
+      Initial references that are proposals of the model enter these three as one more level, as in DINO.
+    * ``act`` and ``sal`` only use the last level; ``video`` and ``layer`` are averaged over levels.
+    * Two samples of one video are not used as negatives of each other in ``sal`` and ``video``.
     * The columns of ``sal`` are R2-Tuning's (see ``sampled_nce``).
 
     An output with anchors has no queries to match. Its moment terms are R2-Tuning's: points are assigned to moments
     (``sdst.losses.points``), ``cls`` is averaged over all points of the batch, ``l1`` is the mean distance of
-    boundaries in strides, ``iou`` is averaged over the points with a moment, and there is no ``act``.
+    boundaries in strides, ``iou`` is averaged over the points with a moment, and ``act`` does not exist.
 
     Args:
         weights: Weight of every term: cls (eq. 17), l1 (18), iou (19), act (20), sal (12), video (21) and
             layer (22). A term with weight 0 is not computed.
         match_weights: Weights of the matching costs cls, l1 and iou.
-        alpha: Of the focal loss and the focal matching cost; None weighs matched and unmatched alike.
-        gamma: Of the focal loss and the focal matching cost.
-        temperature: Of the three contrastive losses.
+        alpha: Weight of matched queries in the focal loss and the focal matching cost, 1 - alpha for unmatched ones;
+            None gives both weight 1.
+        gamma: Exponent of the focal loss and the focal matching cost.
+        temperature: Divisor of the cosines in the three contrastive losses.
 
     Raises:
         UserError: A key is missing or unknown, a weight is negative or not finite, all weights are 0, or a constant
@@ -71,14 +72,14 @@ class Criterion(nn.Module):
         temperature: float = 0.07,
     ) -> None:
         super().__init__()
-        self.weights = _checked("loss weights", weights, TERMS)
-        self.match_weights = _checked("loss match_weights", match_weights, MATCH_COSTS)
+        self.weights = _checked("loss.weights", weights, TERMS)
+        self.match_weights = _checked("loss.match_weights", match_weights, MATCH_COSTS)
         if alpha is not None and not 0 <= alpha <= 1:
-            raise UserError(f"loss.alpha: {alpha} must lie in [0, 1], or be null")
+            raise UserError(f"loss.alpha must be in [0, 1], or null, got {alpha}")
         if not (math.isfinite(gamma) and gamma >= 0):
-            raise UserError(f"loss.gamma: {gamma} must be a finite number, 0 or more")
+            raise UserError(f"loss.gamma must be finite and at least 0, got {gamma}")
         if not (math.isfinite(temperature) and temperature > 0):
-            raise UserError(f"loss.temperature: {temperature} must be a finite number above 0")
+            raise UserError(f"loss.temperature must be finite and positive, got {temperature}")
         self.alpha, self.gamma, self.temperature = alpha, gamma, temperature
 
     def forward(self, output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -86,7 +87,7 @@ class Criterion(nn.Module):
         return self.combine(self.by_level(output, batch))
 
     def combine(self, by_level: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The result of ``forward`` from that of ``by_level``."""
+        """Compute the result of ``forward`` from the result of ``by_level``."""
         terms = {
             name: values.mean() if name in MEAN_OVER_LEVELS else values.sum()
             for name, values in by_level.items()
@@ -95,17 +96,17 @@ class Criterion(nn.Module):
         return total, terms
 
     def by_level(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Each computed term, unweighted and in float32, at every level where it is computed on its own.
+        """Compute each term with a weight, unweighted, in float32, and per level where levels have separate losses.
 
-        ``cls``, ``l1``, ``iou`` are (K,), or (K + 1,) with the proposals first; ``video`` is (K,); the others
-        are scalars, and so are those three of an anchor-based model.
+        ``cls``, ``l1``, ``iou`` are (K,), or (K + 1,) with the proposals first, but scalars for anchor-based models;
+        ``video`` is (K,); the others are scalars.
         """
         with torch.autocast(output.class_logits.device.type, enabled=False):
             return self._terms(_float32(output), batch)
 
     def _terms(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         moment_terms = self._query_terms if output.anchors is None else self._point_terms
-        # Called only below, so that a term that is off costs nothing.
+        # Functions rather than values, so that a term that is off costs nothing.
         compute = moment_terms(output, batch) | {
             "sal": lambda: sampled_nce(
                 output.dense,
@@ -130,7 +131,7 @@ class Criterion(nn.Module):
         return {name: compute[name]() for name in TERMS if self.weights[name]}
 
     def _query_terms(self, output: Output, batch: Batch) -> Terms:
-        """The moment terms of a model with queries: matched, level by level."""
+        """Return the moment terms of a model with queries, which are matched level by level."""
         num_moments = batch.moment_mask.sum().clamp(min=1)
         class_logits, references = output.class_logits, output.references
         if output.proposal_logits is not None:
@@ -176,7 +177,7 @@ class Criterion(nn.Module):
         }
 
     def _point_terms(self, output: Output, batch: Batch) -> Terms:
-        """The moment terms of an anchor-based model: its points are assigned."""
+        """Return the moment terms of an anchor-based model, whose points are assigned to moments."""
         anchors = output.anchors
         assert anchors is not None
         class_logits, references = output.class_logits[:, 0], output.references[:, 0]
@@ -198,7 +199,7 @@ class Criterion(nn.Module):
 
 
 def _levels(tensor: Tensor) -> list[slice]:
-    """The levels of a (B, K, ...) tensor one by one, as slices that keep their axis."""
+    """Return one slice per level of a (B, K, ...) tensor; slices keep the axis."""
     return [slice(k, k + 1) for k in range(tensor.shape[1])]
 
 
@@ -206,14 +207,14 @@ def _checked(name: str, weights: Mapping[str, float], expected: tuple[str, ...])
     if set(weights) != set(expected):
         unknown, missing = sorted(set(weights) - set(expected)), sorted(set(expected) - set(weights))
         raise UserError(
-            f"{name}: unknown {unknown or 'none'}, missing {missing or 'none'}; "
-            f"give exactly {', '.join(expected)}"
+            f"{name} must have exactly the keys {', '.join(expected)}; "
+            f"unknown: {', '.join(unknown) or 'none'}, missing: {', '.join(missing) or 'none'}"
         )
     for key, weight in weights.items():
         if not (math.isfinite(weight) and weight >= 0):
-            raise UserError(f"{name}: {key} is {weight}; give a finite number, 0 or more")
+            raise UserError(f"{name}.{key} must be finite and at least 0, got {weight}")
     if not any(weights.values()):
-        raise UserError(f"{name}: all are 0; give at least one a positive weight")
+        raise UserError(f"{name} must have at least one positive weight, but all are 0")
     return {key: float(weights[key]) for key in expected}
 
 

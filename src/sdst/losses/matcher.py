@@ -1,4 +1,4 @@
-"""Hungarian matching of moment queries with true moments, at every level (App. C.2)."""
+"""Hungarian matching of moment queries to true moments, at every level (App. C.2)."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ def match(
     alpha: float | None = 0.25,
     gamma: float = 2.0,
 ) -> Tensor:
-    """Pair queries with true moments one to one, at the least total cost of each (sample, level).
+    """Match queries to true moments one to one, at the lowest total cost for each (sample, level).
 
-    With more true moments than queries every query is matched and some moments go without; with none
-    nothing is matched.
+    If there are more true moments than queries, every query is matched and some moments are not; without true
+    moments nothing is matched.
 
     Args:
-        class_logits: (B, K, M).
+        class_logits: (B, K, M) logit of "this query is a moment".
         references: (B, K, M, 2) predicted (centre, width) in (0, 1).
         moments: (B, G, 2) true (centre, width).
-        moment_mask: (B, G).
-        weights: Of the costs ``cls``, ``l1`` and ``iou``.
-        alpha: See ``class_weights``.
+        moment_mask: (B, G) true for valid moments.
+        weights: Weights of the costs ``cls``, ``l1`` and ``iou``.
+        alpha: Weight of matched queries, see ``class_weights``.
         gamma: Focal exponent.
 
     Returns:
-        (B, K, M) int64: the index in 0..G-1 of the query's true moment, -1 where unmatched.
+        (B, K, M) int64 index in 0..G-1 of the query's true moment, -1 where unmatched.
 
     Raises:
         FloatingPointError: A cost of a true moment is NaN or infinite.
@@ -57,8 +57,8 @@ def match(
         sample_cost = cost[sample, level][:, columns]
         if not np.isfinite(sample_cost).all():
             raise FloatingPointError(
-                f"matching cost of sample {sample}, level {level} is not finite: the model's class logits or "
-                "references are not; lower the learning rate or train in bf16 or fp32"
+                f"matching cost of sample {sample}, level {level} is not finite, because the model's class logits "
+                "or references are not finite; lower the learning rate or train in bf16 or fp32"
             )
         queries, matched = linear_sum_assignment(sample_cost)
         assignment[sample, level, queries] = columns[matched]
@@ -74,10 +74,10 @@ def matching_cost(
     alpha: float | None,
     gamma: float,
 ) -> Tensor:
-    """(B, K, M, G) float32 cost of every pair, of padded moments too; arguments as in ``match``.
+    """Compute the (B, K, M, G) float32 cost of every pair, also for padded moments; arguments as in ``match``.
 
-    The class cost is what turning the query from unmatched to matched adds to its focal loss (eq. 17); the L1
-    cost is summed over centre and width; the IoU cost is 1 - IoU.
+    The class cost is the focal loss (eq. 17) of the query if matched minus its focal loss if unmatched; the L1 cost
+    is summed over centre and width; the IoU cost is 1 - IoU.
     """
     logits, predicted, true = class_logits.float(), references.float(), moments.float()[:, None]
     probability = logits.sigmoid()

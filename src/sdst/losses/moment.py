@@ -20,14 +20,14 @@ def focal_loss(
     alpha: float | None = 0.25,
     gamma: float = 2.0,
 ) -> Tensor:
-    """Sigmoid focal loss of the query classes, matched 1 and unmatched 0 (eq. 17).
+    """Sigmoid focal loss of the query classes, with target 1 for matched and 0 for unmatched queries (eq. 17).
 
     Args:
-        class_logits: Of any shape.
+        class_logits: Logits of any shape.
         matched: Bool of the same shape.
-        normaliser: A positive scalar.
-        alpha: See ``class_weights``.
-        gamma: How strongly well classified queries are discounted.
+        normaliser: Positive scalar that divides the sum.
+        alpha: Weight of matched queries, see ``class_weights``.
+        gamma: Focal exponent: the larger, the less well-classified queries count.
 
     Returns:
         Scalar: sum over all / ``normaliser``.
@@ -42,12 +42,12 @@ def focal_loss(
 
 
 def class_weights(alpha: float | None) -> tuple[float, float]:
-    """Weights of matched and unmatched queries in the focal loss: ``alpha`` and the rest, or both 1 without one."""
+    """Weights of matched and unmatched queries in the focal loss: ``alpha`` and 1 - ``alpha``; both 1 if it is None."""
     return (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
 
 
 def matched_pairs(references: Tensor, moments: Tensor, assignment: Tensor) -> tuple[Tensor, Tensor]:
-    """The N matched predictions of all samples and levels beside their true moments.
+    """Return the N matched predictions of all samples and levels with their true moments.
 
     Args:
         references: (B, K, M, 2) predicted (centre, width).
@@ -55,35 +55,35 @@ def matched_pairs(references: Tensor, moments: Tensor, assignment: Tensor) -> tu
         assignment: (B, K, M) index of the true moment or -1, from ``matcher.match``.
 
     Returns:
-        (N, 2) predicted and (N, 2) true.
+        (N, 2) predicted and (N, 2) true (centre, width).
     """
     sample, level, query = (assignment >= 0).nonzero(as_tuple=True)
     return references[sample, level, query], moments[sample, assignment[sample, level, query]]
 
 
 def l1_loss(predicted: Tensor, true: Tensor, normaliser: Tensor) -> Tensor:
-    """|centre error| + |width error| (eq. 18) of the (N, 2) pairs, summed over pairs / ``normaliser``."""
+    """|centre error| + |width error| (eq. 18) of the (N, 2) pairs: sum over pairs / ``normaliser``."""
     return (predicted - true).abs().sum() / normaliser
 
 
 def iou_loss(predicted: Tensor, true: Tensor, normaliser: Tensor) -> Tensor:
-    """1 - temporal IoU (eq. 19) of the (N, 2) (centre, width) pairs, summed over pairs / ``normaliser``."""
+    """1 - temporal IoU (eq. 19) of the (N, 2) (centre, width) pairs: sum over pairs / ``normaliser``."""
     return (1 - aligned_iou(cw_to_se(predicted), cw_to_se(true))).sum() / normaliser
 
 
 def actionness_loss(actionness: Tensor, references: Tensor, moments: Tensor, moment_mask: Tensor) -> Tensor:
-    """L1 between the predicted and the real best IoU of each query (eq. 20).
+    """L1 distance between the predicted and the actual best IoU of each query (eq. 20).
 
     Args:
-        actionness: (B, M) predicted, in (0, 1).
-        references: (B, M, 2) the last level's (centre, width); only a target here, they get no gradient.
+        actionness: (B, M) predicted best IoU, in (0, 1).
+        references: (B, M, 2) the last level's (centre, width); they only define the target and get no gradient.
         moments: (B, G, 2) true (centre, width).
-        moment_mask: (B, G).
+        moment_mask: (B, G) true for valid moments.
 
     Returns:
         Scalar: mean over samples and queries. A sample without true moments has target 0.
     """
     iou = pairwise_iou(cw_to_se(references.detach()), cw_to_se(moments))  # (B, M, G)
     iou = iou.masked_fill(~moment_mask[:, None], 0)
-    best = F.pad(iou, (0, 1)).amax(dim=-1)  # the extra zero gives a maximum where G = 0
+    best = F.pad(iou, (0, 1)).amax(dim=-1)  # the extra zero is the maximum if G = 0
     return (actionness - best).abs().mean()

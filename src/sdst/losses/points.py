@@ -1,4 +1,4 @@
-"""R2-Tuning's losses: which points of a pyramid are to find which true moment, and how far off they are."""
+"""R2-Tuning's moment losses: the assignment of pyramid points to true moments, and the distance of boundaries."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
     from sdst.types import Anchors
 
 CENTRE_RADIUS = 1.5
-"""A moment is found by points at most this many of their strides from its centre."""
-LEEWAY = 1e-3
-"""Of comparisons in clips: moments often begin and end at a point, and come as shares of the duration in float32."""
+"""Largest distance, in strides of the point, of a point from the centre of the moment that it is assigned."""
+TOLERANCE = 1e-3
+"""Tolerance of comparisons, in clips: moments often begin and end exactly at a point, but are stored as float32."""
 
 
 def assign_points(anchors: Anchors, moments: Tensor, moment_mask: Tensor, num_clips: Tensor) -> Tensor:
-    """Give each point the true moment that it is to find.
+    """Assign each point the true moment that it should predict.
 
-    That is the shortest one which holds the point, close enough to its centre (``CENTRE_RADIUS``), and whose farther
-    boundary is within the point's reach.
+    This is the shortest moment that contains the point, whose centre is close to it (``CENTRE_RADIUS``), and whose
+    farther boundary is within the point's reach.
 
     Args:
         anchors: The A points.
         moments: (B, G, 2) true (centre, width).
-        moment_mask: (B, G).
+        moment_mask: (B, G) true for valid moments.
         num_clips: (B,) duration / clip length.
 
     Returns:
-        (B, A) int64: index in 0..G-1 of the point's moment, -1 where it has none or the video has no such point.
+        (B, A) int64 index in 0..G-1 of the point's moment, -1 if no moment suits it or the video has no such point.
     """
     moments = moments * num_clips.view(-1, 1, 1)
     start, end = cw_to_se(moments).unsqueeze(1).unbind(dim=-1)  # each (B, 1, G), in clips
@@ -43,18 +43,18 @@ def assign_points(anchors: Anchors, moments: Tensor, moment_mask: Tensor, num_cl
     nearer = torch.minimum(position - start, end - position)  # (B, A, G)
     farther = torch.maximum(position - start, end - position)
     from_centre = (position - moments[:, None, :, 0]).abs()
-    possible = (nearer >= -LEEWAY) & (from_centre <= CENTRE_RADIUS * stride + LEEWAY)
-    possible &= (farther >= least - LEEWAY) & (farther <= most + LEEWAY)
+    possible = (nearer >= -TOLERANCE) & (from_centre <= CENTRE_RADIUS * stride + TOLERANCE)
+    possible &= (farther >= least - TOLERANCE) & (farther <= most + TOLERANCE)
     possible &= moment_mask.unsqueeze(1) & anchors.mask.unsqueeze(2)
     lengths = (end - start).expand_as(possible).masked_fill(~possible, torch.inf)
-    shortest = F.pad(lengths, (0, 1), value=torch.inf).min(dim=-1)  # the extra one is there where G = 0
+    shortest = F.pad(lengths, (0, 1), value=torch.inf).min(dim=-1)  # the extra one is the minimum if G = 0
     return shortest.indices.masked_fill(shortest.values.isinf(), -1)
 
 
 def boundary_loss(
     references: Tensor, moments: Tensor, assignment: Tensor, anchors: Anchors, num_clips: Tensor
 ) -> Tensor:
-    """Mean distance of predicted from true boundaries, in strides of the point.
+    """Mean distance between predicted and true boundaries, in strides of the point.
 
     Args:
         references: (B, A, 2) predicted (centre, width).
@@ -64,11 +64,9 @@ def boundary_loss(
         num_clips: (B,) duration / clip length.
 
     Returns:
-        Scalar: mean over both boundaries of all points with a moment; 0 (with a gradient of 0) if there is none.
+        Scalar: mean over both boundaries of all points with a moment; 0 (with a gradient of 0) without any.
     """
     pairs = matched_pairs(references.unsqueeze(1), moments, assignment.unsqueeze(1))
-    strides = (num_clips.unsqueeze(1) / anchors.stride)[assignment >= 0].unsqueeze(
-        1
-    )  # in a video, of each pair
-    predicted, true = (cw_to_se(moment) * strides for moment in pairs)
+    strides_per_video = (num_clips.unsqueeze(1) / anchors.stride)[assignment >= 0].unsqueeze(1)  # (N, 1)
+    predicted, true = (cw_to_se(moment) * strides_per_video for moment in pairs)
     return l1_loss(predicted, true, torch.tensor(max(true.numel(), 1)))

@@ -21,31 +21,31 @@ def sampled_nce(
     *,
     temperature: float = 0.07,
 ) -> Tensor:
-    """Contrast one positive clip per sample with less salient clips, and with other samples.
+    """Contrast one positive clip per sample with less salient clips and with other samples.
 
     The scores s[i, t] = cos(dense[i, t], text[i]) / temperature form one row per sample and one column per
-    clip position. A valid clip is a candidate of its sample where its target saliency is at most that of the
+    clip position. A valid clip is a candidate of its sample if its target saliency is at most that of the
     sample's positive clip p[i]. Then, *reading* eq. 12 as the loss of R2-Tuning:
 
     * rows: softmax of s[i, :] over the candidates of sample i;
     * columns: softmax of s[:, p[i]], the same clip position in all samples, each clip scored against its
       *own* sample's query, over the samples in which that clip is a candidate.
 
-    *Reading*: another query about the same video is no negative, so it is left out of a sample's column. A
-    sample without a positive clip has neither a row nor a place in a column.
+    *Reading*: other queries about the same video are not used as negatives, so they are left out of a sample's
+    column. A sample without a positive clip has no row and is in no column.
 
     Args:
         dense: (B, T, d) last dense embedding.
         text: (B, d) pooled query of the last level.
-        saliency: (B, T) target.
-        video_mask: (B, T).
-        positive_clip: (B,) int64, -1 where there is none.
+        saliency: (B, T) target saliency.
+        video_mask: (B, T) true for valid clips.
+        positive_clip: (B,) int64 index of the positive clip, -1 if the sample has none.
         video_index: (B,) int64, equal for samples of one video.
-        temperature: Divides the cosines.
+        temperature: Divisor of the cosines.
 
     Returns:
-        Scalar: mean over rows + mean over columns of -log softmax at the positive clip; there are as many of
-        each as samples with a positive clip. 0 (with a gradient of 0) if there is none.
+        Scalar: mean over rows + mean over columns of -log softmax at the positive clip; there is one row and one
+        column per sample with a positive clip. 0 (with a gradient of 0) without any such sample.
     """
     used = positive_clip >= 0
     positive, videos = positive_clip[used], video_index[used]
@@ -61,6 +61,6 @@ def sampled_nce(
 
 
 def same_video_pairs(video_index: Tensor) -> Tensor:
-    """(N, N) bool: different samples of the same video, which are no negatives of each other."""
+    """Return (N, N) bool: true for different samples of the same video, which are not negatives of each other."""
     same = video_index[:, None] == video_index
     return same.fill_diagonal_(False)

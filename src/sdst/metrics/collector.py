@@ -1,4 +1,4 @@
-"""Predictions of an evaluation epoch, keyed by qid: the torchmetrics face of the NumPy evaluation."""
+"""Predictions of an evaluation epoch, keyed by qid: a torchmetrics ``Metric`` around the NumPy evaluation."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class PredictionCollector(Metric):
-    """Gathers predictions and their annotations, and evaluates them once an epoch.
+    """Collects predictions and their annotations, and evaluates them once per epoch.
 
-    Rows are ragged Python objects, so they are gathered from all ranks as objects when computed, not as tensor
+    Rows are Python objects of different sizes, so ``compute`` gathers them from all ranks as objects, not as tensor
     states. A query that several ranks saw counts once.
 
     Args:
-        dataset: Whose metrics: a key of ``PROTOCOLS``.
+        dataset: Dataset whose metrics are computed, a key of ``PROTOCOLS``.
     """
 
     full_state_update = False
@@ -38,7 +38,7 @@ class PredictionCollector(Metric):
             self.rows[record.qid] = (prediction, record)
 
     def gather(self) -> tuple[list[Prediction], list[Record]]:
-        """Predictions and annotations of all ranks in an order that does not depend on how ranks shared them."""
+        """Return predictions and annotations of all ranks, in an order that does not depend on the number of ranks."""
         rows = self.rows
         if dist.is_available() and dist.is_initialized():
             gathered: list[Any] = [None] * dist.get_world_size()
@@ -48,7 +48,7 @@ class PredictionCollector(Metric):
         return [prediction for prediction, _ in ordered], [record for _, record in ordered]
 
     def compute(self) -> dict[str, Any]:
-        """The evaluation of all ranks' rows; {} where annotations have no labels."""
+        """Evaluate the rows of all ranks; {} if annotations have no labels."""
         predictions, records = self.gather()
         if not records or any(record.windows is None for record in records):
             return {}

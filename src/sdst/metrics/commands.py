@@ -1,4 +1,4 @@
-"""``sdst evaluate``: the official metrics of any model's prediction file."""
+"""``sdst evaluate``: score the prediction file of any model with the official metrics."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Evaluate the files named on the command line; a table, or JSON alone, goes to stdout.
+    """Evaluate the files named on the command line; prints a table or JSON to stdout.
 
     Raises:
-        UserError: A file is bad, or the two do not belong together.
+        UserError: A file is invalid, or the two files have different queries.
     """
     args = _make_parser().parse_args(argv)
     annotations = read_annotations(args.annotations)
@@ -55,9 +55,9 @@ def _make_parser() -> Parser:
     parser.add_argument(
         "--dataset",
         choices=tuple(PROTOCOLS),
-        help="whose metrics to report. qvhighlights: the official ones, highlights included where the "
-        "predictions have saliency. charades and tacos, which are alike: R1 at IoU 0.3, 0.5, 0.7, mIoU and "
-        "mAP, long moments without upper limit. world: those of qvhighlights, and mIoU. Default: qvhighlights "
+        help="dataset whose metrics to report. qvhighlights: the official metrics, with highlight detection if the "
+        "predictions have saliency. charades and tacos (the same): R1 at IoU 0.3, 0.5, 0.7, mIoU and mAP, with no "
+        "upper limit for long moments. world: the metrics of qvhighlights, and mIoU. Default: qvhighlights "
         "if the annotations have saliency_scores, else charades.",
     )
     parser.add_argument("--out", metavar="F.json", help="also write all metrics to this file")

@@ -1,4 +1,4 @@
-"""What is wrong with a query's predicted moments: a name for it that people can look for."""
+"""Kinds of errors in a query's predicted moments, with names to filter and search by."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RIGHT_IOU = 0.5
-"""A predicted moment is right from this IoU on, as for R1@0.5."""
+"""IoU from which a predicted moment is right, as for R1@0.5."""
 CONSIDERED = 5
-"""Only so many predictions of a query are looked at, the best ones."""
+"""Number of predictions of a query that are considered, the best ones."""
 
 FIRST_KINDS = {
     "right": f"the first prediction has IoU ≥ {RIGHT_IOU:g} with a true moment",
     "too short": f"the first prediction overlaps a true moment, but is less than {RIGHT_IOU:g} times as long",
     "too long": f"the first prediction overlaps a true moment, but is more than {1 / RIGHT_IOU:g} times as long",
-    "wrong place": "the first prediction overlaps no true moment, or has the length of one but lies beside it",
+    "wrong place": "the first prediction overlaps no true moment, or has a suitable length but the wrong position",
 }
-"""Kinds of first predictions, of which every query with a prediction has one, and what they mean.
+"""Kinds of first predictions and their meanings; every query with a prediction has exactly one of them.
 
-*Too short* and *too long* mean that the length alone rules out the IoU of a right prediction; *wrong place* that moving
-the prediction could mend it, or that nothing of it is of use. Judged against the true moment of the highest IoU.
+*Too short* and *too long* mean that the length alone rules out the IoU of a right prediction. *Wrong place* means that
+moving the prediction could make it right, or that it overlaps no true moment at all. The prediction is compared with
+the true moment of the highest IoU.
 """
 OTHER_KINDS = {
     "missed": f"none of the first {CONSIDERED} predictions overlaps one of the true moments",
     "duplicate": f"two of the first {CONSIDERED} predictions have IoU ≥ {RIGHT_IOU:g} with the same true moment",
 }
-"""Kinds that a query may have besides, and what they mean."""
+"""Further kinds that a query may have, and their meanings."""
 KINDS = FIRST_KINDS | OTHER_KINDS
 
 
 def error_kinds(windows: NDArray[np.float64], moments: NDArray[np.float64]) -> tuple[str, ...]:
-    """The kinds of a query, in the order of :data:`KINDS`.
+    """Return the kinds of a query, in the order of :data:`KINDS`.
 
     Args:
         windows: (N, 2) predicted (start, end), best first; N may be 0. Further columns are ignored.
@@ -53,7 +54,7 @@ def error_kinds(windows: NDArray[np.float64], moments: NDArray[np.float64]) -> t
 
 
 def _first_kind(first: NDArray[np.float64], moments: NDArray[np.float64], iou: NDArray[np.float64]) -> str:
-    """The kind of a first prediction from its (G,) IoU with the true moments."""
+    """Return the kind of a first prediction from its (G,) IoU with the true moments."""
     nearest = int(iou.argmax())
     if iou[nearest] >= RIGHT_IOU:
         return "right"

@@ -1,4 +1,4 @@
-"""Evaluation of a set of predictions: which metrics a dataset reports, by length group and key."""
+"""Evaluation of a set of predictions with the metrics that a dataset reports, also by length of the moments."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a dataset reports.
+    """Metrics that a dataset reports.
 
     Attributes:
-        recall_thresholds: The IoU thresholds of R1 in the details.
-        brief_recalls: Those of them in the summary.
+        recall_thresholds: IoU thresholds of R1 in the details.
+        brief_recalls: IoU thresholds of R1 in the summary, a part of ``recall_thresholds``.
         longest: Upper end in seconds of the group of long moments.
         mean_iou: Whether mIoU is reported.
         highlights: Whether highlight detection is evaluated.
@@ -46,7 +46,7 @@ class Protocol:
 
     @property
     def length_groups(self) -> dict[str, tuple[float, float]]:
-        """Group of moments -> seconds that its moments exceed, and the most they have."""
+        """Group of moments -> (lower end, upper end) of their lengths in seconds, without and with the end itself."""
         return {"long": (30, self.longest), "middle": (10, 30), "short": (0, 10)}
 
 
@@ -60,9 +60,8 @@ PROTOCOLS = {
     "qvhighlights": _QVHIGHLIGHTS,
     "charades": _SINGLE_MOMENT,
     "tacos": _SINGLE_MOMENT,  # an upper end of 150 s would leave out 143 of its test moments
-    "world": replace(
-        _QVHIGHLIGHTS, mean_iou=True
-    ),  # so that one training stands for any data set in the tables
+    # With mIoU, so that the tables can use one training on the small world in place of any dataset.
+    "world": replace(_QVHIGHLIGHTS, mean_iou=True),
 }
 
 
@@ -71,20 +70,20 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate predictions against annotations of the same queries, in any order.
 
-    Moments are short (0, 10] s, middle (10, 30] s or long (above; for QVHighlights up to 150 s). A query is
-    in the group of each of its moments, with that group's moments alone; predictions are not filtered.
+    Moments are short (0, 10] s, middle (10, 30] s or long (above; for QVHighlights up to 150 s). A query belongs
+    to the group of each of its moments, and a group only has its own moments; predictions are not filtered.
 
     Args:
-        predictions: One per query.
+        predictions: One prediction per query.
         records: The labelled annotation records.
-        dataset: Whose metrics to compute, a key of ``PROTOCOLS``; None means QVHighlights if records have
+        dataset: Dataset whose metrics are computed, a key of ``PROTOCOLS``; None means QVHighlights if records have
             saliency labels, otherwise Charades-STA.
 
     Returns:
-        Percentages rounded to two decimals, None where a group has no queries. For QVHighlights the keys of
-        the official result (those of highlights only if the predictions have saliency), for the small world
-        mIoU as well, for the others ``brief`` with R1 at IoU 0.3, 0.5 and 0.7, mIoU and mAP, and the details of
-        each length group.
+        Percentages rounded to two decimals, None where a group has no queries. For QVHighlights the keys are those of
+        the official result (with highlights only if the predictions have saliency); for the small world mIoU is
+        added; for the others ``brief`` has R1 at IoU 0.3, 0.5 and 0.7, mIoU and mAP, and each length group has its
+        details.
 
     Raises:
         UserError: The queries of the two differ, labels are missing, or only some queries have saliency.
@@ -100,24 +99,24 @@ def evaluate(
 
 
 def dataset_of(records: Sequence[Record], named: str | None) -> str:
-    """Whose metrics suit the records, a key of ``PROTOCOLS``: the one named, or what their labels tell.
+    """Return the key of ``PROTOCOLS`` for the records: ``named`` if given, else the one that fits their labels.
 
     Raises:
-        UserError: The one named is none.
+        UserError: ``named`` is not a key of ``PROTOCOLS``.
     """
     if named is None:
         has_labels = any(record.clip_scores is not None for record in records)
         return "qvhighlights" if has_labels else "charades"
     if named not in PROTOCOLS:
-        raise UserError(f"'{named}' is no dataset; choose from {', '.join(PROTOCOLS)}")
+        raise UserError(f"unknown dataset '{named}'; choose from {', '.join(PROTOCOLS)}")
     return named
 
 
 def pair(predictions: Sequence[Prediction], records: Sequence[Record]) -> list[Prediction]:
-    """The predictions in the order of the records.
+    """Return the predictions in the order of the records.
 
     Raises:
-        UserError: The two are not about the same queries.
+        UserError: Predictions and records have different queries.
     """
     by_qid = {prediction.qid: prediction for prediction in predictions}
     if len(by_qid) != len(predictions):
@@ -138,7 +137,7 @@ def pair(predictions: Sequence[Prediction], records: Sequence[Record]) -> list[P
 
 
 def true_moments(records: Sequence[Record]) -> list[NDArray[np.float64]]:
-    """The (G, 2) moments of each record.
+    """Return the (G, 2) moments of each record.
 
     Raises:
         UserError: A record has no labels.
@@ -154,12 +153,12 @@ def true_moments(records: Sequence[Record]) -> list[NDArray[np.float64]]:
 def restrict(
     windows: Sequence[NDArray[np.float64]], moments: Sequence[NDArray[np.float64]], member: NDArray[np.bool_]
 ) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
-    """A group of moments as the official evaluation sees it: the queries that have such a moment, with those alone.
+    """Restrict to a group of moments like the official evaluation: to queries with such a moment, and those moments.
 
     Args:
-        windows: Per query (N, 3) predictions, which all stay.
-        moments: Per query (G, 2).
-        member: Of all queries' moments, one after the other, which are in the group.
+        windows: (N, 3) predictions per query, all of which are kept.
+        moments: (G, 2) true start and end per query.
+        member: Bool per moment, over the concatenated moments of all queries: whether it is in the group.
     """
     owners = np.repeat(np.arange(len(moments)), np.array([len(own) for own in moments], dtype=np.int64))
     chosen, first = np.unique(owners[member], return_index=True)
@@ -171,7 +170,7 @@ def restrict(
 def _evaluate_groups(
     predictions: Sequence[Prediction], records: Sequence[Record], protocol: Protocol
 ) -> dict[str, dict[str, Any]]:
-    """Moment metrics of all queries and of each length group."""
+    """Compute moment metrics of all queries and of each length group."""
     moments = true_moments(records)
     windows = [prediction.windows for prediction in predictions]
     groups = {"full": moment_metrics(windows, moments, protocol.recall_thresholds)}
@@ -189,27 +188,29 @@ def _evaluate_groups(
 def _evaluate_highlights(
     predictions: Sequence[Prediction], records: Sequence[Record]
 ) -> dict[str, dict[str, float]]:
-    """Highlight metrics; nothing if no prediction has saliency or no record has labels."""
+    """Compute highlight metrics; {} if no prediction has saliency or no record has labels."""
     saliency = _all_or_none({prediction.qid: prediction.saliency for prediction in predictions}, "saliency")
     labels = _all_or_none({record.qid: record.clip_scores for record in records}, "saliency labels")
     if labels and not saliency:
-        log.warning("no prediction has saliency: highlight metrics are left out")
+        log.warning("no prediction has saliency, so highlight metrics are left out")
     return highlight_metrics(saliency, labels) if labels and saliency else {}
 
 
 def _all_or_none(values: dict[Qid, T | None], name: str) -> list[T]:
-    """The values, an empty list if all are None; only some is an error."""
+    """Return the values, or an empty list if all are None; it is an error if only some are None."""
     given = [value for value in values.values() if value is not None]
     if given and len(given) < len(values):
         missing = next(qid for qid, value in values.items() if value is None)
-        raise UserError(f"qid {missing!r} has no {name} but other queries have; give it for all or none")
+        raise UserError(
+            f"qid {missing!r} has no {name}, but other queries do; give it for all queries or for none"
+        )
     return given
 
 
 def _summarise(
     groups: dict[str, dict[str, Any]], highlights: dict[str, dict[str, float]], recalls: tuple[float, ...]
 ) -> dict[str, float | None]:
-    """The few numbers that papers report."""
+    """Select the few numbers that papers report."""
     full = groups["full"]
     brief = {f"MR-full-R1@{threshold}": full["MR-R1"][str(threshold)] for threshold in recalls}
     if "MR-mIoU" in full:
@@ -225,7 +226,7 @@ def _summarise(
 
 
 def _round(tree: Any) -> Any:
-    """Every number to two decimals the way the official evaluation prints them."""
+    """Round every number to two decimals, like the official evaluation."""
     if isinstance(tree, dict):
         return {key: _round(value) for key, value in tree.items()}
     return None if tree is None else float(f"{tree:.2f}")

@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RATINGS = {"Fair": 2, "Good": 3, "VeryGood": 4}
-"""Lowest annotator score that makes a clip a highlight, by the rating's name in the official keys."""
+"""Rating, as in the official keys -> lowest annotator score that makes a clip a highlight."""
 BLOCK = 128
-"""Queries at once: their arrays stay in the cache, which halves the time for 1,550."""
+"""Queries per block: the arrays of a block fit in the cache, which halves the time for 1,550 queries."""
 
 
 def highlight_metrics(
     saliency: Sequence[NDArray[np.float64]], clip_scores: Sequence[NDArray[np.int64]]
 ) -> dict[str, dict[str, float]]:
-    """Both metrics at every rating, in percent.
+    """Compute both metrics at every rating, in percent.
 
     Args:
-        saliency: Per query (T,) predicted scores of the clips; T > 0 need not be the true number of clips.
-        clip_scores: Per query (C, 3) scores 0-4 of the three annotators.
+        saliency: (T,) predicted scores of the clips per query; T > 0 may differ from the true number of clips.
+        clip_scores: (C, 3) scores 0-4 of the three annotators per query.
 
     Returns:
         ``{"HL-min-Fair": {"HL-mAP": ..., "HL-Hit1": ...}, ...}``, not rounded.
@@ -43,7 +43,7 @@ def highlight_metrics(
 def top1_score(
     saliency: Sequence[NDArray[np.float64]], clip_scores: Sequence[NDArray[np.int64]]
 ) -> NDArray[np.int64]:
-    """(Q,) highest annotator score of each query's first most salient clip; 0 if it is beyond the video."""
+    """Return the (Q,) highest annotator score of each query's first most salient clip; 0 if it is beyond the video."""
     best = np.zeros(len(saliency), dtype=np.int64)
     for query, (predicted, scores) in enumerate(zip(saliency, clip_scores, strict=True)):
         clip = predicted.argmax()
@@ -55,7 +55,7 @@ def top1_score(
 def average_precision(
     saliency: Sequence[NDArray[np.float64]], clip_scores: Sequence[NDArray[np.int64]]
 ) -> dict[str, NDArray[np.float64]]:
-    """(Q, 3) average precision per query and annotator for every rating; 0 where no clip has the rating.
+    """Return the (Q, 3) average precision per query and annotator at every rating; 0 if no clip has the rating.
 
     It is the plain mean of the interpolated precision over the operating points at which recall grows;
     equally salient clips share one point. Saliency beyond the video is cut off and missing saliency is 0.
@@ -81,7 +81,7 @@ def _block_precision(
 def _pad(
     saliency: Sequence[NDArray[np.float64]], clip_scores: Sequence[NDArray[np.int64]]
 ) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
-    """(Q, C) saliency, -inf behind the video's end, and (Q, 3, C) annotator scores, 0 there."""
+    """Return (Q, C) saliency, -inf after the video's end, and (Q, 3, C) annotator scores, 0 there."""
     num_clips = max(len(scores) for scores in clip_scores)
     predicted = np.full((len(saliency), num_clips), -np.inf)
     true = np.zeros((len(saliency), 3, num_clips), dtype=np.int8)
@@ -94,11 +94,11 @@ def _pad(
 
 
 def _mean_precision(positive: NDArray[np.bool_], is_point: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(Q, 3) from (Q, 3, C) labels by falling saliency; (Q, 1, C) marks the last of equally salient clips."""
+    """Return (Q, 3) from (Q, 3, C) labels in order of falling saliency; ``is_point`` marks the last of equal clips."""
     num_found = positive.cumsum(axis=2, dtype=np.int32)
     precision = np.where(is_point, num_found / np.arange(1, positive.shape[2] + 1), 0)
     envelope = np.maximum.accumulate(precision[..., ::-1], axis=2)[..., ::-1]
-    # Between two operating points the count found stays what it was at the earlier one.
+    # Between two operating points the number found is that of the earlier point.
     found_at_point = np.maximum.accumulate(np.where(is_point, num_found, 0), axis=2)
     grows = np.diff(found_at_point, axis=2, prepend=0) > 0
     mean: NDArray[np.float64] = (envelope * grows).sum(axis=2) / np.maximum(grows.sum(axis=2), 1)

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAP_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
-"""IoU thresholds of mAP. Divided, since sums of 0.05 miss 0.6 by a bit and lose the windows exactly on it."""
+"""IoU thresholds of mAP. By division, because sums of 0.05 are not exactly 0.6 and would lose windows on it."""
 
 MAX_PREDICTIONS = 10
-"""Only the first ten windows listed for a query are looked at."""
+"""Number of windows per query that are evaluated, the first ones listed."""
 
 
 def moment_metrics(
@@ -25,12 +25,12 @@ def moment_metrics(
     moments: Sequence[NDArray[np.float64]],
     recall_thresholds: Sequence[float] = MAP_THRESHOLDS,
 ) -> dict[str, Any]:
-    """All moment retrieval metrics over some queries, in percent; None everywhere if there are no queries.
+    """Compute all moment retrieval metrics over the queries, in percent; all are None if there are no queries.
 
     Args:
-        predictions: Per query (N, 3) start, end, score; N may be 0, a miss.
-        moments: Per query (G, 2) true start and end, G > 0.
-        recall_thresholds: The IoU thresholds of R1.
+        predictions: (N, 3) start, end, score per query; N = 0 counts as a miss.
+        moments: (G, 2) true start and end per query, G > 0.
+        recall_thresholds: IoU thresholds of R1.
 
     Returns:
         ``{"MR-mAP": {"0.5": ..., "average": ...}, "MR-R1": {"0.5": ...}, "MR-mIoU": ...}``, not rounded.
@@ -51,14 +51,14 @@ def moment_metrics(
 def top1_iou(
     predictions: Sequence[NDArray[np.float64]], moments: Sequence[NDArray[np.float64]]
 ) -> NDArray[np.float64]:
-    """(Q,) best IoU of each query's first listed window with any of its moments; 0 if nothing is listed."""
+    """Return the (Q,) best IoU of each query's first window with any of its moments; 0 for a query without windows."""
     first = np.array([windows[0, :2] if len(windows) else (0.0, 0.0) for windows in predictions])
     counts = [len(spans) for spans in moments]
     start, end = np.repeat(first, counts, axis=0).T
     true_start, true_end = np.concatenate(moments).T
     inter = (np.minimum(end, true_end) - np.maximum(start, true_start)).clip(min=0)
     # The hull equals the union wherever the intersection is not empty, and has one rounding error instead of
-    # four; windows exactly on a threshold depend on it. It is never empty, as no true moment is.
+    # four, which decides windows exactly on a threshold. It is never empty, because no true moment is empty.
     iou = inter / (np.maximum(end, true_end) - np.minimum(start, true_start))
     best: NDArray[np.float64] = np.maximum.reduceat(iou, np.cumsum([0, *counts[:-1]]))
     return best
@@ -67,14 +67,14 @@ def top1_iou(
 def average_precision(
     predictions: Sequence[NDArray[np.float64]], moments: Sequence[NDArray[np.float64]]
 ) -> NDArray[np.float64]:
-    """(Q, 10) area under each query's interpolated precision-recall curve at every ``MAP_THRESHOLDS``.
+    """Return the (Q, 10) area under each query's interpolated precision-recall curve at ``MAP_THRESHOLDS``.
 
-    The first ten listed windows compete in the order of their scores, equal scores in the order of the list.
+    The first ten listed windows are ranked by score, equal scores in the order of the list.
     """
     ranked = _rank(predictions)
     counts = np.array([len(spans) for spans in moments])
     result = np.zeros((len(moments), len(MAP_THRESHOLDS)))
-    for count in np.unique(counts):  # queries with equally many moments need no padding
+    for count in np.unique(counts):  # queries with the same number of moments need no padding
         queries = np.flatnonzero(counts == count)
         hits = _match(pairwise_iou(ranked[queries], np.stack([moments[query] for query in queries.tolist()])))
         result[queries] = _area_under_curve(hits, num_moments=int(count))
@@ -82,7 +82,7 @@ def average_precision(
 
 
 def _rank(predictions: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """(Q, 10, 2) windows by falling score; short lists end in empty windows: misses that cost nothing."""
+    """Return (Q, 10, 2) windows by falling score; short lists are padded with empty windows, which change nothing."""
     padded = np.zeros((len(predictions), MAX_PREDICTIONS, 3))
     padded[..., 2] = -np.inf
     for row, windows in zip(padded, predictions, strict=True):
@@ -92,16 +92,16 @@ def _rank(predictions: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 
 def _match(iou: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which predictions are true positives: (Q, N, G) IoUs, best score first, to (Q, N, thresholds).
+    """Find true positives: map (Q, N, G) IoUs, best score first, to (Q, N, thresholds).
 
-    In turn each prediction takes the moment it overlaps most among those still free and above the threshold;
-    of equal ones the last.
+    Each prediction in turn takes the free moment of the highest IoU, if that reaches the threshold; the last of
+    equal ones.
     """
     num_queries, num_predictions, num_moments = iou.shape
     thresholds = np.array(MAP_THRESHOLDS)
     free = np.ones((num_queries, len(thresholds), num_moments), dtype=bool)
     hits = np.zeros((num_queries, num_predictions, len(thresholds)), dtype=bool)
-    iou = iou[..., ::-1]  # argmax takes the first of equal ones
+    iou = iou[..., ::-1]  # reversed, because argmax takes the first of equal ones
     for rank in range(num_predictions):
         candidates = iou[:, rank, None, :] * free
         best = candidates.argmax(axis=2)
@@ -111,7 +111,7 @@ def _match(iou: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def _area_under_curve(hits: NDArray[np.bool_], num_moments: int) -> NDArray[np.float64]:
-    """(Q, N, thresholds) hits by rank to (Q, thresholds): recall gains times the best precision left."""
+    """Map (Q, N, thresholds) hits by rank to (Q, thresholds): recall gains times the best precision from there on."""
     precision = hits.cumsum(axis=1) / np.arange(1, hits.shape[1] + 1)[:, None]
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     area: NDArray[np.float64] = (hits * envelope).sum(axis=1) / num_moments  # every hit gains 1 / num_moments

@@ -1,4 +1,4 @@
-"""Two predictors that look at neither video nor query, every clip equally salient: the floor to beat."""
+"""Two baselines that use neither video nor query; all clips are equally salient."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def whole_video(records: Sequence[Record]) -> list[Prediction]:
-    """Every query's moment is the whole video."""
+    """Predict the whole video for every query."""
     return _same_moment(records, 0.0, 1.0)
 
 
 def mean_moment(records: Sequence[Record], train: Sequence[Record]) -> list[Prediction]:
-    """Every query's moment starts and ends where the mean moment of the training records does."""
+    """Predict for every query the mean start and end of the training moments, as shares of the duration."""
     windows = [record.windows / record.duration for record in train if record.windows is not None]
     start, end = np.concatenate(windows).mean(axis=0)
     return _same_moment(records, float(start), float(end))

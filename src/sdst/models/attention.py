@@ -1,8 +1,9 @@
-"""How queries look at the video: RDSA (Sec. 3.3.4, eq. 9-11) and what Tab. 5 compares it with.
+"""Attention of the queries to the video: RDSA (Sec. 3.3.4, eq. 9-11) and its alternatives in Tab. 5.
 
-Deformable attention (eq. 8) predicts where to look from the decoder queries, which know nothing of the keys.
-Reference-based deformable self-attention, RDSA, asks the clips at the current moment's own boundaries and centre
-instead. Standard attention looks at all clips. All have ``prepare`` and ``forward`` with the same arguments.
+Deformable attention (eq. 8) predicts the sampling positions from the decoder queries, which have no access to the
+keys. Reference-based deformable self-attention, RDSA, predicts them from the clips at the boundaries and the centre
+of the current moment. Standard attention reads all clips. All three have ``prepare`` and ``forward`` with the same
+arguments.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ATTENTIONS = ("standard", "deformable", "pure_init", "mixed_init", "rdsa")
-"""The rows of Tab. 5; both initialisations (``proposals.py``) come with deformable attention."""
+"""The rows of Tab. 5; both initialisations (``proposals.py``) use deformable attention."""
 POINTS = {"l": -1.0, "c": 0.0, "r": 1.0}
-"""Where eq. 10 reads the moment, in half widths from its centre."""
+"""Positions at which eq. 10 reads the moment, in half widths from its centre."""
 
 
 class VideoMemory(NamedTuple):
-    """What the queries may read of one level.
+    """The part of one level that the queries can read.
 
     Attributes:
-        context: (B, T, d) what tells the queries where to look: E of eq. 10, or the keys of standard attention;
-            None where the queries decide alone (eq. 8).
-        values: (B, T, d) what they read: W_v D, or D itself for standard attention.
+        context: (B, T, d) features that determine the sampling positions: E of eq. 10, or the keys of standard
+            attention; None if the queries alone determine them (eq. 8).
+        values: (B, T, d) features that are read: W_v D, or D itself for standard attention.
     """
 
     context: Tensor | None
@@ -43,7 +44,7 @@ class VideoMemory(NamedTuple):
 
 
 def _by_level(context: Tensor | None, values: Tensor) -> list[VideoMemory]:
-    """The memory of each level from (B, K, T, d) tensors."""
+    """Split (B, K, T, d) tensors into one memory per level."""
     contexts = [None] * values.shape[1] if context is None else context.unbind(1)
     return [VideoMemory(*level) for level in zip(contexts, values.unbind(1), strict=True)]
 
@@ -51,8 +52,8 @@ def _by_level(context: Tensor | None, values: Tensor) -> list[VideoMemory]:
 class ClipAttention(nn.Module):
     """Standard cross-attention of the queries to all clips (Tab. 5, Stand. CA).
 
-    *Reading*: positions as in Moment-DETR. Keys carry the sine of 2π times their clip's normalised time, the axis
-    and the frequencies of the references' own sines, which the queries carry; values carry none.
+    *Reading*: positions as in Moment-DETR. Keys carry the sines of 2π times their clip's normalised time, on the same
+    axis and at the same frequencies as the references' sines, which the queries carry; values carry no positions.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -60,35 +61,35 @@ class ClipAttention(nn.Module):
         self.attention = MultiHeadAttention(dim, heads)
 
     def prepare(self, signal: Tensor, axis: ClipAxis) -> list[VideoMemory]:
-        """Keys and values of each level from the dense stream's ``signal`` (B, K, T, d)."""
+        """Compute keys and values of each level from the dense stream's ``signal`` (B, K, T, d)."""
         places = sinusoidal(2 * math.pi * axis.time(), signal.shape[-1]).to(signal.dtype)
         return _by_level(signal + places.unsqueeze(1), signal)
 
     def forward(
         self, queries: Tensor, place: Tensor, references: Tensor, memory: VideoMemory, axis: ClipAxis
     ) -> tuple[Tensor, None]:
-        """As :meth:`DeformableAttention.forward`, with ``place`` in the query; there are no offsets."""
+        """Same as :meth:`DeformableAttention.forward`, but ``place`` is added to the queries; returns no offsets."""
         assert memory.context is not None
         update: Tensor = self.attention(queries + place, memory.context, memory.values, axis.mask)
         return update, None
 
 
 class ClipConv(nn.Conv1d):
-    """A convolution over a clip and its neighbours, where the features of a clip lie side by side."""
+    """A convolution over a clip and its neighbours, for tensors with the features on the last axis."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, dim, kernel_size=3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, d) to (N, T, d)."""
-        # An image one pixel high may have its channels last; a sequence would be copied in each direction.
+        # As an image one pixel high, because PyTorch accepts images with the channels last but copies sequences.
         image = x.transpose(1, 2).unsqueeze(2)  # (N, d, 1, T)
         result = F.conv2d(image, self.weight.unsqueeze(2), self.bias, padding=(0, 1))
         return result.squeeze(2).transpose(1, 2)
 
 
 class ContextCNN(nn.Module):
-    """E = CNN(D) of eq. 10: ``depth`` times Conv1d (kernel 3), LayerNorm, ReLU; padded clips stay zero."""
+    """E = CNN(D) of eq. 10: ``depth`` blocks of Conv1d (kernel 3), LayerNorm, ReLU; padded clips stay zero."""
 
     def __init__(self, dim: int, depth: int) -> None:
         super().__init__()
@@ -96,8 +97,8 @@ class ContextCNN(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(depth))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(N, T, d) and its (N, T) mask to (N, T, d)."""
-        # A convolution must see the same beyond a video's end with and without padding: zeros.
+        """Map (N, T, d) with its (N, T) mask to (N, T, d)."""
+        # Padded clips are zeroed so that a convolution reads the same after a video's end with and without padding.
         valid = mask.unsqueeze(-1)
         x = x * valid
         for conv, norm in zip(self.convs, self.norms, strict=True):
@@ -106,17 +107,17 @@ class ContextCNN(nn.Module):
 
 
 class DeformableAttention(nn.Module):
-    """Deformable attention around a moment (eq. 9), steered by the clips at that moment: RDSA (eq. 10-11).
+    """Deformable attention around a moment (eq. 9) whose sampling depends on the moment's clips: RDSA (eq. 10-11).
 
-    Without ``sampling`` the decoder queries steer it: z of eq. 11 is Q̂ itself, which makes it eq. 8.
-    *Reading*: Q̂ without the references' positions, which reach it through the modules before.
+    Without ``sampling``, sampling depends on the decoder queries: z of eq. 11 is Q̂ itself, which gives eq. 8.
+    *Reading*: Q̂ does not include the references' positions; they reach it through the preceding modules.
 
     Args:
         dim: d.
         heads: H.
         num_points: P, the sampling points per head.
-        sampling: Which clips of the moment steer it, any of ``l``, ``c``, ``r`` (Tab. M); none for eq. 8.
-        cnn_depth: Convolutions that give those clips local context; 0 for none (Tab. M). Unused by eq. 8.
+        sampling: Clips of the moment that z is made of, any of ``l``, ``c``, ``r`` (Tab. M); empty for eq. 8.
+        cnn_depth: Number of convolutions that give those clips local context, 0 for none (Tab. M). Unused by eq. 8.
         query_dim: Width of z in eq. 10. Unused by eq. 8.
     """
 
@@ -137,7 +138,8 @@ class DeformableAttention(nn.Module):
         self.weight = nn.Linear(query_dim, heads * num_points)
         self.value = nn.Linear(dim, dim)
         self.out = nn.Linear(dim, dim)
-        # Heads start looking left, right and at the centre, their points 1/P to P/P of the way to the boundary.
+        # At the start heads read to the left, to the right and at the centre, with their points at 1/P to P/P of the
+        # way to the boundary.
         reach = torch.cos(2 * math.pi * torch.arange(heads) / heads)
         steps = torch.arange(1, num_points + 1) / num_points
         nn.init.zeros_(self.offset.weight)
@@ -149,9 +151,9 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def prepare(self, signal: Tensor, axis: ClipAxis) -> list[VideoMemory]:
-        """What does not depend on the queries, of each level, computed for all at once.
+        """Compute the part that does not depend on the queries, for all levels at once.
 
-        ``signal`` (B, K, T, d) is what of the dense stream feeds the attention.
+        ``signal`` (B, K, T, d) is the stage of the dense stream that the attention reads.
         """
         if self.cnn is None:
             return _by_level(None, self.value(signal))
@@ -163,14 +165,14 @@ class DeformableAttention(nn.Module):
     def forward(
         self, queries: Tensor, place: Tensor, references: Tensor, memory: VideoMemory, axis: ClipAxis
     ) -> tuple[Tensor, Tensor]:
-        """Look at the video around each reference.
+        """Read the video around each reference.
 
         Args:
-            queries: (B, M, d) Q̂, of which RDSA makes no use.
-            place: (B, M, d) the positional part of the queries, of which deformable attention makes no use.
+            queries: (B, M, d) Q̂; unused by RDSA.
+            place: (B, M, d) positional part of the queries; unused by deformable attention.
             references: (B, M, 2) current moments (centre, width).
-            memory: Of this level, from :meth:`prepare`.
-            axis: Where the clips lie.
+            memory: Memory of this level from :meth:`prepare`.
+            axis: Positions of the clips.
 
         Returns:
             (B, M, d) update of the queries, and (B, M, H) the sum over points of attention times offset in half
@@ -183,7 +185,7 @@ class DeformableAttention(nn.Module):
             where = torch.cat([centre + side * half_width for side in self.sampling], dim=-1)  # (B, M, sides)
             clips = interpolate(memory.context, axis.position(where).flatten(1), axis.count, outside="clamp")
             z = self.query(rearrange(clips, "B (M s) d -> B M (s d)", s=len(self.sampling)))
-        # Positions and the softmax stay float32 under autocast: half precision cannot tell clip 1000 from 1000.5.
+        # Positions and the softmax stay float32 under autocast: half precision does not separate clips 1000 and 1000.5.
         offsets = rearrange(self.offset(z).float(), "B M (H P) -> B M H P", H=self.heads)
         attention = rearrange(self.weight(z).float(), "B M (H P) -> B M H P", H=self.heads).softmax(dim=-1)
 

@@ -1,4 +1,4 @@
-"""Checks that all models share: of their options, and that features have the levels they were built for."""
+"""Checks that all models share: ranges of their options, and the number of levels of the features."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ def require_at_least(least: int, **sizes: int) -> None:
     """Refuse an option ``model.NAME`` below ``least``."""
     for name, size in sizes.items():
         if size < least:
-            raise UserError(f"model.{name}: {size} must be at least {least}")
+            raise UserError(f"model.{name} must be at least {least}, got {size}")
 
 
 def require_probabilities(**probabilities: float) -> None:
     """Refuse an option ``model.NAME`` outside [0, 1)."""
     for name, probability in probabilities.items():
         if not 0 <= probability < 1:
-            raise UserError(f"model.{name}: {probability} must lie in [0, 1)")
+            raise UserError(f"model.{name} must be in [0, 1), got {probability}")
 
 
 def require_heads(dim: int, heads: int) -> None:
-    """Refuse a width that sine and cosine, or the attention heads, cannot share."""
+    """Refuse a width that is odd (sine and cosine each need half of it) or not a multiple of ``heads``."""
     require_at_least(1, dim=dim, heads=heads)
     if dim % heads or dim % 2:
-        raise UserError(f"model.dim: {dim} must be even and a multiple of model.heads = {heads}")
+        raise UserError(f"model.dim must be even and a multiple of model.heads = {heads}, got {dim}")
 
 
 def check_levels(levels: int, **features: Tensor) -> None:
     """Raise ``ValueError`` for features (B, K, ...) whose K is not ``levels``."""
     for name, feature in features.items():
         if feature.shape[1] != levels:
-            raise ValueError(f"{name} has {feature.shape[1]} levels where the model was built for {levels}")
+            raise ValueError(f"{name} has {feature.shape[1]} levels but the model was built for {levels}")

@@ -1,6 +1,6 @@
-"""From the model's output to predictions: seconds, cut, clamp, round, soft-NMS, sort (eq. 23).
+"""Decoding of the model's output into predictions: seconds, cut, clamp, round, soft-NMS, sort (eq. 23).
 
-The one decoding of the project: validation, test and prediction all call it.
+Validation, test and prediction all use this decoding.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def decode(output: Output, batch: Batch, decoding: Decoding) -> list[Prediction]:
-    """Predictions of a batch: the last level's moments, and the saliency of every clip.
+    """Decode a batch: the last level's moments, and the saliency of every clip.
 
     ``Grounder.predict_encoded`` does the same for a video that is predicted in parts.
     """
@@ -38,10 +38,10 @@ def decode(output: Output, batch: Batch, decoding: Decoding) -> list[Prediction]
 
 
 def raw_moments(output: Output, durations: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:
-    """The last level's moments (B, M, 2), start and end in seconds, and their scores (B, M), both float64.
+    """Return the last level's moments (B, M, 2), start and end in seconds, and their scores (B, M), both float64.
 
-    The score is sqrt(class probability × actionness), eq. 23, or the one of them that ``decoding.score`` names; -inf
-    where the moment would come from a padded point.
+    The score is sqrt(class probability × actionness), eq. 23, or the one of the two that ``decoding.score`` names;
+    -inf for moments of padded points.
     """
     windows_se = cw_to_se(_cpu(output.references[:, -1])) * durations[:, None, None]
     scores = _cpu(output.class_logits[:, -1]).sigmoid()
@@ -55,10 +55,10 @@ def raw_moments(output: Output, durations: Tensor, decoding: Decoding) -> tuple[
 
 
 def clip_saliency(output: Output, batch: Batch) -> list[NDArray[np.float64]]:
-    """The saliency of every clip of each sample, for the whole duration.
+    """Return the saliency of every clip of each sample, for the whole duration.
 
-    Where the features are a clip short, the last score is repeated, for the official evaluation would fill in 0,
-    which beats every negative one.
+    If the features are a clip short, the last score is repeated, because the official evaluation would fill in 0,
+    which is higher than any negative score.
     """
     saliency = _cpu(output.saliency).numpy()
     stored = batch.video_mask.sum(dim=1).tolist()
@@ -72,14 +72,13 @@ def clip_saliency(output: Output, batch: Batch) -> list[NDArray[np.float64]]:
 def decode_moments(windows_se: Tensor, scores: Tensor, durations: Tensor, decoding: Decoding) -> list[Tensor]:
     """Cut, clamp, round, soft-NMS and sort the moments of a batch, in float64.
 
-    Rounding comes before NMS, as usual in the field, so that windows made equal by rounding suppress each
-    other.
+    Rounding precedes NMS, as usual in the field, so that windows that rounding made equal suppress each other.
 
     Args:
         windows_se: (B, M, 2) start and end in seconds.
-        scores: (B, M), at least 0, or -inf for what is no moment.
+        scores: (B, M), at least 0, or -inf for rows that are not moments.
         durations: (B,) seconds.
-        decoding: The options.
+        decoding: Options of decoding.
 
     Returns:
         For each sample (N, 3) float64 (start, end, score), best score first, equal scores in the order of the queries;
@@ -93,12 +92,12 @@ def decode_moments(windows_se: Tensor, scores: Tensor, durations: Tensor, decodi
     scores = suppress(windows_se, scores, decoding)
     order = scores.argsort(dim=1, descending=True, stable=True)[..., None]
     moments = torch.cat([windows_se, scores[..., None]], dim=-1).take_along_dim(order, dim=1)
-    # What is not a number stays, for whoever writes predictions refuses it.
+    # NaN scores stay, because the code that writes predictions refuses them.
     return [sample[sample[:, 2] != -torch.inf] for sample in moments]
 
 
 def fit_windows(windows_se: Tensor, durations: Tensor, decoding: Decoding) -> Tensor:
-    """The bounds (B, M, 2) that are predicted for raw ones: cut to their videos (B,) and rounded; float64."""
+    """Clamp windows (B, M, 2) to the durations (B,) of their videos and round them; float64."""
     durations = durations.double()[:, None, None]
     windows_se = windows_se.double().clamp(min=0).minimum(durations)
     if decoding.round_to is None:
@@ -110,15 +109,15 @@ def round_windows(windows_se: Tensor, durations: Tensor, unit: float) -> Tensor:
     """Round starts and ends to multiples of ``unit`` without leaving the video or emptying a window.
 
     A bound that would round past the video's end becomes that end. A window that rounding would empty becomes
-    the unit-long cell around its centre, moved back where it would pass the video's end; in a video shorter
+    the unit-long cell around its centre, moved back if it would pass the video's end; in a video shorter
     than one unit it becomes the whole video.
 
     Args:
         windows_se: (B, M, 2) in seconds, inside the video.
         durations: (B, 1, 1) in seconds.
-        unit: Seconds.
+        unit: Unit in seconds.
     """
-    # Dividing by the reciprocal gives 24.3 for unit 0.1 where multiplying gives 24.3 and a rounding error.
+    # For unit 0.1, dividing by the reciprocal gives exactly 24.3; multiplying by the unit adds a rounding error.
     per_second = 1 / unit
     rounded = ((windows_se * per_second).round() / per_second).minimum(durations)
     centre = windows_se.mean(dim=-1, keepdim=True)
@@ -129,12 +128,12 @@ def round_windows(windows_se: Tensor, durations: Tensor, unit: float) -> Tensor:
 
 
 def suppress(windows_se: Tensor, scores: Tensor, decoding: Decoding) -> Tensor:
-    """Soft-NMS: repeatedly take the best window left and lower the scores of those left that overlap it.
+    """Soft-NMS: repeatedly take the best remaining window and lower the scores of remaining windows that overlap it.
 
     Args:
-        windows_se: (B, M, 2).
-        scores: (B, M), at least 0, or -inf for what is no moment: it suppresses nothing and stays so.
-        decoding: ``nms``, ``sigma`` and ``iou_threshold`` are used.
+        windows_se: (B, M, 2) start and end in seconds.
+        scores: (B, M), at least 0, or -inf for rows that are not moments: they suppress nothing and stay -inf.
+        decoding: Options of decoding; ``nms``, ``sigma`` and ``iou_threshold`` are used.
 
     Returns:
         (B, M) new scores, in the order of the input. Two empty windows do not overlap.

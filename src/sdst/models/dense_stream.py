@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SIGNALS = ("raw", "post_ca", "post_ca_sa", "post_ca_sa_ffn")
-"""What of the dense stream can feed the sparse one (Tab. 6)."""
+"""Stages of the dense stream that the sparse stream can attend to (Tab. 6)."""
 
 
 class DenseStream(nn.Module):
@@ -35,11 +35,11 @@ class DenseStream(nn.Module):
     def forward(
         self, fused: Tensor, positions: Tensor, mask: Tensor, words: Tensor, words_mask: Tensor
     ) -> dict[str, Tensor]:
-        """Refine the fused embeddings by the query's words and the other clips.
+        """Refine the fused embeddings with the query's words and the other clips.
 
         Args:
             fused: (B, T, d) the gated sum of eq. 3.
-            positions: (T, d) sinusoidal positions, part of queries and keys but not of values.
+            positions: (T, d) sinusoidal positions, added to queries and keys but not to values.
             mask: (B, T) valid clips.
             words: (B, L, d) aligned tokens.
             words_mask: (B, L) valid tokens without CLS.

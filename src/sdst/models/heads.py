@@ -21,14 +21,14 @@ CLASS_PRIOR = 0.01
 
 
 def class_head(dim: int) -> nn.Linear:
-    """Linear(d, 1), its bias at the class prior."""
+    """Linear(d, 1) with its bias initialised to the class prior."""
     head = nn.Linear(dim, 1)
     nn.init.constant_(head.bias, -math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))
     return head
 
 
 def regression_head(dim: int) -> nn.Sequential:
-    """Three layers to the (centre, width) update of eq. 1; the last starts at zero, so that R^1 = R^0."""
+    """Three layers that predict the (centre, width) update of eq. 1; the last starts at zero, so that R^1 = R^0."""
     head = mlp(dim, dim, 2, depth=3)
     last = head[-1]
     assert isinstance(last, nn.Linear)
@@ -38,7 +38,7 @@ def regression_head(dim: int) -> nn.Sequential:
 
 
 class ActionnessHead(nn.Module):
-    """How well a moment overlaps a true one, read from the clips inside it (eq. 20).
+    """Predicts the overlap of a moment with a true one from the clips inside it (eq. 20).
 
     RoI-align without context: ``bins`` samples of D^K at the centres of equal parts of the moment, then three
     linear layers.
@@ -52,7 +52,7 @@ class ActionnessHead(nn.Module):
     centres: Tensor
 
     def forward(self, dense: Tensor, references: Tensor, axis: ClipAxis) -> Tensor:
-        """(B, T, d) embeddings and (B, M, 2) moments to (B, M) in (0, 1); no gradient to the moments."""
+        """Map (B, T, d) embeddings and (B, M, 2) moments to (B, M) in (0, 1); the moments get no gradient."""
         centre, width = references.detach().unbind(dim=-1)
         where = centre[..., None] + width[..., None] * (self.centres - 0.5)  # (B, M, bins)
         clips = interpolate(dense, axis.position(where).flatten(1), axis.count, outside="clamp")

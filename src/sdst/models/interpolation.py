@@ -1,7 +1,7 @@
-"""Sampling clip features at fractional positions: the one interpolation behind RDSA (eq. 9-10) and RoI-align.
+"""Sampling of clip features at fractional positions, for RDSA (eq. 9-10) and for RoI-align.
 
-A weighted sum of table rows, ``embedding_bag``, instead of ``grid_sample``: same values, no copy of the clips read, and
-a backward pass that PyTorch can make deterministic.
+It uses ``embedding_bag``, a weighted sum of table rows, instead of ``grid_sample``: the values are the same, the clips
+read are not copied, and PyTorch can make the backward pass deterministic.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class ClipAxis:
-    """Where the clips of each video lie.
+    """Positions of the clips of each video.
 
     Attributes:
         mask: (B, T) true where a clip exists.
         count: (B,) float32 number of clips that exist.
-        extent: (B,) float32 video duration / clip length; equals ``count`` unless the last clip is a part.
+        extent: (B,) float32 video duration / clip length; equals ``count`` unless the last clip is cut short.
     """
 
     mask: Tensor
@@ -31,11 +31,11 @@ class ClipAxis:
     extent: Tensor
 
     def position(self, time: Tensor) -> Tensor:
-        """Times (B, ...) divided by the duration to clip positions: clip t covers [t, t + 1], centre at t."""
+        """Convert normalised times (B, ...) to clip positions; the centre of clip t is at position t."""
         return time * self.extent.view(-1, *[1] * (time.dim() - 1)) - 0.5
 
     def time(self) -> Tensor:
-        """(B, T) times of the clips' centres divided by the duration; positions 0, 1, 2, ... map back."""
+        """Return the (B, T) normalised times of the clips' centres; :meth:`position` maps them to 0, 1, 2, ..."""
         positions = torch.arange(self.mask.shape[1], device=self.mask.device)
         return (positions + 0.5) / self.extent.unsqueeze(1)
 
@@ -48,9 +48,9 @@ def interpolate(
     Args:
         values: (N, T, C) features.
         positions: (N, S) float32 positions on the clip axis, 0 at the centre of the first clip.
-        count: (N,) float32 number of valid clips; what lies behind it is never read.
-        outside: A position before the first or behind the last valid clip reads that clip (``clamp``), or fades
-            to zero within one clip (``zero``, as ``grid_sample`` pads).
+        count: (N,) float32 number of valid clips; later clips are never read.
+        outside: Result at positions before the first or after the last valid clip: that clip (``clamp``), or a value
+            that fades to zero within one clip (``zero``, as ``grid_sample`` pads).
 
     Returns:
         (N, S, C) in the type of ``values``. Gradients flow to values and positions.
@@ -63,21 +63,21 @@ def interpolate(
 def interpolate_sum(
     values: Tensor, positions: Tensor, weights: Tensor, count: Tensor, *, outside: Literal["clamp", "zero"]
 ) -> Tensor:
-    """Sum over P positions of weight times interpolated clip, for each of H heads on its own.
+    """Sum over P positions of weight times interpolated clip, separately for each of H heads.
 
     Args:
         values: (N, T, H, C) features.
-        positions: (N, S, H, P), ``weights`` (N, S, H, P), both float32.
-        weights: Of the positions.
-        count: (N,) and ``outside``, as of :func:`interpolate`.
-        outside: See there.
+        positions: (N, S, H, P) float32 positions on the clip axis.
+        weights: (N, S, H, P) float32 weights of the positions.
+        count: (N,) float32 number of valid clips, see :func:`interpolate`.
+        outside: Result outside the valid clips, see :func:`interpolate`.
 
     Returns:
         (N, S, H, C) in the type of ``values``. Gradients flow to values, positions and weights.
     """
     samples, clips, heads, width = values.shape
     last = (count - 1).view(-1, 1, 1, 1)
-    # Behind one clip beyond the video everything is zero; without that bound the indices would overflow.
+    # Beyond one clip outside the video everything is zero; without this bound the indices would overflow.
     margin = 0 if outside == "clamp" else 2
     positions = positions.clamp(min=-margin).minimum(last + margin)
     left = positions.detach().floor()
@@ -87,12 +87,12 @@ def interpolate_sum(
     last = last.unsqueeze(-1)
     if outside == "zero":
         share = share * ((index >= 0) & (index <= last))
-    # Whole numbers stay in the table whatever a NaN became; its weight is NaN and shows in the result.
+    # The clamp keeps an index that was NaN inside the table; its weight is NaN, so the result is NaN too.
     index = index.long().clamp(min=0).minimum(last.long())
     first = torch.arange(samples, device=index.device).view(-1, 1, 1, 1, 1) * clips
     rows = (first + index) * heads + torch.arange(heads, device=index.device).view(-1, 1, 1)
     num_bags = positions.shape[:3].numel()
-    # Not in half precision, in which the backward pass takes several times as long on a CPU.
+    # Not in half precision, because the backward pass would take several times as long on a CPU.
     dtype = torch.promote_types(values.dtype, torch.float32)
     read = F.embedding_bag(
         rows.view(num_bags, -1),

@@ -1,4 +1,4 @@
-"""Parts that both streams are built from: residuals, feed-forward, positions, pooling, attention (App. A)."""
+"""Layers that both streams use: residuals, feed-forward, positions, pooling, attention (App. A)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Residual(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, update: Tensor) -> Tensor:
-        """Both (B, N, d). In training the update of a whole sample is dropped with probability ``drop_path``."""
+        """Add ``update`` to ``x``, both (B, N, d); training drops a sample's update with probability ``drop_path``."""
         if self.training and self.drop_path > 0:
             keep = 1 - self.drop_path
             kept = torch.rand(len(x), 1, 1, device=x.device) < keep
@@ -37,8 +37,8 @@ class Residual(nn.Module):
 class Dropout(nn.Module):
     """Zero each element with ``probability`` in training and scale the others up, like ``nn.Dropout``.
 
-    Takes 16 random bits an element where PyTorch on a CPU draws a number, which is several times as fast. The
-    probability is rounded to a multiple of 2^-16 below 1 and the scale is exact for the rounded one.
+    It draws 16 random bits per element, which on a CPU is several times as fast as PyTorch's random numbers. The
+    probability is rounded to a multiple of 2^-16 below 1, and the scale is exact for the rounded probability.
     """
 
     def __init__(self, probability: float) -> None:
@@ -46,7 +46,7 @@ class Dropout(nn.Module):
         self.dropped = min(round(probability * 2**16), 2**16 - 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape."""
+        """Map a tensor of any shape to the same shape."""
         if not self.training or not self.dropped:
             return x
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
@@ -66,8 +66,8 @@ class FeedForward(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., d) to (..., d)."""
-        # Not in place, here and below: the result of a linear layer is a view, whose gradient would then be copied
+        """Map (..., d) to (..., d)."""
+        # Not in place, here and below: the result of a linear layer is a view, and PyTorch would copy its gradient
         # three times.
         result: Tensor = self.contract(F.relu(self.expand(x)))
         return result
@@ -92,7 +92,7 @@ class MultiHeadAttention(nn.Module):
 
         ``key_mask`` (B, S) is true where a key is valid; each sample needs one valid key. Returns (B, N, d).
         """
-        # Not by einops: at a single query its bookkeeping is 2 % of the model's time.
+        # Without einops, because for a single query its overhead is 2 % of the model's time.
         q, k, v = (
             x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, N, c)
             for x in (self.query(query), self.key(key), self.value(value))
@@ -109,20 +109,20 @@ class MultiHeadAttention(nn.Module):
 
 
 class AdaptivePool(nn.Module):
-    """Softmax-weighted mean over tokens, scored by one learned vector (App. C.1)."""
+    """Softmax-weighted mean over tokens, with scores from one learned vector (App. C.1)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.score = nn.Parameter(torch.randn(dim) / math.sqrt(dim))
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """(..., L, d) tokens and their (..., L) mask to (..., d)."""
+        """Map (..., L, d) tokens with their (..., L) mask to (..., d)."""
         weights = (tokens @ self.score).float().masked_fill(~mask, -torch.inf).softmax(dim=-1)
         return (weights.to(tokens.dtype).unsqueeze(-2) @ tokens).squeeze(-2)
 
 
 def alignment(width: int, dim: int, dropout: float) -> nn.Sequential:
-    """Eq. 2: twice LayerNorm, Dropout and Linear, with a ReLU between."""
+    """Eq. 2: LayerNorm, Dropout, Linear, then ReLU, then LayerNorm, Dropout, Linear again."""
     return nn.Sequential(
         nn.LayerNorm(width),
         Dropout(dropout),
@@ -144,7 +144,7 @@ def mlp(width_in: int, hidden: int, width_out: int, depth: int) -> nn.Sequential
 
 
 def sinusoidal(positions: Tensor, dim: int) -> Tensor:
-    """Sine and cosine of ``positions`` (...) at dim/2 geometric frequencies from 1 to 1/10,000: (..., dim)."""
+    """Sines and cosines (..., dim) of ``positions`` (...) at dim/2 geometric frequencies from 1 to 1/10,000."""
     steps = torch.arange(dim // 2, device=positions.device, dtype=torch.float32)
     frequencies = torch.exp(steps * (-math.log(10_000) / (dim // 2)))
     angles = positions.float().unsqueeze(-1) * frequencies

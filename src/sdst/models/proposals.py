@@ -1,4 +1,4 @@
-"""Where decoder queries start: DINO's two-stage initialisation from the first level's clips (Tab. 5)."""
+"""Initial decoder queries: DINO's two-stage initialisation from the first level's clips (Tab. 5)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from sdst.models.interpolation import ClipAxis
 
 BASE_WIDTH = 0.05
-"""Width of the moment around a clip that the regression starts from, DINO's for one scale. *Reading.*"""
+"""Width of the moment around a clip from which the regression starts, as in DINO for one scale. *Reading.*"""
 
 
 class Start(NamedTuple):
-    """Where the sparse stream starts.
+    """Initial state of the sparse stream.
 
     Attributes:
         queries: (B, M, d) Q^0.
-        reference_logits: (B, M, 2) float32 σ^{-1}(R^0); no gradient to what was selected, as in DINO.
-        class_logits: (B, M) of the proposals; None where all is learned.
-        moments: (B, M, 2) R^0 once more, with its gradient.
+        reference_logits: (B, M, 2) float32 σ^{-1}(R^0); selected clips get no gradient through it, as in DINO.
+        class_logits: (B, M) class logits of the proposals; None if all of R^0 and Q^0 is learned.
+        moments: (B, M, 2) R^0 again, with its gradient.
     """
 
     queries: Tensor
@@ -38,17 +38,17 @@ class Start(NamedTuple):
 class ProposalHead(nn.Module):
     """Scores each clip of D^1, regresses a moment around it, and starts the queries at the M best clips.
 
-    *Reading* throughout, for the paper only cites DINO:
+    All of this is *reading*, because the paper only cites DINO:
 
     * A video with fewer than M clips keeps the learned R^0 and Q^0 for its last queries.
-    * What was selected is trained as in DINO: class logits and moments of all M queries join the moment losses as
-      a level before the first (``Output.proposal_logits``), the learned ones scored by the same head from Q^0.
-    * The decoder's own losses reach neither head nor D^1 through the start. Like the references, the clips that
-      become Q^0 are constants; only the projection that makes queries of them is learned there.
+    * The selection is trained as in DINO: class logits and moments of all M queries enter the moment losses as an
+      extra level before the first (``Output.proposal_logits``); the same head scores the learned queries from Q^0.
+    * The decoder's losses send no gradient to the heads or to D^1 through the start. The clips that become Q^0 are
+      constants, like the references; the decoder's losses only train the projection from clips to queries.
 
     Args:
         dim: d.
-        pure: Whether the clips also give Q^0 (``pure_init``), or only R^0 (``mixed_init``).
+        pure: Whether the clips give Q^0 as well (``pure_init``), or only R^0 (``mixed_init``).
     """
 
     def __init__(self, dim: int, pure: bool) -> None:
@@ -64,17 +64,17 @@ class ProposalHead(nn.Module):
             dense: (B, T, d) D^1.
             queries: (M, d) learned Q^0.
             reference_logits: (M, 2) learned σ^{-1}(R^0).
-            axis: Where the clips lie.
+            axis: Positions of the clips.
         """
         scores = self.classify(dense).squeeze(-1).float().masked_fill(~axis.mask, -torch.inf)
-        # A stable sort: equal scores must not be told apart by the length of the padding.
+        # A stable sort, because the order of equal scores must not depend on the length of the padding.
         best = scores.argsort(dim=1, descending=True, stable=True)[:, : len(queries)]
         selected = axis.mask.gather(1, best)  # valid clips come first
         missing = len(queries) - best.shape[1]
         best, selected = F.pad(best, (0, missing)), F.pad(selected, (0, missing)).unsqueeze(-1)
 
         clips = dense.gather(1, best.unsqueeze(-1).expand(-1, -1, dense.shape[2]))  # (B, M, d)
-        # Close to 0 and 1 the inverse sigmoid would leave the regression nothing to do.
+        # Bounded, because the sigmoid is flat close to 0 and 1, where the regression could not move the centre.
         centres = axis.time().gather(1, best).logit(eps=1e-4)
         widths = torch.full_like(centres, BASE_WIDTH).logit()
         around = torch.stack([centres, widths], dim=-1) + self.regress(clips).float()

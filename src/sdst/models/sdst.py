@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class SDST(nn.Module):
-    """Two streams side by side along K levels of a frozen backbone; defaults are the paper's (Tab. A).
+    """Two parallel streams along K levels of a frozen backbone; the defaults are the paper's (Tab. A).
 
     Args:
         video_dim: Dv, read from the feature store.
@@ -36,28 +36,30 @@ class SDST(nn.Module):
         dim: d, the hidden width.
         heads: H, of every attention.
         ffn_ratio: Hidden width of the feed-forward networks, in d.
-        dropout: Before each linear layer of the alignment MLPs.
+        dropout: Dropout probability before each linear layer of the alignment MLPs.
         drop_path: Probability of dropping a residual update.
-        sharing: One set of stream weights for all levels, or one per level (Tab. J). *Reading*: the alignment
-            MLPs, the heads and the pooling stay shared either way; so the paper's 12.43 M come about.
-        signal: What of the dense stream feeds the sparse one (Tab. 6): raw, post_ca, post_ca_sa, post_ca_sa_ffn.
-        modules: Modules of the sparse stream in their order (Tab. 7, N).
-        attention: What ``rdsa`` among the modules is (Tab. 5): rdsa, deformable, deformable with queries started by
-            DINO's pure_init or mixed_init, or standard. Sizes of another attention than the chosen one are
-            unused.
-        num_points: P, sampling points of a head. Unused by standard attention.
-        sampling: Clips of the moment that steer RDSA, any of l, c, r (Tab. M); without RDSA all.
-        cnn_depth: Convolutions before them (Tab. M), 0 for none; without RDSA not 0.
-        rdsa_dim: Width of RDSA's query z. Used by RDSA alone.
-        stop_reference_gradient: Whether a level's references are constants for the next level, as in DAB-DETR.
+        sharing: Whether all levels share one set of stream weights; otherwise each level has its own (Tab. J).
+            *Reading*: the alignment MLPs, the heads and the pooling are shared either way, which gives the paper's
+            12.43 M parameters.
+        signal: Stage of the dense stream that the sparse stream attends to (Tab. 6): raw, post_ca, post_ca_sa or
+            post_ca_sa_ffn.
+        modules: Modules of the sparse stream in the order in which they run (Tab. 7, N).
+        attention: Attention that the module ``rdsa`` stands for (Tab. 5): rdsa; deformable; deformable with queries
+            initialised by DINO's pure_init or mixed_init; or standard. Sizes of the other attentions are unused.
+        num_points: P, sampling points per head. Unused by standard attention.
+        sampling: Clips of the moment that determine where RDSA samples, any of l, c, r (Tab. M); all of them without
+            RDSA.
+        cnn_depth: Number of convolutions over the clips before ``sampling`` (Tab. M), 0 for none; not 0 without RDSA.
+        rdsa_dim: Width of RDSA's query z. Only used by RDSA.
+        stop_reference_gradient: Whether the next level treats a level's references as constants, as in DAB-DETR.
             *Reading.*
         roi_bins: Samples per moment of the actionness head.
-        actionness_dim: Hidden width of that head. *Reading*: 128 is what fits the paper's parameter count.
+        actionness_dim: Hidden width of the actionness head. *Reading*: 128 fits the paper's parameter count.
 
     Attributes:
-        recompute: Whether training computes the activations of both streams and of the actionness head again in the
+        recompute: Whether training recomputes the activations of both streams and of the actionness head in the
             backward pass instead of keeping them: four tenths of the memory, a quarter more time, the same gradients.
-            Kept are those of the alignment MLPs, the widest, and of what RDSA prepares per level.
+            The activations of the alignment MLPs, the widest, and of RDSA's preparation per level are kept.
     """
 
     def __init__(
@@ -136,18 +138,18 @@ class SDST(nn.Module):
         """Ground a batch of queries in their videos.
 
         Args:
-            video: (B, K, T, Dv) any float type; (1, K, T, Dv) where all queries are about one video, the part of
-                which that depends on no query is then computed once.
-            video_mask: (B, T), a prefix of ones per sample.
-            text: (B, K, L, Dt), CLS first.
-            text_mask: (B, L).
+            video: (B, K, T, Dv) clip features of any float type; (1, K, T, Dv) if all queries are about one video, so
+                that the part that does not depend on the query is computed once.
+            video_mask: (B, T) true for valid clips, which come first.
+            text: (B, K, L, Dt) token features, CLS first.
+            text_mask: (B, L) true for valid tokens.
             num_clips: (B,) duration / clip length.
-            with_offsets: Also return the mean offsets (Fig. 4), where the attention has any.
+            with_offsets: Whether to return the mean offsets (Fig. 4), if the attention has offsets.
         """
         check_levels(self.levels, video=video, text=text)
         axis = ClipAxis(video_mask, video_mask.sum(dim=1).float(), num_clips.float())
         if self.training:
-            video = video.expand(len(text), -1, -1, -1)  # each query with a dropout of its own
+            video = video.expand(len(text), -1, -1, -1)  # each query gets its own dropout
         aligned_video = self._align(self.align_video, video)
         aligned_video = aligned_video.expand(len(text), -1, -1, -1)  # (B, K, T, d)
         aligned_text = self._align(self.align_text, text)  # (B, K, L, d)
@@ -171,22 +173,22 @@ class SDST(nn.Module):
         )
 
     def _run(self, function: Callable[..., Any], *inputs: Any) -> Any:
-        """What the function returns; in training with ``recompute`` its activations are not kept."""
+        """Call the function; in training with ``recompute``, without keeping its activations."""
         if self.recompute and self.training:
             return checkpoint(function, *inputs, use_reentrant=False)
         return function(*inputs)
 
     def _align(self, mlp: nn.Module, features: Tensor) -> Tensor:
-        """Eq. 2 on features as stored."""
+        """Apply eq. 2 to features in the type in which they are stored."""
         aligned: Tensor = mlp(features.to(self.queries.dtype))
         return aligned
 
     def _unroll_dense(
         self, video: Tensor, text: Tensor, video_mask: Tensor, text_mask: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
-        """Eq. 3-4 over all levels: the (B, K, T, d) signal for the sparse stream, and D^1..D^K, each (B, T, d)."""
+        """Run eq. 3-4 over all levels; returns the sparse stream's signal (B, K, T, d) and D^1..D^K, each (B, T, d)."""
         words_mask = text_mask.clone()
-        # Eq. 4 leaves CLS out; a query of CLS alone keeps it, for attention needs something to read.
+        # Eq. 4 excludes CLS; a query of CLS alone keeps it, because attention needs at least one key.
         words_mask[:, 0] = text_mask.sum(dim=1) == 1
         positions = sinusoidal(torch.arange(video.shape[2], device=video.device), self.dim).to(video.dtype)
         gates = self.gates.sigmoid()
@@ -204,11 +206,11 @@ class SDST(nn.Module):
         return torch.stack(signals, dim=1), all_dense
 
     def _start(self, dense: Tensor, axis: ClipAxis) -> Start:
-        """Q^0 and R^0: learned, or selected from D^1 (B, T, d)."""
+        """Return Q^0 and R^0, which are learned or selected from D^1 (B, T, d)."""
         if self.propose is not None:
             start: Start = self.propose(dense, self.queries, self.references, axis)
             return start
-        # Float32 under autocast too: rounding to half precision would move a boundary by a twentieth of a clip.
+        # Float32 even under autocast: rounding to half precision would move a boundary by a twentieth of a clip.
         return Start(
             queries=self.queries.expand(len(dense), -1, -1),
             reference_logits=self.references.float().expand(len(dense), -1, -1),
@@ -219,7 +221,7 @@ class SDST(nn.Module):
     def _unroll_sparse(
         self, start: Start, signal: Tensor, text: Tensor, text_mask: Tensor, axis: ClipAxis
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Eq. 5-6 over all levels: Q (B, K, M, d), R (B, K, M, 2), mean offsets (B, K, M, H) or None."""
+        """Run eq. 5-6 over all levels; returns Q (B, K, M, d), R (B, K, M, 2), mean offsets (B, K, M, H) or None."""
         # One call per set of weights prepares all the levels that share it.
         streams = cast("list[SparseStream]", list(self.sparse))
         shares = signal.chunk(len(streams), dim=1)
@@ -251,25 +253,26 @@ class SDST(nn.Module):
 def _check_variant(
     signal: str, modules: Sequence[str], attention: str, sampling: Sequence[str], cnn_depth: int
 ) -> None:
-    """Refuse unknown names, and variants of what the chosen modules and attention do not contain."""
+    """Refuse unknown names, and options that the chosen modules and attention do not use."""
     if signal not in SIGNALS:
-        raise UserError(f"model.signal: {signal!r} is none of {', '.join(SIGNALS)}")
+        raise UserError(f"model.signal must be one of {', '.join(SIGNALS)}, got {signal!r}")
     if attention not in ATTENTIONS:
-        raise UserError(f"model.attention: {attention!r} is none of {', '.join(ATTENTIONS)}")
+        raise UserError(f"model.attention must be one of {', '.join(ATTENTIONS)}, got {attention!r}")
     if not sampling or set(sampling) - set(POINTS) or len(set(sampling)) < len(sampling):
         raise UserError(
-            f"model.sampling: {list(sampling)} must be one or more of {', '.join(POINTS)}, each once"
+            f"model.sampling must be one or more of {', '.join(POINTS)}, each at most once, got {list(sampling)}"
         )
     if "rdsa" not in modules:
         for name, value, default in (("attention", attention, "rdsa"), ("signal", signal, SIGNALS[-1])):
             if value != default:
                 raise UserError(
-                    f"model.{name}: {value} is for 'rdsa' among model.modules, but {list(modules)} has none"
+                    f"model.{name} = {value} needs 'rdsa' among model.modules, got {list(modules)}; "
+                    f"add it or leave out model.{name}"
                 )
     steered = attention == "rdsa" and "rdsa" in modules
     for name, reduced in (("sampling", len(sampling) < len(POINTS)), ("cnn_depth", cnn_depth == 0)):
         if reduced and not steered:
             raise UserError(
-                f"model.{name}: Tab. M varies RDSA, but model.attention = {attention} with model.modules = "
-                f"{list(modules)} has no RDSA; leave it out"
+                f"model.{name} is an option of RDSA (Tab. M), but model.attention = {attention} with model.modules = "
+                f"{list(modules)} has no RDSA; leave out model.{name}"
             )

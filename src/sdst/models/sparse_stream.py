@@ -33,8 +33,7 @@ class SparseStream(nn.Module):
         drop_path: Probability of dropping a sample's update.
         modules: Any of ``ca``, ``sa``, ``rdsa``, ``ffn``, each at most once, in the order in which they run;
             ``ffn`` last.
-        rdsa: How queries look at the video, by whichever attention of Tab. 5; None exactly where ``modules``
-            lacks ``rdsa``.
+        rdsa: Attention of the queries to the video, one of Tab. 5; None exactly if ``modules`` lacks ``rdsa``.
     """
 
     def __init__(
@@ -48,11 +47,13 @@ class SparseStream(nn.Module):
     ) -> None:
         super().__init__()
         if unknown := [name for name in modules if name not in MODULES]:
-            raise UserError(f"model.modules: {unknown[0]!r} is none of {', '.join(MODULES)}")
+            raise UserError(f"model.modules must be among {', '.join(MODULES)}, got {unknown[0]!r}")
         if not modules or len(set(modules)) < len(modules):
-            raise UserError(f"model.modules: {list(modules)} must name at least one module and none twice")
+            raise UserError(
+                f"model.modules must name at least one module, each at most once, got {list(modules)}"
+            )
         if "ffn" in modules[:-1]:
-            raise UserError(f"model.modules: ffn must come last, unlike in {list(modules)}")
+            raise UserError(f"model.modules must have ffn at the end, got {list(modules)}")
         self.order = tuple(modules)
         self.dim = dim
         self.position = mlp(2 * dim, dim, dim, depth=2)
@@ -63,7 +64,7 @@ class SparseStream(nn.Module):
         self.residuals = nn.ModuleDict({name: Residual(dim, drop_path) for name in modules})
 
     def prepare(self, signal: Tensor, axis: ClipAxis) -> list[VideoMemory] | list[None]:
-        """What ``rdsa`` needs of the dense signal (B, K, T, d), for each of its levels; None without it."""
+        """Compute for each level what ``rdsa`` reads of the dense signal (B, K, T, d); None without ``rdsa``."""
         return [None] * signal.shape[1] if self.rdsa is None else self.rdsa.prepare(signal, axis)
 
     def forward(
@@ -80,13 +81,13 @@ class SparseStream(nn.Module):
         Args:
             queries: (B, M, d) Q^{k-1}.
             references: (B, M, 2) R^{k-1}.
-            text: (B, L, d) aligned tokens; ``text_mask`` (B, L).
-            text_mask: Valid tokens, CLS among them.
-            memory: Of this level, from :meth:`prepare`.
-            axis: Where the clips lie.
+            text: (B, L, d) aligned tokens.
+            text_mask: (B, L) valid tokens, including CLS.
+            memory: Memory of this level from :meth:`prepare`.
+            axis: Positions of the clips.
 
         Returns:
-            (B, M, d) Q^k, and the (B, M, H) mean offsets or None where nothing has offsets.
+            (B, M, d) Q^k, and the (B, M, H) mean offsets, or None if the attention has no offsets.
         """
         sines = sinusoidal(references * (2 * math.pi), self.dim).flatten(-2)
         place = self.position(sines.to(queries.dtype))
@@ -111,7 +112,7 @@ class SparseStream(nn.Module):
 
 
 def spread_references(num_queries: int) -> Tensor:
-    """(M, 2) initial references R^0: centres spread evenly, widths cycling from a 32nd to all of the video.
+    """Return (M, 2) initial references R^0: evenly spaced centres, widths cycling from a 32nd to all of the video.
 
     *Reading*: the paper only says that they are learnable. Neighbouring queries differ in width, so that short
     and long moments have a query nearby from the first step on.

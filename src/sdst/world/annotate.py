@@ -1,4 +1,4 @@
-"""What people would say about a scene: queries with their moments, three annotators' saliency, facts of clips."""
+"""Annotations of a scene: queries with their moments, saliency of three annotators, and the facts of each clip."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-MAX_QUERIES = 6  # about a video
-MAX_MOMENTS = 5  # of a query
-SEEN = 0.3  # share of a thing that must be visible for it to be spoken of
+MAX_QUERIES = 6  # per video
+MAX_MOMENTS = 5  # per query
+MIN_VISIBLE = 0.3  # share of a thing that must be visible for a query or caption to mention it
 LOOKS_PER_CLIP = 4
-GRID = 12  # points across a thing, to see how much of it is hidden
-LARGEST = 20.0  # radius in pixels of what is as large as can be
-TASTES = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])
-"""How much each annotator (row) cares for size, centrality and visibility."""
-STRICTNESS = (0.25, 0.2, 0.42)  # the quality in an annotator's taste that earns no point yet
-STEEPNESS = 7.0  # points for a quality that is better by 1
-MOOD = 0.4  # standard deviation of a score for no reason
+GRID = 12  # points across a thing at which it is checked for being hidden
+LARGEST = 20.0  # radius in pixels that counts as size 1
+QUALITY_WEIGHTS = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])
+"""Weights of size, centrality and visibility (columns) for each annotator (rows)."""
+ZERO_QUALITY = (0.25, 0.2, 0.42)  # the weighted quality at which each annotator's score is 0
+SCORE_SLOPE = 7.0  # points per unit of weighted quality
+SCORE_NOISE = 0.4  # standard deviation of a score's random part
 
 
 def annotate(scene: Scene, *, held_out: bool, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Up to ``MAX_QUERIES`` queries about a scene, as rows of a QVHighlights file that still lack their qid.
+    """Return up to ``MAX_QUERIES`` queries about a scene, as rows of a QVHighlights file without a qid.
 
     Args:
         scene: The video.
-        held_out: Whether to ask for combinations that training does not know, or for those that it does.
-        rng: Chooses queries, words and the annotators' moods.
+        held_out: Whether to ask about combinations that are held out from training, or about the others.
+        rng: Random generator of queries, words and the noise of scores.
     """
     moments, qualities = find_moments(scene), clip_qualities(scene)
     askable = [
@@ -45,7 +45,7 @@ def annotate(scene: Scene, *, held_out: bool, rng: np.random.Generator) -> list[
         for fact, windows in moments.items()
         if fact.held_out == held_out
         and len(windows) <= MAX_MOMENTS
-        and all(qualities[fact][first:end, 2].mean() >= SEEN for first, end in windows)
+        and all(qualities[fact][first:end, 2].mean() >= MIN_VISIBLE for first, end in windows)
     ]
     chosen = [askable[index] for index in rng.permutation(len(askable))[:MAX_QUERIES]]
     rows = []
@@ -67,19 +67,19 @@ def annotate(scene: Scene, *, held_out: bool, rng: np.random.Generator) -> list[
 
 
 def visible_facts(scene: Scene) -> list[list[Fact]]:
-    """What is to be seen in each clip, the largest visible area first; what is mostly hidden is not told."""
+    """Return the facts of each clip, the largest visible area first, without things that are mostly hidden."""
     qualities = clip_qualities(scene)
     seen: list[list[tuple[float, Fact]]] = [[] for _ in range(scene.num_clips)]
     for fact, windows in find_moments(scene).items():
         size, _, visibility = qualities[fact].T
         for clip in (clip for first, end in windows for clip in range(first, end)):
-            if visibility[clip] >= SEEN:
+            if visibility[clip] >= MIN_VISIBLE:
                 seen[clip].append((size[clip] ** 2 * visibility[clip], fact))
     return [[fact for _, fact in sorted(facts, key=lambda pair: -pair[0])] for facts in seen]
 
 
 def find_moments(scene: Scene) -> dict[Fact, list[tuple[int, int]]]:
-    """When what holds: fact -> (first clip, clip after the last) of each moment, in order of time."""
+    """Return fact -> (first clip, clip after the last) of each of its moments, in order of time."""
     moments: dict[Fact, list[tuple[int, int]]] = {}
     for actor in scene.actors:
         for act in actor.acts:
@@ -88,9 +88,10 @@ def find_moments(scene: Scene) -> dict[Fact, list[tuple[int, int]]]:
 
 
 def clip_qualities(scene: Scene) -> dict[Fact, Floats]:
-    """Fact -> (num_clips, 3) size, centrality and visibility in [0, 1] of its thing, meaningless where that is absent.
+    """Return fact -> (num_clips, 3) size, centrality and visibility of its thing in [0, 1].
 
-    Visibility is the share of the thing that nothing nearer hides.
+    Visibility is the share of the thing that nearer things do not hide. Values are meaningless while the thing is
+    absent.
     """
     times = (np.arange(scene.num_clips * LOOKS_PER_CLIP) + 0.5) * CLIP_SECONDS / LOOKS_PER_CLIP
     shift_x, shift_y = scene.camera.shift(times)
@@ -113,7 +114,7 @@ def clip_qualities(scene: Scene) -> dict[Fact, Floats]:
 
 
 def _visibility(scene: Scene, index: int, states: list[States]) -> Floats:
-    """(N,) share of an actor that nearer actors and pillars leave visible."""
+    """Return the (N,) share of an actor that nearer actors and pillars do not hide."""
     actor, state = scene.actors[index], states[index]
     ticks = np.linspace(-1, 1, GRID) * state.radius[:, None]
     dx, dy = ticks[:, None, :], ticks[:, :, None]  # (N, 1, GRID), (N, GRID, 1)
@@ -132,12 +133,12 @@ def _visibility(scene: Scene, index: int, states: list[States]) -> Floats:
 
 
 def _around(distance: Floats) -> Floats:
-    """A distance along an axis of the torus, the short way."""
+    """Return the shortest signed distance along an axis of the torus."""
     return (distance + SIDE / 2) % SIDE - SIDE / 2
 
 
 def _score(qualities: Floats, rng: np.random.Generator) -> NDArray[np.int64]:
-    """The annotators' scores 0-4 (N, 3) of clips with the given qualities (N, 3)."""
-    liked = qualities @ TASTES.T - STRICTNESS
-    scores: Floats = STEEPNESS * liked + rng.normal(0, MOOD, liked.shape)
+    """Return the annotators' scores 0-4 (N, 3) of clips with the given qualities (N, 3)."""
+    quality = qualities @ QUALITY_WEIGHTS.T - ZERO_QUALITY
+    scores: Floats = SCORE_SLOPE * quality + rng.normal(0, SCORE_NOISE, quality.shape)
     return np.rint(scores).clip(0, 4).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Captioned clips of the small world, for training its backbone: scenes of their own, in none of its splits."""
+"""Captioned clips of the small world to train its backbone, from scenes that are in none of its splits."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
 
 FACTS = all_facts()
 STREAM = 100
-"""Sets these scenes apart from those of the splits, whose numbers are small, under the same seed."""
+"""Number in the random seed that separates these scenes from those of the splits, whose numbers are small."""
 LONE_SHARE = 0.4
-"""Share of the scenes that show a single thing, from which motion is learned first."""
+"""Share of the scenes that show a single thing, from which the backbone learns motion first."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClipPlan:
-    """Which clips to draw; equal plans give equal clips.
+    """Plan of the clips to draw; equal plans give equal clips.
 
     Attributes:
-        num_scenes: How many scenes.
-        clips_per_scene: How many clips of each, at most; scenes that show too little have fewer.
-        held_out: Whether scenes may show combinations that training must not know.
-        seed: Another number, other scenes.
-        num_frames: Of a clip.
-        size: Side of the square frames.
+        num_scenes: Number of scenes.
+        clips_per_scene: Largest number of clips per scene; scenes that show too little have fewer.
+        held_out: Whether scenes may show combinations that are held out from training.
+        seed: Seed of the scenes.
+        num_frames: Number of frames per clip.
+        size: Side of the square frames in pixels.
     """
 
     num_scenes: int
@@ -57,11 +57,11 @@ class ClipPlan:
 
 @dataclass(frozen=True, slots=True)
 class CaptionedClips:
-    """Clips with everything that can truly be said of them.
+    """Clips with all facts that are true of them.
 
     Attributes:
-        frames: (N, 3, F, S, S) uint8.
-        shown: (N, len(FACTS)) whether the clip shows the fact; at least one per clip.
+        frames: (N, 3, F, S, S) uint8 frames.
+        shown: (N, len(FACTS)) whether the clip shows the fact; at least one fact per clip.
     """
 
     frames: NDArray[np.uint8]
@@ -69,17 +69,17 @@ class CaptionedClips:
 
 
 def plan_clips(vision: VisionConfig, num_scenes: int, *, held_out: bool, seed: int) -> ClipPlan:
-    """A plan for a tower of these sizes."""
+    """Make a plan for a vision tower of these sizes."""
     return ClipPlan(num_scenes, 16, held_out, seed, vision.num_frames, vision.img_size)
 
 
 def draw_clips(plan: ClipPlan, folder: Path, workers: int) -> CaptionedClips:
-    """Draw the clips into a folder, or find them there.
+    """Draw the clips into a folder, or read them if they are already there.
 
     Args:
-        plan: Which clips.
-        folder: Holds ``frames.npy``, ``shown.npy`` and, once they are complete, ``plan.json``.
-        workers: Processes that draw.
+        plan: Plan of the clips.
+        folder: Folder of ``frames.npy``, ``shown.npy`` and, once these are complete, ``plan.json``.
+        workers: Number of processes that draw.
     """
     described = folder / "plan.json"
     frames_path, shown_path = folder / "frames.npy", folder / "shown.npy"
@@ -104,13 +104,13 @@ def draw_clips(plan: ClipPlan, folder: Path, workers: int) -> CaptionedClips:
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    """Processes of one thread each."""
+    """Start processes that use one thread each."""
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,))
 
 
 def draw_scene_clips(plan: ClipPlan, number: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """The clips (n, 3, F, S, S) of one scene, n at most ``clips_per_scene``, and what they show (n, len(FACTS))."""
+    """Draw the clips (n, 3, F, S, S) of one scene, n ≤ ``clips_per_scene``, and the facts they show (n, len(FACTS))."""
     rng = np.random.default_rng((plan.seed, STREAM + plan.held_out, number))
     grid = (1, 1) if rng.random() < LONE_SHARE else None
     scene = draw_scene(f"scene-{number}", held_out=plan.held_out, rng=rng, grid=grid)
@@ -119,7 +119,7 @@ def draw_scene_clips(plan: ClipPlan, number: int) -> tuple[NDArray[np.uint8], ND
     clips = clips[: plan.clips_per_scene]
     frames = np.empty((len(clips), 3, plan.num_frames, plan.size, plan.size), np.uint8)
     shown = np.zeros((len(clips), len(FACTS)), dtype=bool)
-    # As a video reader takes them.
+    # The same times at which the video reader samples a clip.
     centres = (np.arange(plan.num_frames) + 0.5) * CLIP_SECONDS / plan.num_frames
     for place, clip in enumerate(clips):
         pictures = add_noise(render(scene, clip * CLIP_SECONDS + centres), scene.noise, rng)

@@ -1,4 +1,4 @@
-"""``sdst world``: makes the small world, or trains its backbone; both go on where they were interrupted."""
+"""``sdst world``: make the small world or train its backbone; both continue after an interruption."""
 
 from __future__ import annotations
 
@@ -34,43 +34,58 @@ log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 SIZES = {"demo": (240, 40, 40), "laptop": (320, 40, 40)}
-"""Videos per split."""
+"""Number of train, val and test videos."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run one of the tools and return the exit status.
 
     Raises:
-        UserError: Bad arguments, or a place that holds another world or cannot be written.
+        UserError: Arguments are invalid, or the folder holds another world or cannot be written.
     """
-    parser = Parser(prog="sdst world", description="A small invented world of moving shapes.")
+    parser = Parser(prog="sdst world", description="Make a small synthetic world of moving shapes.")
     tools = parser.add_subparsers(required=True, metavar="make|train-backbone")
-    make = tools.add_parser("make", help="make its videos and annotations, or go on making them")
-    make.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder")
+    make = tools.add_parser("make", help="make videos and annotations, or continue an interrupted call")
+    make.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
     make.add_argument(
-        "--size", choices=SIZES, default="demo", help="how many videos to make (default: %(default)s)"
+        "--size", choices=SIZES, default="demo", help="preset for the number of videos (default: %(default)s)"
     )
     for split in SPLITS:
         make.add_argument(
-            f"--{split}", type=at_least(0), metavar="N", help=f"{split} videos, instead of the size's"
+            f"--{split}",
+            type=at_least(0),
+            metavar="N",
+            help=f"number of {split} videos (default: from --size)",
         )
     make.add_argument(
-        "--seed", type=at_least(0), default=0, help="another number, another world (%(default)s)"
+        "--seed", type=at_least(0), default=0, help="random seed of the world (default: %(default)s)"
     )
     make.add_argument(
-        "--workers", type=at_least(0), default=2, help="processes that draw; 0 is this one (%(default)s)"
+        "--workers",
+        type=at_least(0),
+        default=2,
+        help="number of processes that draw; 0 draws in the main process (default: %(default)s)",
     )
     make.set_defaults(tool=_make)
     train = tools.add_parser(
-        "train-backbone", help="train the small backbone that comes with the package anew"
+        "train-backbone", help="train again the small backbone that the package contains"
     )
-    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder")
-    train.add_argument("--scenes", type=at_least(10), default=1000, help="to draw clips from (%(default)s)")
-    train.add_argument("--steps", type=at_least(1), default=5500, help="of training (%(default)s)")
+    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
     train.add_argument(
-        "--seed", type=at_least(0), default=0, help="of scenes and initial weights (%(default)s)"
+        "--scenes", type=at_least(10), default=1000, help="number of scenes to draw (default: %(default)s)"
     )
-    train.add_argument("--workers", type=at_least(1), default=2, help="processes that draw (%(default)s)")
+    train.add_argument(
+        "--steps", type=at_least(1), default=5500, help="number of training steps (default: %(default)s)"
+    )
+    train.add_argument(
+        "--seed",
+        type=at_least(0),
+        default=0,
+        help="random seed of scenes and initial weights (default: %(default)s)",
+    )
+    train.add_argument(
+        "--workers", type=at_least(1), default=2, help="number of processes that draw (default: %(default)s)"
+    )
     train.set_defaults(tool=_train_backbone)
     args = parser.parse_args(argv)
     status: int = args.tool(args)
@@ -82,17 +97,17 @@ def make_world(
 ) -> dict[str, Path]:
     """Write ``videos/*.mp4``, ``scenes/*.json`` and an annotation file in QVHighlights' format for each split.
 
-    What is there already is not made again. A video depends on the seed, its split and its number alone: a world
-    can be made larger later.
+    Existing files are not made again. A video only depends on the seed, its split and its number, so a later call can
+    enlarge a world.
 
     Args:
-        folder: Where everything goes; made if need be.
+        folder: Output folder, created if it does not exist.
         num_videos: Split -> number of videos.
-        seed: The same seed gives the same files.
-        workers: Processes that draw; 0 is this one. They change nothing but the time it takes.
+        seed: Random seed; the same seed gives the same files.
+        workers: Number of processes that draw, 0 for the calling process; it does not change the files.
 
     Returns:
-        Split -> annotation file, of the splits that have videos.
+        Split -> annotation file, for the splits that have videos.
 
     Raises:
         UserError: The folder holds videos of another seed, or cannot be written.
@@ -101,7 +116,7 @@ def make_world(
         for name in ("videos", "scenes"):
             (folder / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be made a folder ({error.strerror}); choose another") from error
+        raise UserError(f"{folder}: cannot create the folder ({error.strerror}); choose another") from error
     tasks = [
         _Task(folder, split, number, seed) for split in SPLITS for number in range(num_videos.get(split, 0))
     ]
@@ -134,56 +149,58 @@ def _make(args: Namespace) -> int:
     counts = dict(zip(SPLITS, SIZES[args.size], strict=True))
     counts |= {split: given for split in SPLITS if (given := getattr(args, split)) is not None}
     if not any(counts.values()):
-        raise UserError("sdst world make: no videos are asked for; give --train, --val or --test above 0")
+        raise UserError(
+            "sdst world make needs at least one video, got 0; set --train, --val or --test above 0"
+        )
     make_world(args.out, counts, seed=args.seed, workers=args.workers)
     log.info("%s: %s", args.out, ", ".join(f"{count} {split}" for split, count in counts.items()) + " videos")
     return 0
 
 
 def _train_backbone(args: Namespace) -> int:
-    from sdst.world import train_backbone  # needs torch, making a world does not
+    from sdst.world import train_backbone  # imports torch, which making a world does not need
 
     return train_backbone.main(args)
 
 
 def _run(tasks: list[_Task], workers: int) -> Iterator[tuple[_Task, Rows]]:
-    """Every task with its annotation rows, in any order."""
+    """Yield every task with its annotation rows, in any order."""
     if not workers:
         for task in tasks:
             yield task, _make_video(task)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_leave_interrupts_alone) as pool:
+    with ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_ignore_interrupts) as pool:
         futures: dict[Future[Rows], _Task] = {pool.submit(_make_video, task): task for task in tasks}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
         finally:
-            pool.shutdown(cancel_futures=True)  # after an error or an interrupt nothing more is begun
+            pool.shutdown(cancel_futures=True)  # so that no task starts after an error or an interrupt
 
 
-def _leave_interrupts_alone() -> None:
-    """In a worker: its parent ends it."""
+def _ignore_interrupts() -> None:
+    """Ignore Ctrl-C in a worker, because the parent process stops it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _make_video(task: _Task) -> Rows:
-    """Make a video and its scene's file unless they are there; the rows about it."""
-    scene, rows = _invent(task)
+    """Write a video and its scene file unless they exist; returns its annotation rows."""
+    scene, rows = _draw(task)
     described = task.folder / "scenes" / f"{scene.vid}.json"
     video = task.folder / "videos" / f"{scene.vid}.mp4"
     text = scene.to_json()
     known = described.is_file()
     if known and described.read_bytes() != text.encode():
-        raise UserError(f"{described}: belongs to another world; make this one in another folder")
+        raise UserError(f"{described}: belongs to another world; choose another folder for this one")
     if not (known and video.is_file()):
         write_video(scene, video)
         write_atomically(described, text)
     return rows
 
 
-def _invent(task: _Task) -> tuple[Scene, Rows]:
-    """The task's scene, the first drawn about which something can be asked, and its rows."""
+def _draw(task: _Task) -> tuple[Scene, Rows]:
+    """Draw scenes until one has queries; returns that scene and its annotation rows."""
     index = SPLITS.index(task.split)
     held_out = task.split != "train"
     rng = np.random.default_rng((task.seed, index, task.number))

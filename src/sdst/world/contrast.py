@@ -1,8 +1,8 @@
 """The small backbone and its video-text contrast: the towers of ``sdst.features`` with one projection each.
 
 As in InternVideo2's second stage, the adaptive pooling of the last block is aligned with the sentence, and the vision
-tower's CLS token is not. Sentences are the mean of their tokens, and similarity is the inner product: with CLS states
-and a cosine, nothing was learned of motion in the first hundreds of steps.
+tower's CLS token is not. Sentences are the mean of their tokens, and similarity is the inner product, because with CLS
+states and a cosine the model did not learn motion in the first hundreds of steps.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 JOINT_DIM = 64
 WEIGHT_STD = 0.08
-"""About 1 / sqrt(width): with the usual 0.02, made for wide towers, motion is learned much later."""
+"""About 1 / sqrt(width); with the usual 0.02, meant for wide towers, the model learns motion much later."""
 
 
 class DualEncoder(nn.Module):
-    """Both towers and their projections into the joint space. Names of the towers are those of a checkpoint."""
+    """Both towers and their projections into the joint space. The towers have the names of a checkpoint."""
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -41,13 +41,13 @@ class DualEncoder(nn.Module):
         _initialise_text(self.text_encoder)
 
     def encode_clips(self, frames: Tensor) -> Tensor:
-        """(N, 3, F, S, S) uint8 to (N, JOINT_DIM) of any length."""
+        """Map (N, 3, F, S, S) uint8 frames to (N, JOINT_DIM) embeddings of any norm."""
         *_, tokens = self.vision_encoder.states(normalise(frames))
         pooled: Tensor = self.vision_proj(self.vision_encoder.pool(tokens, "adaptive"))
         return pooled
 
     def encode_sentences(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """(N, L) and (N, L) to (N, JOINT_DIM) of any length."""
+        """Map (N, L) token ids and their (N, L) mask to (N, JOINT_DIM) embeddings of any norm."""
         states = self.text_encoder(input_ids, mask, [self.text_encoder.num_layers])[:, :, 0]
         pooled = (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
         projected: Tensor = self.text_proj(pooled)
@@ -55,15 +55,15 @@ class DualEncoder(nn.Module):
 
 
 def contrastive_loss(similarity: Tensor, shown: Tensor, known: Tensor) -> Tensor:
-    """InfoNCE with several positives, from clips to sentences and back, and among the motions of what is shown.
+    """InfoNCE with several positives, from clips to sentences, from sentences to clips, and among motions of a thing.
 
-    The third part sets each true sentence against those that name another motion of the same thing: the contrast
-    that a clip's pictures alone cannot decide.
+    The third part contrasts each true sentence with those that name another motion of the same thing, which single
+    pictures of a clip cannot tell apart.
 
     Args:
-        similarity: (N, facts) of clips and the sentences of the known facts, in their order in ``FACTS``.
+        similarity: (N, facts) similarity of clips and sentences of the known facts, in the order of ``FACTS``.
         shown: (N, len(FACTS)) whether the clip shows the fact.
-        known: (len(FACTS),) which facts training knows.
+        known: (len(FACTS),) whether the fact is known in training.
     """
     everything = similarity.new_full(shown.shape, -torch.inf)
     everything[:, known] = similarity
@@ -80,12 +80,12 @@ def contrastive_loss(similarity: Tensor, shown: Tensor, known: Tensor) -> Tensor
 
 
 def motion_loss(similarity: Tensor, meanings: Tensor, shown: Tensor) -> Tensor:
-    """InfoNCE from clips to sentences about a motion alone: few and common, they teach motion first.
+    """InfoNCE from clips to sentences that only name a motion; they are few and frequent, so motion is learned first.
 
     Args:
-        similarity: (N, S) of clips and sentences.
-        meanings: (S,) number of each sentence's motion.
-        shown: (N, len(FACTS)).
+        similarity: (N, S) similarity of clips and sentences.
+        meanings: (S,) index of each sentence's motion.
+        shown: (N, len(FACTS)) whether the clip shows the fact.
     """
     true = shown.reshape(len(shown), -1, len(MOTIONS)).any(dim=1)[:, meanings]  # (N, S)
     share = true / true.sum(dim=1, keepdim=True)
@@ -94,17 +94,17 @@ def motion_loss(similarity: Tensor, meanings: Tensor, shown: Tensor) -> Tensor:
 
 
 def retrieval(similarity: Tensor, shown: Tensor, held_out: Tensor) -> dict[str, float]:
-    """Percentages that tell how well clips and sentences of all facts find each other.
+    """Measure retrieval between clips and sentences of all facts, in percent.
 
     Args:
-        similarity: (N, len(FACTS)).
-        shown: (N, len(FACTS)).
-        held_out: (len(FACTS),) the facts that count; the others are still among the answers.
+        similarity: (N, len(FACTS)) similarity of clips and sentences.
+        shown: (N, len(FACTS)) whether the clip shows the fact.
+        held_out: (len(FACTS),) whether the fact counts; the others are still candidates.
 
     Returns:
-        ``motion``: of what is shown, how often its true motion is the most similar of the ten; ``thing``: how often
-        the true sentence is closer than that of a random absent thing with the same motion; ``mAP``: of clips for
-        each sentence.
+        ``motion``: how often the true motion of a shown thing is the most similar of the ten; ``thing``: how often
+        the true sentence is more similar than that of a random absent thing with the same motion; ``mAP``: mAP of the
+        clips retrieved for each sentence.
     """
     clips, facts = (shown & held_out).nonzero(as_tuple=True)
     by_motion = similarity.reshape(len(shown), -1, len(MOTIONS))[clips, facts // len(MOTIONS)]  # (P, motions)
@@ -125,9 +125,9 @@ def retrieval(similarity: Tensor, shown: Tensor, held_out: Tensor) -> dict[str, 
 
 
 def initialise(tower: VisionTower) -> None:
-    """Initial weights from which a narrow tower soon learns to see motion.
+    """Initialise a narrow tower so that it learns motion early.
 
-    Patches begin as the lowest frequencies of a cosine transform over time, height and width; positions as sines.
+    Patch weights start as the lowest frequencies of a cosine transform over time, height and width; positions as sines.
     """
     for module in tower.modules():
         if isinstance(module, nn.Linear):
@@ -147,7 +147,7 @@ def initialise(tower: VisionTower) -> None:
 
 
 def _low_frequencies(shape: torch.Size) -> Tensor:
-    """The ``shape[0]`` smoothest of all cosine waves (3, time, height, width), of any length."""
+    """Return the ``shape[0]`` smoothest of all cosine waves (3, time, height, width)."""
     _, _, time, side, _ = shape
     along_time, along_side = _cosines(time), _cosines(side)
     colours = F.normalize(torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [1.0, 1.0, -2.0]]), dim=1)
@@ -159,14 +159,14 @@ def _low_frequencies(shape: torch.Size) -> Tensor:
 
 
 def _cosines(length: int) -> Tensor:
-    """(length, length): the orthonormal cosine transform."""
+    """Return the (length, length) orthonormal cosine transform."""
     steps = torch.arange(length) + 0.5
     waves = torch.cos(math.pi / length * torch.arange(length)[:, None] * steps)
     return F.normalize(waves, dim=1)
 
 
 def _sines(grid: tuple[int, int, int], dim: int) -> Tensor:
-    """(tokens, dim): half of the channels for time, a quarter each for height and width."""
+    """Return (tokens, dim) sines: half of the channels for time, a quarter each for height and width."""
     parts = []
     for axis, (size, width) in enumerate(zip(grid, (dim // 2, dim // 4, dim // 4), strict=True)):
         angles = torch.arange(size)[:, None] * torch.exp(
@@ -180,7 +180,7 @@ def _sines(grid: tuple[int, int, int], dim: int) -> Tensor:
 
 
 def _initialise_text(tower: TextTower) -> None:
-    """Words differ from each other more than their places do: sentences that differ in a word begin apart."""
+    """Initialise words to differ more than positions do, so that sentences with one different word differ at once."""
     for module in tower.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=WEIGHT_STD)

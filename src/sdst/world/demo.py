@@ -1,4 +1,4 @@
-"""``sdst demo``: the whole path from videos to moments on the small world, in less than ten minutes on two cores."""
+"""``sdst demo``: all steps from videos to moments on the small world, in less than ten minutes on two cores."""
 
 from __future__ import annotations
 
@@ -46,21 +46,26 @@ SHOWN = (
 
 
 def main(argv: Sequence[str]) -> int:
-    """Make a world, extract features, train, evaluate against trivial baselines, plot, ask about a video, show it all.
+    """Make a world, extract features, train, compare with trivial baselines, plot, ask about a video, make a page.
 
-    What an earlier call has made is used again.
+    The results of an earlier call in the same folder are reused.
     """
-    parser = Parser(prog="sdst demo", description="SDST from videos to moments, on a small world made here.")
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder (default: %(default)s)")
+    parser = Parser(
+        prog="sdst demo",
+        description="Run all steps of SDST, from videos to moments, on a small synthetic world.",
+    )
     parser.add_argument(
-        "--epochs", type=at_least(1), help="train shorter or longer than the configuration says"
+        "--out", type=Path, default=Path("runs/demo"), help="output folder (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--epochs", type=at_least(1), help="number of training epochs (default: from the configuration)"
     )
     parser.add_argument(
         "--videos",
         type=at_least(1),
         nargs=3,
         metavar="N",
-        help="of train, val and test, instead of the demo size's",
+        help="number of train, val and test videos (default: {} {} {})".format(*SIZES["demo"]),
     )
     args = parser.parse_args(argv)
     out: Path = args.out
@@ -85,9 +90,10 @@ def main(argv: Sequence[str]) -> int:
     answer = _ask(run_dir, records["test"][0], world)
     page = show([run_dir])
     console.print(
-        f"page of the run    {page}, for a browser\n"
-        f"run folder         {run_dir}\nbest checkpoint    {run_dir / BEST}\nprediction plot    {plot}\n"
-        f"answer to a query  {answer / 'answer.png'}, its moment cut out beside it\nvideos and features {world}",
+        f"page of the run     {page} (open it in a browser)\n"
+        f"run folder          {run_dir}\nbest checkpoint     {run_dir / BEST}\nprediction plot     {plot}\n"
+        f"answer to a query   {answer / 'answer.png'} (the moment as a video clip is in the same folder)\n"
+        f"videos and features {world}",
         soft_wrap=True,
         highlight=False,
     )
@@ -97,7 +103,7 @@ def main(argv: Sequence[str]) -> int:
 def compare_trivial(
     title: str, ours: dict[str, Any], records: list[Record], train_records: list[Record]
 ) -> Table:
-    """Metrics in QVHighlights' protocol beside those of two predictions that need no model."""
+    """Compare metrics in QVHighlights' protocol with those of two baselines without a model."""
     columns = {
         "SDST": ours,
         "whole video": evaluate(whole_video(records), records, "qvhighlights")["brief"],
@@ -113,10 +119,10 @@ def compare_trivial(
 
 
 def make_features(world: Path, annotations: Sequence[Path]) -> None:
-    """``sdst extract`` with the small backbone, unless its feature file is there.
+    """Run ``sdst extract`` with the small backbone, unless the feature file exists.
 
     Raises:
-        UserError: A video is refused.
+        UserError: A video cannot be read.
     """
     features = world / "features.h5"
     if features.exists():
@@ -124,7 +130,7 @@ def make_features(world: Path, annotations: Sequence[Path]) -> None:
     files = [str(path) for path in annotations]
     options = ["--videos", str(world / "videos"), "--config", "small-world", "--workers", "2"]
     if extract.main(["--annotations", *files, *options, "--out", str(features)]):
-        raise UserError(f"{world}: some of its videos are damaged; remove them and start again")
+        raise UserError(f"{world}: some videos are damaged; delete them and run the command again")
 
 
 def _plot(run_dir: Path, records: list[Record], world: Path, path: Path) -> None:
@@ -141,7 +147,7 @@ def _plot(run_dir: Path, records: list[Record], world: Path, path: Path) -> None
 
 
 def _ask(run_dir: Path, record: Record, world: Path) -> Path:
-    """``sdst predict --video`` with a sentence that training never had about a video it never had; its folder."""
+    """Run ``sdst predict --video`` for a query and a video that training did not use; returns the output folder."""
     folder = run_dir / "answer"
     folder.mkdir(exist_ok=True)
     video = world / "videos" / f"{record.vid}.mp4"

@@ -1,4 +1,4 @@
-"""Draws scenes at random: what is in them, how it moves, and when."""
+"""Random scenes: which things they contain, how these move, and when."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from sdst.world.scene import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-NUM_CLIPS = (40, 75)  # of a video, both ends included, like all ranges here
+NUM_CLIPS = (40, 75)  # per video, with both ends, like all ranges in this file
 LENGTHS = ((1, 5), (6, 15), (16, 30))  # clips of a short, a middle and a long act
 LENGTH_SHARES = (0.5, 0.32, 0.18)
-GRIDS = ((1, 2), (2, 1), (2, 2))  # colours and shapes of a video
+GRIDS = ((1, 2), (2, 1), (2, 2))  # numbers of colours and shapes of a video
 GRID_SHARES = (0.25, 0.25, 0.5)
-NUM_MOTIONS = 4  # of a thing in a video
-ABSENT = 0.4  # share of the acts in place of which a thing is not there
+NUM_MOTIONS = 4  # per thing in a video
+ABSENT = 0.4  # probability that a thing is absent instead of performing an act
 MAX_PILLARS = 2
 RGB = {
     "red": (215, 40, 40),
@@ -47,14 +47,13 @@ RGB_SPREAD = 12
 def draw_scene(
     vid: str, *, held_out: bool, rng: np.random.Generator, grid: tuple[int, int] | None = None
 ) -> Scene:
-    """A scene in which every thing shares its colour or its shape with another, in half of the scenes both.
+    """Draw a scene in which every thing shares its colour or shape with another; half of the scenes have both kinds.
 
     Args:
         vid: The video's name.
-        held_out: Whether each thing may also show a combination that is held out from training; otherwise none
-            is in the scene.
-        rng: Where chance comes from.
-        grid: How many colours and how many shapes are combined; one of ``GRIDS`` by default.
+        held_out: Whether things may show combinations that are held out from training; otherwise the scene has none.
+        rng: Random generator.
+        grid: Numbers of colours and of shapes that are combined; randomly one of ``GRIDS`` by default.
     """
     num_clips = int(rng.integers(*NUM_CLIPS, endpoint=True))
     num_colours, num_shapes = grid or GRIDS[rng.choice(len(GRIDS), p=GRID_SHARES)]
@@ -108,7 +107,7 @@ def _draw_actor(colour: str, shape: str, num_clips: int, held_out: bool, rng: np
 
 
 def _draw_motions(colour: str, shape: str, held_out: bool, rng: np.random.Generator) -> list[str]:
-    """What a thing does in a video: one motion, its opposite where there is one, and others."""
+    """Draw the motions of a thing in a video: one motion, its opposite if it has one, and others."""
     known = [motion for motion in MOTIONS if not Fact(colour, shape, motion).held_out]
     allowed = list(MOTIONS) if held_out else known
     first = str(rng.choice([motion for motion in MOTIONS if motion not in known] if held_out else known))
@@ -118,7 +117,7 @@ def _draw_motions(colour: str, shape: str, held_out: bool, rng: np.random.Genera
 
 
 def _draw_acts(motions: list[str], num_clips: int, rng: np.random.Generator) -> tuple[Act, ...]:
-    """Acts from the first clip to the last, with gaps; no motion follows itself, even across the end of an act."""
+    """Draw acts from the first clip to the last, with gaps; two acts without a gap between them differ in motion."""
     acts: list[Act] = []
     clip = 0
     x, y = _between(0, SIDE, rng), _between(0, SIDE, rng)
@@ -144,5 +143,5 @@ def _choose(names: Iterable[str], count: int, rng: np.random.Generator) -> list[
 
 
 def _between(low: float, high: float, rng: np.random.Generator) -> float:
-    """A number between two, with few enough digits to read in a file."""
+    """Draw a number between two others, rounded to three decimals so that it stays readable in a file."""
     return round(float(rng.uniform(low, high)), 3)

@@ -1,7 +1,7 @@
 """The sentences of the small world: its colours, shapes and motions, each with the words that name it.
 
 Every fourth combination of the three is held out: no training scene shows it and no training sentence names it,
-though each two of its parts occur together in training.
+but any two of its parts occur together in training.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ OPPOSITES = {
     "clockwise": "counterclockwise",
     "counterclockwise": "clockwise",
 }
-"""Motions that become each other when the video is played backwards; the other four stay what they are."""
+"""Motion -> the motion that it becomes when the video is played backwards; the other four do not change."""
 HELD_OUT = 4  # every fourth combination
 WITH_AN = ("orange", "emerald")
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """What a sentence says: which shape of which colour moves in which way."""
+    """The content of a sentence: colour, shape and motion of a thing."""
 
     colour: str
     shape: str
@@ -70,7 +70,7 @@ class Fact:
 
     @property
     def held_out(self) -> bool:
-        """Whether training must not know this combination."""
+        """Whether this combination is held out from training."""
         parts = (
             list(COLOURS).index(self.colour),
             list(SHAPES).index(self.shape),
@@ -80,12 +80,12 @@ class Fact:
 
 
 def all_facts() -> list[Fact]:
-    """Every combination there is."""
+    """Return all combinations of colour, shape and motion."""
     return [Fact(*parts) for parts in product(COLOURS, SHAPES, MOTIONS)]
 
 
 def sentence(fact: Fact, rng: np.random.Generator) -> str:
-    """One of the ways to say it, such as "A crimson disc drifts to the left."."""
+    """Return a random sentence for the fact, such as "A crimson disc drifts to the left."."""
     colour, shape, motion = (
         str(rng.choice(words)) for words in (COLOURS[fact.colour], SHAPES[fact.shape], MOTIONS[fact.motion])
     )
@@ -94,12 +94,12 @@ def sentence(fact: Fact, rng: np.random.Generator) -> str:
 
 
 def vague_sentences() -> list[tuple[str, str]]:
-    """Every sentence about a motion alone, such as "Something rises.", and the motion it means."""
+    """Return all sentences that only name a motion, such as "Something rises.", with their motions."""
     return [(f"Something {words}.", motion) for motion, names in MOTIONS.items() for words in names]
 
 
 def words() -> list[str]:
-    """Every word that a sentence may have, in lower case, sorted; hyphens and full stops stand alone."""
+    """Return all words of all sentences, in lower case and sorted; hyphens and full stops are separate words."""
     spoken = " ".join(
         name for part in (COLOURS, SHAPES, MOTIONS) for names in part.values() for name in names
     )

@@ -1,4 +1,4 @@
-"""Scenes to pictures, and to video files."""
+"""Rendering of scenes as pictures and as video files."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Pixels = NDArray[np.uint8]
 
-FRAME_RATE = 4  # what the small backbone looks at
+FRAME_RATE = 4  # frames per second that the small backbone reads
 CODECS = {"libx264": {"preset": "veryfast", "crf": "30", "g": "24"}, "mpeg4": {"qscale": "6"}}
-"""The encoder, or where it is missing the next, with its settings."""
-WAVES = 30  # that add up to a background
-MOST_WAVES = 7  # crests of one of them across the picture
-TINT = 8  # grey levels that a background's colours may differ by
+"""Encoders in order of preference (the first available one is used) -> their settings."""
+WAVES = 30  # number of waves that are added up to a background
+MOST_WAVES = 7  # largest number of crests of a wave across the picture
+TINT = 8  # largest change of a background's colour channel, in grey levels
 
 
 def render(scene: Scene, times: Floats) -> Pixels:
-    """The scene's pictures at the given times (N,), without noise: (N, SIDE, SIDE, 3) in RGB."""
+    """Render the scene at the given times (N,) without noise: (N, SIDE, SIDE, 3) in RGB."""
     shift_x, shift_y = scene.camera.shift(times)
     pictures = _background(scene.background, times, shift_x, shift_y)
     for actor in scene.actors:
@@ -59,7 +59,7 @@ def render(scene: Scene, times: Floats) -> Pixels:
 def write_video(scene: Scene, path: Path) -> None:
     """Write the scene as an mp4 file; the same scene always gives the same bytes on the same machine.
 
-    The file appears under its name when it is complete.
+    The file only appears under its name once it is complete.
 
     Raises:
         UserError: The file cannot be written.
@@ -70,14 +70,16 @@ def write_video(scene: Scene, path: Path) -> None:
         with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
             stream = cast("VideoStream", container.add_stream(codec, rate=FRAME_RATE, options=CODECS[codec]))
             stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuv420p"
-            stream.codec_context.thread_count = 1  # several threads need not cut the work alike every time
+            stream.codec_context.thread_count = 1  # several threads may divide the work differently each time
             for clip in range(scene.num_clips):
                 times = clip * CLIP_SECONDS + np.arange(FRAME_RATE * CLIP_SECONDS) / FRAME_RATE
                 for picture in add_noise(render(scene, times), scene.noise, rng):
                     container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             container.mux(stream.encode(None))
     except av.FFmpegError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+        raise UserError(
+            f"{path}: cannot write the video ({error.strerror}); choose another folder"
+        ) from error
 
 
 def _background(background: Background, times: Floats, shift_x: Floats, shift_y: Floats) -> Pixels:
@@ -92,13 +94,13 @@ def _background(background: Background, times: Floats, shift_x: Floats, shift_y:
 
 @lru_cache(maxsize=1)  # a video is rendered clip by clip
 def _clouds(background: Background) -> Pixels:
-    """A pattern (SIDE, SIDE, 3) of random waves that continues across its edges."""
+    """Make a pattern (SIDE, SIDE, 3) of random waves that continues across its edges."""
     rng = np.random.default_rng(background.seed)
     waves = rng.integers(-MOST_WAVES, MOST_WAVES + 1, (WAVES, 2, 1, 1))
     phases = rng.uniform(0, 2 * np.pi, (WAVES, 1, 1))
     down, right = np.mgrid[:SIDE, :SIDE] * 2 * np.pi / SIDE
     angles = waves[:, 0] * down + waves[:, 1] * right + phases
-    heights = 1 / np.hypot(*waves.transpose(1, 0, 2, 3)).clip(1)  # long waves are higher, as in clouds
+    heights = 1 / np.hypot(*waves.transpose(1, 0, 2, 3)).clip(1)  # longer waves are higher, as in clouds
     brightness = (
         (heights * np.cos(angles)).sum(axis=0) * background.contrast / np.sqrt((heights**2).sum() / 2)
     )
@@ -108,7 +110,7 @@ def _clouds(background: Background) -> Pixels:
 
 
 def _grid(centre: Floats, reach: int) -> tuple[NDArray[np.int64], Floats]:
-    """The pixels around each centre (N,) along one axis: their places on the torus, and their distances from it.
+    """Return pixels around each centre (N,) along one axis: their indices on the torus and distances from the centre.
 
     Both are (N, 2 * reach + 1).
     """

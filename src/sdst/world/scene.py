@@ -1,8 +1,8 @@
-"""The description of a video of the small world, from which its pictures and its annotations are both made.
+"""The description of a video of the small world, from which both its pictures and its annotations are made.
 
-The world is a torus: what leaves the picture at one side enters it at the other. So a motion can last, and where a
-thing is never tells which way it goes. Lengths are in pixels, y points down, times are in seconds, and the acts of
-a thing begin and end with the clips.
+The world is a torus: things that leave the picture at one side enter it at the other. Therefore a motion can last, and
+the position of a thing says nothing about its direction. Lengths are in pixels, y points down, times are in seconds,
+and acts begin and end at the borders of clips.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
 
 SIDE = 128  # pixels
 CLIP_SECONDS = 2
-SPEED = 16.0  # pixels per second, of straight motions
+SPEED = 16.0  # of straight motions, in pixels per second
 CIRCLE_RADIUS, CIRCLE_SECONDS = 14.0, 3.0
 BOUNCE_HEIGHT, SHAKE_WIDTH, PULSE_SHARE = 16.0, 8.0, 0.45
-BEAT_SECONDS = 1.3  # of a bounce, a shake, a pulse
-NEARING = 0.3  # share by which a thing looks larger when it is nearest, smaller when it is farthest
+BEAT_SECONDS = 1.3  # period of a bounce, a shake or a pulse
+NEARING = 0.3  # share by which a thing looks larger when it is nearest, and smaller when it is farthest
 
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """What a thing does for a while.
+    """One motion of a thing during some clips.
 
     Attributes:
-        first: Its first clip.
-        end: The clip after its last.
+        first: The first clip.
+        end: The clip after the last.
         motion: One of the grammar's motions.
-        x: Where it begins.
-        y: Where it begins.
-        pace: How fast; 1 is usual.
-        phase: Where on its circle a circling thing begins, in radians.
+        x: Start position, from the left.
+        y: Start position, from the top.
+        pace: Factor on the usual speed.
+        phase: Angle on its circle at which a circling thing starts, in radians.
     """
 
     first: int
@@ -57,17 +57,17 @@ class Act:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """A thing with its acts; between them it is not there.
+    """A thing with its acts; between acts it is absent.
 
     Attributes:
         colour: The grammar's name for its colour.
         shape: The grammar's name for its shape.
-        rgb: Its very colour.
+        rgb: Exact colour.
         radius: Half its usual size.
-        tilt: How far it is turned, in radians.
+        tilt: Angle by which it is turned, in radians.
         nearest: A time at which it looks largest.
         nearing: Seconds from one such time to the next.
-        acts: In order of time.
+        acts: Acts in order of time.
     """
 
     colour: str
@@ -80,7 +80,7 @@ class Actor:
     acts: tuple[Act, ...]
 
     def fact(self, act: Act) -> Fact:
-        """What a sentence about this act says."""
+        """Return the fact that a sentence about this act states."""
         return Fact(self.colour, self.shape, act.motion)
 
 
@@ -98,13 +98,13 @@ class Background:
     """A cloudy pattern that moves as a whole.
 
     Attributes:
-        seed: Of the pattern.
-        grey: Its mean brightness, 0-255.
-        contrast: How far its brightness goes up and down.
-        x: Where it is at the start.
-        y: Where it is at the start.
-        vx: Pixels per second.
-        vy: Pixels per second.
+        seed: Random seed of the pattern.
+        grey: Mean brightness, 0-255.
+        contrast: Variation of the brightness, in grey levels.
+        x: Start position, from the left.
+        y: Start position, from the top.
+        vx: Speed to the right in pixels per second.
+        vy: Speed downwards in pixels per second.
     """
 
     seed: int
@@ -118,7 +118,7 @@ class Background:
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """It sways to and fro, by at most (x, y), in ``period`` seconds; at ``turn`` it is farthest."""
+    """A camera that sways by at most (x, y) with a period of ``period`` seconds; at ``turn`` it is farthest."""
 
     x: float
     y: float
@@ -126,7 +126,7 @@ class Camera:
     turn: float
 
     def shift(self, times: Floats) -> tuple[Floats, Floats]:
-        """By how much the picture is displaced at each time, (N,) in x and y."""
+        """Return the displacement of the picture at each time, (N,) in x and (N,) in y."""
         sway = np.cos(2 * np.pi * (times - self.turn) / self.period)
         return self.x * sway, self.y * sway
 
@@ -136,14 +136,14 @@ class Scene:
     """A whole video.
 
     Attributes:
-        vid: Its name.
-        num_clips: Its length.
+        vid: The video's name.
+        num_clips: Length in clips.
         noise: Standard deviation of the camera's noise, in grey levels.
-        seed: Of the noise.
-        background: Behind everything.
-        camera: Displaces everything.
-        pillars: In front of everything.
-        actors: The farthest first; nearer ones hide it.
+        seed: Random seed of the noise.
+        background: Background behind all things.
+        camera: Camera whose sway displaces everything.
+        pillars: Pillars in front of everything.
+        actors: Things from the farthest to the nearest; nearer ones hide farther ones.
     """
 
     vid: str
@@ -157,17 +157,17 @@ class Scene:
 
     @property
     def duration(self) -> int:
-        """Seconds."""
+        """Length in seconds."""
         return self.num_clips * CLIP_SECONDS
 
     def to_json(self) -> str:
-        """The text of the scene's file."""
+        """Return the text of the scene's file."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """Where a thing is at each of N times: (N,) its centre, half its size, and whether it is there at all."""
+    """The state of a thing at N times, each (N,): its centre, half its size, and whether it is present."""
 
     x: Floats
     y: Floats
@@ -176,10 +176,10 @@ class States:
 
 
 def read_scene(path: Path) -> Scene:
-    """The scene that a file describes.
+    """Read the scene that a file describes.
 
     Raises:
-        UserError: It cannot be read or describes none.
+        UserError: The file cannot be read or does not describe a scene.
     """
     try:
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -192,13 +192,15 @@ def read_scene(path: Path) -> Scene:
         fields["camera"] = Camera(**fields["camera"])
         return Scene(**fields)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        raise UserError(f"{path}: cannot read the file ({error.strerror}); check the path") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: describes no scene; make the world again in another folder") from error
+        raise UserError(
+            f"{path}: the file does not describe a scene; make the world again in another folder"
+        ) from error
 
 
 def actor_states(actor: Actor, times: Floats) -> States:
-    """Where an actor is in the world at the given times (N,), before the camera's shift."""
+    """Return the states of an actor at the given times (N,), before the camera's shift."""
     x, y, scale = np.zeros_like(times), np.zeros_like(times), np.ones_like(times)
     present = np.zeros(len(times), dtype=bool)
     for act in actor.acts:
@@ -211,10 +213,10 @@ def actor_states(actor: Actor, times: Floats) -> States:
 
 
 def displacement(act: Act, seconds: Floats) -> tuple[Floats, Floats, Floats]:
-    """How far an act has led from its beginning after some seconds (N,), in x and in y, and the size then.
+    """Return the displacement in x and y since the start of an act after some seconds (N,), and the factor on the size.
 
     Raises:
-        ValueError: There is no such motion.
+        ValueError: The act's motion is unknown.
     """
     s = act.pace * seconds
     still, same = np.zeros_like(s), np.ones_like(s)
@@ -241,4 +243,4 @@ def displacement(act: Act, seconds: Floats) -> tuple[Floats, Floats, Floats]:
             return still, still, 1 + PULSE_SHARE * np.sin(beat)
         case "rest":
             return still, still, same
-    raise ValueError(f"no motion is called {act.motion}")
+    raise ValueError(f"unknown motion {act.motion!r}")

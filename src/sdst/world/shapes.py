@@ -1,4 +1,4 @@
-"""The outlines of the shapes: which share of a pixel lies inside."""
+"""The outlines of the shapes: the share of each pixel that lies inside."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ STAR_INNER = 0.45  # radius of a star's inner corners
 
 
 def coverage(shape: str, x: Floats, y: Floats, radius: Floats, tilt: float) -> Floats:
-    """Share in [0, 1] of the pixels at (x, y) from a shape's centre that it covers; all arrays broadcast.
+    """Return the share in [0, 1] that a shape covers of pixels at (x, y) from its centre; all arrays broadcast.
 
     Args:
         shape: One of the grammar's shapes.
         x: Pixels to the right of the centre.
         y: Pixels below the centre.
         radius: Half the shape's size in pixels.
-        tilt: How far it is turned clockwise, in radians.
+        tilt: Clockwise angle in radians.
     """
     cos, sin = np.cos(tilt) / radius, np.sin(tilt) / radius
     outside = _OUTLINES[shape](x * cos + y * sin, y * cos - x * sin)
@@ -31,12 +31,12 @@ def coverage(shape: str, x: Floats, y: Floats, radius: Floats, tilt: float) -> F
 
 
 def band(x: Floats, width: float) -> Floats:
-    """The same for an upright bar whose middle is ``x`` pixels to the left."""
+    """Return the share in [0, 1] that an upright bar covers of pixels ``x`` pixels to the right of its middle."""
     share: Floats = np.clip(0.5 + width / 2 - np.abs(x), 0, 1)
     return share
 
 
-# How far (u, v), in radii, lies outside of a shape; negative inside. Exact at straight edges, near enough at corners.
+# Distance of (u, v), in radii, from the outline of a shape; negative inside. Exact at straight edges, close at corners.
 
 
 def _disc(u: Floats, v: Floats) -> Floats:
@@ -63,7 +63,7 @@ def _cross(u: Floats, v: Floats) -> Floats:
 
 def _star(u: Floats, v: Floats) -> Floats:
     fifth = 2 * np.pi / 5
-    # Folded into half a point: the outer corner lies at angle 0, the inner one at half a fifth.
+    # Folded into half of one point of the star: the outer corner is at angle 0, the inner one at half a fifth.
     angle = np.abs((np.arctan2(u, -v) + fifth / 2) % fifth - fifth / 2)
     radius = np.hypot(u, v)
     along, across = radius * np.cos(angle) - 1, radius * np.sin(angle)

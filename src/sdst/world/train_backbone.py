@@ -1,4 +1,4 @@
-"""``sdst world train-backbone``: the small backbone, trained on captioned clips, with its model card."""
+"""``sdst world train-backbone``: train the small backbone on captioned clips and write its model card."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 BATCH_SIZE = 64
 LEARNING_RATE, WEIGHT_DECAY, WARMUP_STEPS = 1e-3, 0.05, 100
 TEXT_PACE = 0.1
-"""The text tower's share of the learning rate: it begins with sentences apart, and vision needs them to keep still."""
+"""Factor on the text tower's learning rate: sentences differ from the start, and vision needs them to change slowly."""
 CLIP_NORM = 1.0
 LONE_STEPS = 0.25
-"""Share of the steps, the first ones, that see clips of one thing and sentences about its motion alone."""
+"""Share of the steps, at the start, that use clips of a single thing and sentences that only name its motion."""
 TEST_SCENES = 100
-NOTE_EVERY = 50  # steps, of the loss curve
-KEEP_EVERY = 250  # steps, between two states from which an interrupted training goes on
+NOTE_EVERY = 50  # steps between two points of the loss curve
+KEEP_EVERY = 250  # steps between two saved states, from which an interrupted training continues
 
 
 def main(args: Namespace) -> int:
     """Train, and write ``weights.safetensors``, ``vocab.txt``, ``training.json`` and ``MODEL_CARD.md``.
 
     Raises:
-        UserError: The folder cannot be written or holds the beginning of another training.
+        UserError: The folder cannot be written, or holds the state of a different training.
     """
     from safetensors.torch import save_file
 
@@ -57,7 +57,7 @@ def main(args: Namespace) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be made a folder ({error.strerror}); choose another") from error
+        raise UserError(f"{folder}: cannot create the folder ({error.strerror}); choose another") from error
     write_atomically(folder / "vocab.txt", "\n".join((*SPECIAL_TOKENS, *words())) + "\n")
     vision = PRESETS[NAME].vision
     clips = draw_clips(
@@ -92,12 +92,12 @@ def main(args: Namespace) -> int:
 
 
 class _Training:
-    """The model with everything that an interrupted training needs to go on as if nothing had happened."""
+    """The model, and the state with which an interrupted training continues as if it had not been interrupted."""
 
     def __init__(self, folder: Path, clips: CaptionedClips, steps: int, seed: int) -> None:
         torch.manual_seed(seed)
         self.model = DualEncoder(PRESETS[NAME])
-        self.model.eval()  # no dropout anywhere: there is more data than time
+        self.model.eval()  # without dropout: the training is too short to overfit
         text = [tensor for name, tensor in self.model.named_parameters() if name.startswith("text_")]
         others = [tensor for name, tensor in self.model.named_parameters() if not name.startswith("text_")]
         groups = [{"params": others, "pace": 1.0}, {"params": text, "pace": TEXT_PACE}]
@@ -116,13 +116,14 @@ class _Training:
         self._steps, self._seed = steps, seed
 
     def run(self) -> None:
-        """Train to the last step, from the last state kept."""
+        """Train to the last step, from the last saved state."""
         identity = {"steps": self._steps, "seed": self._seed, "clips": len(self._clips.frames)}
         if self._state.is_file():
             state = torch.load(self._state, weights_only=True)
             if state["identity"] != identity:
                 raise UserError(
-                    f"{self._state}: is of another training {state['identity']}; choose another folder"
+                    f"{self._state}: expected a training with {identity}, found {state['identity']}; "
+                    "choose another folder"
                 )
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -156,7 +157,7 @@ class _Training:
             torch.save(state, temporary)
 
     def _train_step(self) -> float:
-        rng = np.random.default_rng((self._seed, self.step))  # a step depends on its number alone
+        rng = np.random.default_rng((self._seed, self.step))  # a step only depends on its number
         warmup = min(1.0, (self.step + 1) / WARMUP_STEPS)
         rate = LEARNING_RATE * warmup * (1 + math.cos(math.pi * self.step / self._steps)) / 2
         for group in self.optimizer.param_groups:
@@ -165,7 +166,7 @@ class _Training:
         among = self._lone if begins else self._all
         chosen = np.sort(rng.choice(among, min(BATCH_SIZE, len(among)), replace=False))
         frames = self._clips.frames[chosen]
-        # The world is a torus: a shifted picture is as good as another, but for the camera's sway at the seam.
+        # The world is a torus, so shifted pictures are valid too, except for the camera's sway at the seam.
         frames = np.roll(frames, rng.integers(frames.shape[-1], size=2), axis=(3, 4))
         shown = torch.from_numpy(self._clips.shown[chosen])
         clips = self.model.encode_clips(torch.from_numpy(frames))
@@ -185,7 +186,7 @@ class _Training:
 
     @torch.no_grad()
     def evaluate(self, clips: CaptionedClips) -> dict[str, dict[str, float]]:
-        """How well unseen clips and sentences find each other, for known combinations and those held out."""
+        """Measure retrieval between unseen clips and sentences, for known and for held-out combinations."""
         rng = np.random.default_rng(self._seed)
         sentences = self._encode([sentence(fact, rng) for fact in FACTS])
         parts = []
@@ -200,7 +201,7 @@ class _Training:
         }
 
     def weights(self) -> dict[str, Tensor]:
-        """The towers in float16, named as in an official checkpoint; projections and buffers are left out."""
+        """Return the towers' float16 weights, named as in an official checkpoint, without projections and buffers."""
         return {
             name: tensor.detach().half().contiguous()
             for name, tensor in self.model.named_parameters()
@@ -215,25 +216,26 @@ def _model_card(report: dict[str, Any]) -> str:
     )
     return f"""# Model card: {NAME}
 
-A small video-text backbone for the invented world of moving shapes (`sdst world make`). It lets the whole of SDST
-run on a laptop. It knows nothing but that world; it is neither InternVideo2 nor made from it.
+A small video-text backbone for the synthetic world of moving shapes (`sdst world make`). With it, all of SDST runs on
+a laptop. It only knows that world; it is not InternVideo2 and was not made from it.
 
 - **Architecture**: the classes of the real backbone (`VisionTower` with attention pooling, BERT text tower), sizes in
   `sdst.features.backbone.sizes.PRESETS["{NAME}"]`.
-- **Data**: {report["clips"]:,} clips of {report["scenes"]:,} scenes drawn for this training alone, in none of the
+- **Data**: {report["clips"]:,} clips of {report["scenes"]:,} scenes drawn only for this training, not in any of the
   world's splits; every fourth combination of colour, shape and motion is never shown and never named.
 - **Training**: video-text contrast, {report["steps"]:,} steps of {report["batch_size"]} clips, seed {report["seed"]},
   AdamW; the adaptive pooling of the last block against the mean of the sentence's tokens. The first {LONE_STEPS:.0%} of
-  the steps see clips of one thing and sentences about its motion alone. The vision tower's CLS token is not aligned, as
-  in InternVideo2. {report["seconds"] / 60:.0f} min, clips drawn before, on {report["threads"]} threads
+  the steps use clips of a single thing and sentences that only name its motion. The vision tower's CLS token is not
+  aligned, as in InternVideo2.
+  {report["seconds"] / 60:.0f} min on {report["threads"]} threads, without drawing clips
   ({report["machine"]}, torch {report["torch"]}). The loss curve is in `training.json`; it ends at
   {report["loss"][-1][1]:.2f}.
 - **Reproduce**: `sdst world train-backbone --out DIR --seed {report["seed"]}`; the same machine and number of threads
   give the same weights.
 
-Measured on {report["unseen_clips"]:,} clips of unseen scenes, in percent, among the sentences of all combinations:
+Measured on {report["unseen_clips"]:,} clips of unseen scenes with the sentences of all combinations, in percent:
 
-| | motion: right one of ten | thing: true above absent | clips for a sentence: mAP |
+| | motion: true one first of ten | thing: true one above an absent one | sentence: mAP of its clips |
 |---|---|---|---|
 {rows}
 """

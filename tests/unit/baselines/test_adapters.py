@@ -61,7 +61,7 @@ def side_network(name: str, **options: int) -> nn.Module:
 @pytest.mark.parametrize(
     ("gate", "video", "text"), [(0.0, EVERY, EVERY), (OPEN, {LAST}, {LAST}), (SHUT, {0}, EVERY)]
 )
-def test_a_gate_of_the_ladder_chooses_between_its_level_and_what_came_before(
+def test_a_ladder_gate_mixes_its_level_with_the_state_of_earlier_levels(
     gate: float, video: set[int], text: set[int]
 ) -> None:
     network = side_network("lst")
@@ -89,7 +89,7 @@ def test_the_gates_of_the_ladder_have_the_temperature_of_lst() -> None:
     torch.testing.assert_close(network(**inputs()).clips, expected)
 
 
-def test_a_side_network_that_heads_cannot_share_is_refused() -> None:
+def test_a_side_width_that_is_not_a_multiple_of_the_heads_is_refused() -> None:
     with pytest.raises(UserError, match=r"model\.reduction"):
         build("lst", reduction=3)
 
@@ -109,13 +109,13 @@ def adapters_alone(*working: tuple[str, int]) -> nn.Module:
 
 
 @torch.no_grad()
-def test_an_empty_highway_leaves_the_last_level_and_its_norm() -> None:
+def test_an_empty_highway_leaves_only_the_normed_last_level() -> None:
     network = adapters_alone()
     torch.testing.assert_close(network(**inputs()).clips, network.norm(inputs()["video"][:, LAST]))
 
 
 @pytest.mark.parametrize("level", range(K))
-def test_an_adapter_reads_its_own_level_and_only_the_second_one_the_query(level: int) -> None:
+def test_an_adapter_reads_its_own_level_and_only_the_second_adapter_reads_the_query(level: int) -> None:
     for kind, text in (("before", NONE), ("after", {level})):
         network = adapters_alone((kind, level))
         assert levels_seen(network, "video") == {level, LAST}
@@ -123,7 +123,7 @@ def test_an_adapter_reads_its_own_level_and_only_the_second_one_the_query(level:
 
 
 @torch.no_grad()
-def test_an_adapter_reads_what_the_highway_carries() -> None:
+def test_an_adapter_reads_the_state_of_the_highway() -> None:
     first, second, both = (
         adapters_alone(*working).double()
         for working in ([("before", 0)], [("before", 1)], [("before", 0), ("before", 1)])
@@ -136,7 +136,7 @@ def test_an_adapter_reads_what_the_highway_carries() -> None:
     torch.testing.assert_close(both(**doubled).clips, expected)
 
 
-def test_adapters_see_one_clip_at_a_time() -> None:
+def test_adapters_process_each_clip_separately() -> None:
     network = side_network("e3va")
 
     def refined(clips: Tensor) -> Tensor:
@@ -162,20 +162,20 @@ def gates_open(*gates: tuple[int, int]) -> nn.Module:
 
 
 @torch.no_grad()
-def test_shut_gates_leave_the_last_level_and_its_norm() -> None:
+def test_closed_gates_leave_only_the_normed_last_level() -> None:
     network = gates_open()
     torch.testing.assert_close(network(**inputs()).clips, network.norm(inputs()["video"][:, LAST]))
 
 
 @pytest.mark.parametrize("level", range(K))
-def test_a_gate_lets_its_own_adapter_of_its_own_level_through(level: int) -> None:
+def test_a_gate_controls_only_its_own_adapter_of_its_own_level(level: int) -> None:
     for adapter, text in ((0, {level}), (1, NONE)):
         network = gates_open((level, adapter))
         assert levels_seen(network, "video") == {level, LAST}
         assert levels_seen(network, "text") == text
 
 
-def test_the_long_range_is_the_video_and_the_short_range_three_clips() -> None:
+def test_the_long_range_adapter_reads_the_whole_video_and_the_short_range_adapter_three_clips() -> None:
     network, given = side_network("losa"), inputs()
 
     def long(clips: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def test_a_sample_alone_equals_the_same_sample_in_any_batch(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
-def test_one_video_for_all_queries_is_the_same_as_many_of_it(name: str) -> None:
+def test_one_video_for_all_queries_gives_the_same_output_as_copies_of_it(name: str) -> None:
     model, batch = build(name), make_batch(LEVELS[name])
     clips, rows = SAMPLES[0][0], len(batch)
     mask, extents = batch.video_mask[:1].expand(rows, -1), batch.num_clips[:1].expand(rows)
@@ -95,7 +95,7 @@ def test_the_order_of_the_batch_changes_neither_a_sample_nor_the_loss(name: str)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_parameter_gets_a_gradient_and_the_features_none(name: str) -> None:
+def test_every_parameter_gets_a_gradient_and_the_features_get_none(name: str) -> None:
     model, batch = build(name).train(), make_batch(LEVELS[name])
     total, _ = criterion(name)(run(model, batch), batch)
     total.backward()
@@ -119,7 +119,7 @@ def test_the_result_depends_on_every_level_of_both_modalities(name: str) -> None
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_size_is_near_that_of_table_h(name: str) -> None:
+def test_the_number_of_parameters_is_close_to_table_h(name: str) -> None:
     rows = find_experiment("tableH").rows
     (printed,) = (number(row.paper[0]) for row in rows if row.overrides == (f"model={name}",))
     model = build_model(configured(name, dim=256, heads=8), {"video_dim": 768, "text_dim": 1024})
@@ -137,7 +137,7 @@ def test_a_video_shorter_than_a_stride_has_no_such_points(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_features_of_another_number_of_levels_are_refused(name: str) -> None:
+def test_features_with_a_different_number_of_levels_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="levels"):
         run(build(name), make_batch(LEVELS[name] + 1))
 
@@ -155,13 +155,13 @@ def test_features_of_another_number_of_levels_are_refused(name: str) -> None:
         ({"strides": []}, "model.strides"),
     ],
 )
-def test_an_impossible_option_is_refused_by_name(name: str, options: dict[str, object], named: str) -> None:
+def test_the_message_names_an_invalid_option(name: str, options: dict[str, object], named: str) -> None:
     with pytest.raises(UserError, match=named):
         build(name, **options)
 
 
 @torch.no_grad()
-def test_seen_padding_makes_a_sample_depend_on_its_batch() -> None:
+def test_see_padding_makes_a_sample_depend_on_its_batch() -> None:
     model = build("r2_tuning", see_padding=True)
     alone, together = (run(model, make_batch(4, order)) for order in ((1,), (1, 0)))
     assert not torch.allclose(together.dense[0, : SAMPLES[1][0]], alone.dense[0])
@@ -171,7 +171,7 @@ def test_seen_padding_makes_a_sample_depend_on_its_batch() -> None:
 
 
 @torch.no_grad()
-def test_a_point_is_made_of_its_own_clips() -> None:
+def test_a_point_depends_only_on_its_own_clips() -> None:
     torch.manual_seed(0)
     pyramid, clips = Pyramid(4, [1, 2, 4, 8]), torch.randn(1, 21, 4)
     anchors = pyramid.anchors(torch.ones(1, 21, dtype=torch.bool))
@@ -186,7 +186,7 @@ def test_a_point_is_made_of_its_own_clips() -> None:
         assert moved.any()
 
 
-def test_the_levels_reach_is_without_gaps() -> None:
+def test_the_reaches_of_all_levels_have_no_gaps() -> None:
     anchors = Pyramid(4, [1, 2, 4, 8]).anchors(torch.ones(1, 8, dtype=torch.bool))
     reaches = dict(zip(anchors.stride.tolist(), map(tuple, anchors.reach.tolist()), strict=True))
     assert reaches == {1: (0, 2), 2: (2, 4), 4: (4, 8), 8: (8, inf)}
@@ -199,7 +199,7 @@ def naive_upsample(values: list[float], clips: int) -> list[float]:
 
 
 @given(counts=st.lists(st.integers(1, 40), min_size=1, max_size=4), stride=st.sampled_from([1, 2, 4, 8]))
-def test_clips_share_their_points_evenly(counts: list[int], stride: int) -> None:
+def test_points_share_the_clips_evenly(counts: list[int], stride: int) -> None:
     longest = max(counts)
     level = torch.rand(len(counts), longest // stride + 1)  # one more than any video has
     result = upsample(level, torch.tensor(counts), stride, longest)
@@ -276,7 +276,7 @@ def test_assignment_and_boundary_loss_equal_the_naive_loops(
     assert loss.item() == pytest.approx(sum(errors) / max(len(errors), 1), rel=1e-4, abs=1e-5)
 
 
-def test_a_point_at_the_start_of_a_moment_holds_it_whatever_the_duration() -> None:
+def test_a_point_at_the_start_of_a_moment_is_inside_it_for_every_duration() -> None:
     """Shares of the duration are rounded: without leeway some of these points would miss their moment."""
     cases = [(clips, start) for clips in range(2, 80) for start in range(clips - 1)]
     counts, starts = torch.tensor(cases).unbind(1)

@@ -155,7 +155,7 @@ def test_terms_equal_naive_loops(seed, queries):
 
 
 @pytest.mark.parametrize("proposals", [False, True])
-def test_each_level_costs_what_it_would_cost_alone(proposals):
+def test_the_loss_of_each_level_equals_its_loss_alone(proposals):
     output, batch = example(2)
     if proposals:
         output.proposal_logits = torch.randn(output.actionness.shape)
@@ -231,7 +231,7 @@ def test_padding_changes_nothing():
     torch.testing.assert_close(padded, expected)
 
 
-def test_what_is_padded_is_never_read():
+def test_padded_values_are_never_read():
     output, batch = example()
     _, expected = criterion()(output, batch)
     output.dense[~batch.video_mask] = 100.0
@@ -240,7 +240,7 @@ def test_what_is_padded_is_never_read():
 
 
 @pytest.mark.parametrize("what", ["samples", "queries"])
-def test_order_changes_nothing(what):
+def test_the_order_of_samples_and_moments_changes_nothing(what):
     output, batch = example()
     _, expected = criterion()(output, batch)
     order = torch.tensor([2, 0, 3, 1])  # there are as many samples as queries
@@ -255,7 +255,7 @@ def test_order_changes_nothing(what):
     torch.testing.assert_close(criterion()(output, batch)[1], expected)
 
 
-def test_samples_of_one_video_are_no_negatives():
+def test_samples_of_one_video_are_not_negatives_of_each_other():
     """The other query's clip of the same video has no influence; another video's has."""
     output, batch = example()
     keep = torch.tensor([0, 2])
@@ -273,7 +273,7 @@ def test_samples_of_one_video_are_no_negatives():
         batch.video_index = torch.tensor([0, 0])
 
 
-def test_sample_without_positive_clip_is_left_out_of_the_contrast():
+def test_a_sample_without_a_positive_clip_is_left_out_of_the_contrast():
     output, batch = example()
     assert batch.positive_clip[3] == -1
     contrast = ("sal", "video", "layer")
@@ -282,7 +282,7 @@ def test_sample_without_positive_clip_is_left_out_of_the_contrast():
     torch.testing.assert_close([with_it[name] for name in contrast], [rest[name] for name in contrast])
 
 
-def test_no_positive_clip_and_no_moment_at_all():
+def test_a_batch_without_positive_clips_and_moments_has_finite_losses():
     output, batch = example()
     batch = replace(
         batch, positive_clip=torch.full((4,), -1), moment_mask=torch.zeros(4, 2, dtype=torch.bool)
@@ -296,7 +296,7 @@ def test_no_positive_clip_and_no_moment_at_all():
     torch.testing.assert_close(terms["act"], output.actionness.mean())
 
 
-def test_batch_padded_to_no_moments():
+def test_a_batch_with_zero_padded_moments_has_finite_losses():
     output, batch = example()
     empty = replace(batch, moments=torch.zeros(4, 0, 2), moment_mask=torch.zeros(4, 0, dtype=torch.bool))
     masked = replace(batch, moment_mask=torch.zeros(4, 2, dtype=torch.bool))
@@ -367,7 +367,7 @@ def test_term_with_weight_zero_is_not_computed(off, monkeypatch):
     assert total.item() == pytest.approx(sum(WEIGHTS[n] * expected[n] for n in terms), rel=1e-5)
 
 
-def test_nothing_is_matched_when_no_term_needs_it(monkeypatch):
+def test_matching_is_skipped_if_no_term_needs_it(monkeypatch):
     monkeypatch.delattr("sdst.losses.criterion.match")
     _, terms = criterion(cls=0, l1=0, iou=0)(*example())
     assert set(terms) == {"act", "sal", "video", "layer"}
@@ -376,21 +376,21 @@ def test_nothing_is_matched_when_no_term_needs_it(monkeypatch):
 @pytest.mark.parametrize(
     ("weights", "match_weights", "message"),
     [
-        ({**WEIGHTS, "clss": 1.0}, MATCH, r"loss weights: unknown \['clss'\]"),
-        ({k: v for k, v in WEIGHTS.items() if k != "sal"}, MATCH, r"missing \['sal'\]"),
-        ({**WEIGHTS, "act": -1.0}, MATCH, "act is -1.0"),
-        ({**WEIGHTS, "act": float("nan")}, MATCH, "act is nan"),
-        ({**WEIGHTS, "act": float("inf")}, MATCH, "act is inf"),
+        ({**WEIGHTS, "clss": 1.0}, MATCH, r"loss\.weights must .*unknown: clss, missing: none"),
+        ({k: v for k, v in WEIGHTS.items() if k != "sal"}, MATCH, r"unknown: none, missing: sal"),
+        ({**WEIGHTS, "act": -1.0}, MATCH, r"loss\.weights\.act must .*got -1\.0"),
+        ({**WEIGHTS, "act": float("nan")}, MATCH, r"loss\.weights\.act must .*got nan"),
+        ({**WEIGHTS, "act": float("inf")}, MATCH, r"loss\.weights\.act must .*got inf"),
         (dict.fromkeys(TERMS, 0.0), MATCH, "all are 0"),
-        (WEIGHTS, {"cls": 1.0, "l1": 1.0}, r"match_weights: .*missing \['iou'\]"),
+        (WEIGHTS, {"cls": 1.0, "l1": 1.0}, r"loss\.match_weights must .*missing: iou"),
     ],
 )
-def test_bad_weights_are_user_errors(weights, match_weights, message):
+def test_invalid_weights_are_user_errors(weights, match_weights, message):
     with pytest.raises(UserError, match=message):
         Criterion(weights, match_weights=match_weights)
 
 
-def test_perfect_predictions_cost_nothing():
+def test_perfect_predictions_have_zero_loss():
     moments = torch.tensor([[[0.3, 0.2], [0.7, 0.4]]])
     num_moments = torch.tensor(2)
     predicted, true = matched_pairs(moments[:, None], moments, torch.tensor([[[0, 1]]]))

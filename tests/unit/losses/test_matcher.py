@@ -43,7 +43,7 @@ def problem(seed: int, samples: int, levels: int, queries: int, moments: int) ->
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 5), st.integers(1, 5), st.data())
-def test_matching_is_the_cheapest_one_to_one(seed, queries, moments, data):
+def test_matching_has_the_lowest_cost_of_all_one_to_one_matchings(seed, queries, moments, data):
     logits, references, true, mask = problem(seed, 2, 2, queries, moments)
     mask[0] = torch.tensor(data.draw(st.lists(st.booleans(), min_size=moments, max_size=moments)))
     assignment = match(logits, references, true, mask, WEIGHTS)
@@ -67,7 +67,7 @@ def test_matching_is_the_cheapest_one_to_one(seed, queries, moments, data):
 
 
 @pytest.mark.parametrize("name", ["cls", "l1", "iou"])
-def test_each_cost_alone_decides(name):
+def test_each_cost_alone_decides_the_matching(name):
     """Each query is the best of one cost: class, distance or overlap."""
     true = torch.tensor([[[0.5, 0.1]]])
     references = torch.tensor([[[[0.9, 0.9], [0.55, 0.01], [0.5, 0.4]]]])
@@ -97,21 +97,21 @@ def test_padded_moments_and_other_samples_change_nothing():
 
 
 @pytest.mark.parametrize("width", [0, 2])
-def test_no_moments_nothing_matched(width):
+def test_without_moments_no_query_is_matched(width):
     logits, references, true, _ = problem(3, 2, 2, 4, width)
     assignment = match(logits, references, true, torch.zeros(2, width, dtype=torch.bool), WEIGHTS)
     assert torch.equal(assignment, torch.full((2, 2, 4), -1))
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_cost_that_is_not_finite_names_sample_and_level(value):
+def test_the_error_about_a_cost_that_is_not_finite_names_sample_and_level(value):
     logits, references, true, mask = problem(4, 3, 2, 4, 2)
     references[2, 1, 3, 0] = value
     with pytest.raises(FloatingPointError, match="sample 2, level 1"):
         match(logits, references, true, mask, WEIGHTS)
 
 
-def test_extreme_logits_are_no_error():
+def test_extreme_logits_do_not_raise():
     _, references, true, mask = problem(5, 1, 1, 3, 2)
     assignment = match(torch.tensor([[[-500.0, 500.0, 500.0]]]), references, true, mask, WEIGHTS)
     assert assignment[0, 0, 0] == -1

@@ -31,11 +31,13 @@ def iou(a: tuple[int, int], b: tuple[int, int]) -> float:
         ([], ("missed",)),
     ],
 )
-def test_the_only_moment_is_from_10_to_20(windows: list[tuple[int, int]], kinds: tuple[str, ...]) -> None:
+def test_kinds_of_predictions_for_one_moment_from_10_to_20(
+    windows: list[tuple[int, int]], kinds: tuple[str, ...]
+) -> None:
     assert error_kinds(np.array(windows, float).reshape(-1, 2), np.array([[10.0, 20.0]])) == kinds
 
 
-def test_a_moment_that_is_found_does_not_excuse_one_that_is_missed() -> None:
+def test_a_query_with_a_found_and_a_missed_moment_has_the_kind_missed() -> None:
     windows, moments = np.array([[0.0, 10.0, 0.9]]), np.array([[0.0, 10.0], [50.0, 60.0]])
     assert error_kinds(windows, moments) == ("right", "missed")
 

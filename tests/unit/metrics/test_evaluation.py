@@ -147,7 +147,7 @@ def test_a_zero_length_window_is_a_miss():
     assert metrics["MR-mIoU"] == metrics["MR-mAP"]["average"] == 0
 
 
-def test_recall_takes_the_first_listed_window_and_precision_the_best_scored_of_the_first_ten():
+def test_recall_uses_the_first_listed_window_and_map_ranks_the_first_ten_by_score():
     right, wrong = [0, 20, 0.9], [500, 520, 0.1]
     true = [make_record(1, [[0, 20]])]
     brief = evaluate([make_prediction(1, [wrong, right])], true)["brief"]
@@ -176,7 +176,7 @@ def test_a_length_group_includes_its_upper_end_and_empty_groups_have_no_value(le
             assert set(result[name]["MR-mAP"].values()) | set(result[name]["MR-R1"].values()) == {value}
 
 
-def test_only_qvhighlights_ends_long_moments_at_150_s():
+def test_only_qvhighlights_limits_long_moments_to_150_s():
     records = [make_record(1, [[0, 151]])]
     long = {
         d: evaluate([perfect_prediction(records[0])], records, d)["long"] for d in ("qvhighlights", "tacos")
@@ -209,7 +209,7 @@ def test_the_dataset_decides_which_metrics_are_reported():
     assert world == official | {"MR-full-mIoU": 100}
 
 
-def test_what_cannot_be_evaluated_is_refused_with_its_qid():
+def test_invalid_input_is_refused_and_the_message_names_the_qid():
     scores = [[4, 4, 4]] * 10
     records = [make_record(qid, [[0, 20]], scores) for qid in (1, 2)]
     good = [make_prediction(qid, [[0, 20, 1]], [1.0]) for qid in (1, 2)]
@@ -227,7 +227,7 @@ def test_what_cannot_be_evaluated_is_refused_with_its_qid():
         ([good[0], make_prediction(2, [])], records, None, "qid 2 has no saliency but"),
         (good, [records[0], make_record(2, [[0, 20]])], None, "qid 2 has no saliency labels but"),
         (good, [records[0], unlabelled], None, "qid 2 has no 'relevant_windows'"),
-        (good, records, "tvsum", "'tvsum' is no dataset"),
+        (good, records, "tvsum", "unknown dataset 'tvsum'"),
     ]
     for predictions, truths, dataset, message in cases:
         with pytest.raises(UserError, match=message):
@@ -277,7 +277,7 @@ def test_an_annotator_without_a_highlight_counts_as_zero(val):
     ("file", "without_long"),
     [("charades/charades_test_release.jsonl", True), ("tacos/test.jsonl", False)],
 )
-def test_perfect_single_moments_score_100_and_missing_groups_nothing(file, without_long):
+def test_perfect_single_moments_score_100_and_missing_groups_have_no_value(file, without_long):
     records = read_annotations(SHARED / "annotations" / file).records
     brief = evaluate([perfect_prediction(record) for record in records], records)["brief"]
     assert (brief.pop("MR-long-mAP") is None) == without_long

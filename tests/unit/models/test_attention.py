@@ -123,7 +123,7 @@ def test_update_and_mean_offsets_equal_slow_loops(sampling, cnn_depth, level):
             assert offsets[b, m].tolist() == pytest.approx(expected_offsets, abs=1e-5)
 
 
-def test_rdsa_that_takes_the_queries_for_its_mlps_output_is_deformable_attention():
+def test_rdsa_with_the_queries_in_place_of_z_equals_deformable_attention():
     """Eq. 11 differs from eq. 8 in what its linear layers read, and in nothing else."""
 
     class Queries(torch.nn.Module):
@@ -145,7 +145,7 @@ def test_rdsa_that_takes_the_queries_for_its_mlps_output_is_deformable_attention
         assert torch.equal(got[1], expected[1])
 
 
-def test_standard_attention_is_a_softmax_over_the_valid_clips_with_the_places_of_moment_detr():
+def test_standard_attention_is_a_softmax_over_the_valid_clips_with_positions_of_moment_detr():
     torch.manual_seed(0)
     module = move(ClipAttention(DIM, HEADS).double())
     signal, references, axis = example()
@@ -173,7 +173,7 @@ def test_standard_attention_is_a_softmax_over_the_valid_clips_with_the_places_of
 
 
 @pytest.mark.parametrize("sampling", ["lcr", ""])
-def test_heads_start_spread_around_the_moment_whatever_the_video_shows(sampling):
+def test_heads_start_spread_around_the_moment_for_any_video(sampling):
     """Point j of head h starts cos(2πh/H)·(j+1)/P half widths from the centre, all points equally weighted."""
     rdsa = make(sampling, trained=False)
     points = [
@@ -191,7 +191,7 @@ def test_heads_start_spread_around_the_moment_whatever_the_video_shows(sampling)
 
 
 @pytest.mark.parametrize(("sampling", "read_clips"), [("c", {4}), ("lr", {2, 6}), ("lcr", {2, 4, 6})])
-def test_the_query_is_steered_by_the_named_clips_of_the_moment_alone(sampling, read_clips):
+def test_sampling_depends_only_on_the_named_clips_of_the_moment(sampling, read_clips):
     rdsa = make(sampling, cnn_depth=0)
     axis = ClipAxis(torch.ones(1, 9, dtype=torch.bool), torch.tensor([9.0]), torch.tensor([9.0]).double())
     references = torch.tensor([[[4.5 / 9, 4 / 9]]], dtype=torch.float64)  # centre in clip 4, ends in 2 and 6
@@ -215,7 +215,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_lies_behind_a_video_changes_nothing_also_not_through_the_convolutions(kind):
+def test_padding_changes_nothing_even_through_the_convolutions(kind):
     module = KINDS[kind]()
     signal, references, axis = example()
     update, offsets = read(module, signal, references, axis, level=1)
@@ -227,7 +227,7 @@ def test_what_lies_behind_a_video_changes_nothing_also_not_through_the_convoluti
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_reach_every_parameter_the_signal_and_what_the_kind_reads(kind):
+def test_gradients_reach_every_parameter_the_signal_and_the_inputs_that_each_attention_reads(kind):
     module = KINDS[kind]()
     signal, references, axis = example()
     queries, place = queries_and_place(references)

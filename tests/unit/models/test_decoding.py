@@ -72,7 +72,7 @@ def test_batched_nms_equals_the_sequential_one(samples, nms, sigma, threshold):
         np.testing.assert_allclose(result[i].numpy(), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_nms_by_hand():
+def test_nms_equals_values_computed_by_hand():
     windows, scores = [[0.0, 4.0], [2.0, 4.0], [6.0, 8.0]], [0.8, 0.6, 0.5]
     assert one(windows, scores, 8.0, replace(PLAIN, nms="linear")) == [
         pytest.approx(row) for row in ([0, 4, 0.8], [6, 8, 0.5], [2, 4, 0.3])
@@ -126,7 +126,7 @@ def test_rounded_windows_stay_inside_and_are_never_empty(bounds, duration, unit)
         ([2.9, 7.1], 10.0, [2, 8]),
     ],
 )
-def test_rounding_to_two_seconds(window, duration, expected):
+def test_windows_are_rounded_to_two_seconds(window, duration, expected):
     assert one([window], [0.5], duration, replace(PLAIN, round_to=2.0))[0][:2] == pytest.approx(expected)
 
 
@@ -142,7 +142,7 @@ def test_equal_scores_keep_query_order():
     assert [m[0] for m in moments] == [7, 0, 1, 2, 3]
 
 
-def test_the_cut_comes_before_nms():
+def test_max_moments_is_applied_before_nms():
     """The third window is cut although the second ends below it."""
     windows, scores = [[6.0, 8.0], [0.0, 4.0], [0.0, 4.0]], [0.5, 0.8, 0.9]
     assert one(windows, scores, 8.0, replace(PLAIN, nms="hard", max_moments=2)) == [
@@ -151,7 +151,7 @@ def test_the_cut_comes_before_nms():
 
 
 @pytest.mark.parametrize("nms", ["linear", "gaussian", "hard", "none"])
-def test_what_is_no_moment_is_left_out_and_suppresses_nothing(nms):
+def test_rows_that_are_not_moments_are_dropped_and_suppress_nothing(nms):
     decoding = replace(PLAIN, nms=nms, round_to=1.0)
     windows, scores = [[0.0, 4.0], [1.0, 4.0], [3.0, 8.0], [-20.0, 50.0]], [0.2, 0.9, 0.7, 0.1]
     expected = one(windows, scores, 8.0, decoding)
@@ -162,7 +162,7 @@ def test_what_is_no_moment_is_left_out_and_suppresses_nothing(nms):
 
 
 @pytest.mark.parametrize("nms", ["linear", "none"])
-def test_a_score_that_is_not_a_number_shows(nms):
+def test_a_nan_score_is_kept(nms):
     found = one([[0.0, 4.0], [1.0, 5.0]], [np.nan, 0.5], 8.0, replace(PLAIN, nms=nms))
     assert len(found) == 2
     assert np.isnan([score for _, _, score in found]).any()
@@ -181,8 +181,8 @@ def test_a_score_that_is_not_a_number_shows(nms):
         ("score", "best"),
     ],
 )
-def test_bad_options_are_user_errors(key, value):
-    with pytest.raises(UserError, match=key):
+def test_invalid_options_are_user_errors(key, value):
+    with pytest.raises(UserError, match=rf"decode\.{key} must "):
         replace(PLAIN, **{key: value})
 
 
@@ -217,7 +217,7 @@ def tiny() -> tuple[Output, Batch]:
     return output, batch
 
 
-def test_decode_takes_the_last_level_in_seconds():
+def test_decode_returns_the_last_level_in_seconds():
     output, batch = tiny()
     predictions = decode(output, batch, PLAIN)
     for i, prediction in enumerate(predictions):
@@ -235,7 +235,7 @@ def test_decode_takes_the_last_level_in_seconds():
 
 
 @pytest.mark.parametrize("score", ["class", "actionness"])
-def test_a_score_of_one_factor_is_that_factor_and_does_not_see_the_other(score):
+def test_a_score_of_one_factor_equals_it_and_ignores_the_other(score):
     output, batch = tiny()
     expected = output.class_logits[:, 1].sigmoid() if score == "class" else output.actionness
     decoding = replace(PLAIN, score=score)
@@ -249,7 +249,7 @@ def test_a_score_of_one_factor_is_that_factor_and_does_not_see_the_other(score):
         assert got.windows[:, 2].tolist() == pytest.approx(sorted(values.tolist(), reverse=True))
 
 
-def test_decode_gives_the_cosines_of_valid_clips():
+def test_decode_returns_the_cosines_of_valid_clips():
     output, batch = tiny()
     first, second = decode(output, batch, PLAIN)
     assert first.saliency.tolist() == output.saliency[0].tolist()

@@ -37,7 +37,7 @@ def test_actionness_equals_a_loop_over_the_bins_of_each_moment():
             torch.testing.assert_close(got[b, m], expected[0])
 
 
-def test_actionness_gives_gradients_to_the_features_and_none_to_the_moments():
+def test_actionness_sends_gradients_to_the_features_and_not_to_the_moments():
     head, dense, references, axis = example()
     dense = dense.nan_to_num(0).requires_grad_()
     references.requires_grad_()
@@ -62,7 +62,7 @@ def test_saliency_is_the_cosine_of_clip_and_query():
     )
 
 
-def test_class_probability_starts_at_one_percent_and_the_regression_at_no_update():
+def test_class_probability_starts_at_one_percent_and_the_regression_at_zero():
     torch.manual_seed(0)
     logits = class_head(16)(torch.zeros(1, 16))
     assert logits.sigmoid().item() == pytest.approx(0.01)

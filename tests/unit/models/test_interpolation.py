@@ -34,7 +34,7 @@ def zero_padded(row: np.ndarray, count: int, position: float) -> float:
 
 @given(**CASES)
 @pytest.mark.parametrize(("outside", "expected"), [("clamp", clamped), ("zero", zero_padded)])
-def test_equals_numpy_interp_and_never_reads_behind_the_count(outside, expected, counts, where, seed):
+def test_equals_numpy_interp_and_never_reads_beyond_the_count(outside, expected, counts, where, seed):
     values, count = ragged(counts, seed)
     positions = torch.tensor([where] * len(counts), dtype=torch.float64)
     got = interpolate(values, positions, count, outside=outside)
@@ -66,7 +66,7 @@ def test_gradients_to_values_and_positions_equal_finite_differences(outside):
 
 
 @pytest.mark.parametrize("outside", ["clamp", "zero"])
-def test_gradients_are_finite_and_zero_behind_the_count(outside):
+def test_gradients_are_finite_and_zero_beyond_the_count(outside):
     values, count = ragged([2, 5], seed=0)
     values.requires_grad_()
     positions = torch.tensor([[0.5, 1.0, 1.2, 30.0]] * 2, dtype=torch.float64, requires_grad=True)
@@ -86,7 +86,7 @@ def test_extreme_positions_read_the_end_clips_or_zero(extreme):
 
 
 @pytest.mark.parametrize("outside", ["clamp", "zero"])
-def test_a_position_that_is_nan_shows_in_its_own_result_alone(outside):
+def test_a_nan_position_makes_only_its_own_result_nan(outside):
     values, positions = torch.tensor([[[3.0], [5.0]]] * 2), torch.tensor([[1.0, torch.nan], [torch.nan, 0.5]])
     got = interpolate(values, positions, torch.tensor([2.0, 2.0]), outside=outside)
     torch.testing.assert_close(
@@ -96,7 +96,9 @@ def test_a_position_that_is_nan_shows_in_its_own_result_alone(outside):
 
 @given(shift=st.integers(1, 5), **CASES)
 @pytest.mark.parametrize("outside", ["clamp", "zero"])
-def test_events_moved_by_some_clips_are_read_that_many_clips_later(outside, shift, counts, where, seed):
+def test_shifting_the_features_shifts_the_positions_at_which_they_are_read(
+    outside, shift, counts, where, seed
+):
     values, count = ragged(counts, seed)
     positions = torch.tensor([where] * len(counts), dtype=torch.float64)
     before = values[:, :1].expand(-1, shift, -1) if outside == "clamp" else values.new_zeros(1, shift, 2)
@@ -121,7 +123,7 @@ def test_half_precision_features_keep_float32_positions(dtype):
     clip_seconds=st.sampled_from([1.0, 2.0, 0.5]),
     clip=st.integers(0, 200),
 )
-def test_the_centre_of_a_clip_in_seconds_lies_at_its_index(duration, clip_seconds, clip):
+def test_the_position_of_a_clips_centre_is_its_index(duration, clip_seconds, clip):
     extent = torch.tensor([1.0, duration / clip_seconds], dtype=torch.float64)
     axis = ClipAxis(torch.ones(2, 1, dtype=torch.bool), torch.ones(2), extent)
     centre_s = (clip + 0.5) * clip_seconds

@@ -26,7 +26,7 @@ def seed():
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_attention_equals_that_of_pytorch_with_the_same_weights(masked):
+def test_attention_equals_pytorchs_attention_with_the_same_weights(masked):
     ours, theirs = MultiHeadAttention(16, heads=4), nn.MultiheadAttention(16, 4, batch_first=True)
     parts = (ours.query, ours.key, ours.value)
     for linear in (*parts, ours.out):
@@ -124,7 +124,7 @@ def test_sinusoidal_equals_sine_and_cosine_at_geometric_frequencies(dim):
 
 @pytest.mark.parametrize("probability", [0.0, 0.1, 0.5, 0.9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_dropout_drops_that_share_independently_and_keeps_the_mean(probability, dtype):
+def test_dropout_drops_elements_independently_at_its_rate_and_keeps_the_mean(probability, dtype):
     x = torch.full((1001, 99), 3.0, dtype=dtype, requires_grad=True)  # a size that four does not divide
     y = Dropout(probability).train()(x)
     kept = (y != 0).double()

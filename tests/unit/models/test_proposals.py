@@ -40,7 +40,7 @@ def example(clips: int = 7) -> tuple[Tensor, Tensor, Tensor, ClipAxis]:
 
 @pytest.mark.parametrize("clips", [7, 12])
 @pytest.mark.parametrize("pure", [True, False])
-def test_the_best_clips_of_each_video_start_the_queries_and_learned_ones_fill_up(pure, clips):
+def test_queries_start_at_the_best_clips_and_the_rest_are_learned(pure, clips):
     head = make(pure)
     dense, queries, logits, axis = example(clips)
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_the_best_clips_of_each_video_start_the_queries_and_learned_ones_fill_up
             torch.testing.assert_close(start.queries[b, m], query)
 
 
-def test_clips_of_equal_score_are_taken_in_their_order_whatever_the_padding():
+def test_clips_of_equal_score_are_selected_in_order_for_any_padding():
     head = make()
     torch.nn.init.zeros_(head.classify.weight)
     for clips in (7, 40):
@@ -71,7 +71,7 @@ def test_clips_of_equal_score_are_taken_in_their_order_whatever_the_padding():
         torch.testing.assert_close(got, head.project(dense[0, :QUERIES]))
 
 
-def test_a_clip_at_the_very_end_of_a_partial_video_still_has_a_moment():
+def test_a_clip_at_the_end_of_a_partial_video_still_proposes_a_moment():
     """The only clip of a video a fifth of a clip long has its centre behind the video's end."""
     axis = ClipAxis(torch.ones(1, 1, dtype=torch.bool), torch.tensor([1.0]), torch.tensor([0.2]))
     _, queries, logits, _ = example()
@@ -80,7 +80,7 @@ def test_a_clip_at_the_very_end_of_a_partial_video_still_has_a_moment():
 
 
 @pytest.mark.parametrize("pure", [True, False])
-def test_only_the_proposals_own_losses_reach_the_clips_and_the_head(pure):
+def test_only_the_proposal_losses_reach_the_clips_and_the_head(pure):
     head = make(pure)
     dense, queries, logits, axis = example()
     dense.requires_grad_()
@@ -151,13 +151,13 @@ def test_under_autocast_proposed_moments_stay_float32_and_train(attention):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_other_attentions_propose_nothing():
+def test_other_attentions_have_no_proposals():
     output = run(build(attention="deformable"), make_batch())
     assert output.proposal_logits is None
     assert output.class_logits.shape == (len(SAMPLES), K, M)
 
 
-def test_mixed_and_pure_initialisation_and_none_are_three_models():
+def test_mixed_pure_and_no_initialisation_are_three_different_models():
     logits = []
     for attention in ("deformable", *INITIALISED):
         model = build(attention=attention)

@@ -135,7 +135,7 @@ def test_a_sample_alone_equals_the_same_sample_in_any_batch(sample, others, extr
     [{"sharing": False}, {"cnn_depth": 0}, {"signal": "raw"}, *OTHER_ATTENTIONS],
     ids=str,
 )
-def test_padding_changes_no_variant_either(options):
+def test_padding_changes_no_variant(options):
     model = build(**options)
     together = run(model, make_batch(extra_clips=3, extra_tokens=2, fill=100.0), with_offsets=True)
     for sample, (clips, *_) in enumerate(SAMPLES):
@@ -154,7 +154,7 @@ def test_more_padding_changes_no_loss(attention):
         torch.testing.assert_close(got[term], value, atol=1e-5, rtol=1e-4)
 
 
-def test_losses_of_a_batch_are_the_samples_own_weighted_by_the_documented_normalisers():
+def test_losses_of_a_batch_are_the_samples_losses_weighted_by_the_documented_normalisers():
     """cls, l1 and iou count per true moment (at least 1), act per sample, layer per sample with a positive."""
     terms = ("cls", "l1", "iou", "act", "layer")
     model, objective = build(), criterion(*terms)
@@ -187,7 +187,7 @@ def test_the_order_of_the_batch_changes_neither_a_sample_nor_the_loss(order):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_one_video_for_all_queries_is_aligned_once_but_in_training(training):
+def test_one_video_for_all_queries_is_aligned_once_except_in_training(training):
     """As many rows of the same video give the same, and gradients too; dropout is each query's own."""
     batch = make_batch([0, 1, 0])
     assert batch.text.shape[0] == 3
@@ -242,7 +242,7 @@ def test_permuted_queries_give_permuted_outputs(options):
     torch.testing.assert_close(after.saliency, before.saliency)
 
 
-def test_forward_writes_to_none_of_its_inputs():
+def test_forward_does_not_change_its_inputs():
     batch, again = make_batch(), make_batch()
     run(build(), batch)
     for name in ("video", "video_mask", "text", "text_mask", "num_clips"):
@@ -290,7 +290,7 @@ def test_stopping_the_gradient_at_a_level_changes_gradients_of_earlier_levels_on
 
 
 @pytest.mark.parametrize("stop", [True, False])
-def test_without_another_path_the_stop_keeps_later_levels_from_the_initial_references(stop):
+def test_the_gradient_stop_hides_the_initial_references_from_later_levels_without_another_path(stop):
     """With the feed-forward network alone, queries do not depend on references."""
     for level in range(K):
         model = build(modules=["ffn"], stop_reference_gradient=stop)
@@ -370,7 +370,7 @@ SUBSETS = [c for n in range(1, 5) for c in itertools.combinations(MODULES, n)]
 
 
 @pytest.mark.parametrize("modules", SUBSETS, ids="-".join)
-def test_each_module_is_what_lets_the_queries_see_its_source(modules):
+def test_queries_depend_on_a_source_only_through_its_module(modules):
     """Text through ca, other queries through sa, the video through rdsa, and not otherwise."""
     model, batch = build(modules=modules), make_batch([0, 1])
 
@@ -396,7 +396,7 @@ def test_each_module_is_what_lets_the_queries_see_its_source(modules):
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(PATHS)), ids="-".join)
-def test_modules_run_in_the_order_given(order):
+def test_modules_run_in_the_given_order(order):
     model, calls = build(modules=[*order, "ffn"]), []
     stream = model.sparse[0]
     parts = {
@@ -451,17 +451,17 @@ def test_variants_of_rdsa_and_actionness_keep_the_shape_of_the_output(options):
         ({"modules": []}, "model.modules"),
         ({"modules": ["ca", "ca"]}, "model.modules"),
         ({"modules": ["ca", "cnn"]}, "model.modules"),
-        ({"attention": "deformabel"}, "model.attention: 'deformabel'.*pure_init"),
-        ({"attention": "standard", "modules": ["ca", "sa", "ffn"]}, "model.attention: standard"),
+        ({"attention": "deformabel"}, "model.attention must be one of .*pure_init.*got 'deformabel'"),
+        ({"attention": "standard", "modules": ["ca", "sa", "ffn"]}, "model.attention = standard"),
     ],
 )
-def test_an_impossible_option_is_refused_by_name(options, named):
+def test_the_message_names_an_invalid_option(options, named):
     with pytest.raises(UserError, match=named):
         build(**options)
 
 
 @pytest.mark.parametrize("which", ["video", "text"])
-def test_features_of_another_number_of_levels_are_refused(which):
+def test_features_with_a_different_number_of_levels_are_refused(which):
     batch = make_batch()
     setattr(batch, which, getattr(batch, which)[:, 1:])
     with pytest.raises(ValueError, match=f"{which} has 2 levels .* 3"):
@@ -471,7 +471,7 @@ def test_features_of_another_number_of_levels_are_refused(which):
 # ---- Inputs at the edges
 
 
-def test_cls_reaches_the_sparse_stream_and_not_the_dense_one():
+def test_cls_reaches_the_sparse_stream_but_not_the_dense_stream():
     model, batch = build(), make_batch([0, 1])
     before = run(model, batch)
     batch.text[:, :, 0] += 3
@@ -481,7 +481,7 @@ def test_cls_reaches_the_sparse_stream_and_not_the_dense_one():
     assert changed(after.text, before.text)
 
 
-def test_a_query_of_one_token_is_read_by_both_streams():
+def test_both_streams_read_a_query_of_one_token():
     model, batch = build(), make_batch([2])
     before = run(model, batch)
     batch.text[:, :, 0] *= -1
@@ -490,7 +490,7 @@ def test_a_query_of_one_token_is_read_by_both_streams():
     assert changed(after.class_logits, before.class_logits)
 
 
-def test_a_video_of_one_clip_trains():
+def test_training_works_with_a_video_of_one_clip():
     model, batch = build().train(), make_batch([2, 2])
     output = run(model, batch)
     total, _ = criterion(*TERMS)(output, batch)
@@ -500,7 +500,7 @@ def test_a_video_of_one_clip_trains():
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_offsets_come_on_request_one_per_level_query_and_head(attention):
+def test_offsets_are_returned_on_request_one_per_level_query_and_head(attention):
     model, batch = build(attention=attention), make_batch()
     assert run(model, batch).offsets is None
     offsets = run(model, batch, with_offsets=True).offsets
@@ -517,7 +517,7 @@ def test_parameters_stay_within_the_budget_at_the_widths_of_the_paper(sharing, l
     assert low <= sum(p.numel() for p in model.parameters() if p.requires_grad) <= high
 
 
-def test_the_default_has_its_exact_number_of_parameters_and_other_attentions_differ_by_their_own():
+def test_the_default_has_its_exact_number_of_parameters_and_other_attentions_add_or_lack_only_their_own():
     def count(attention: str) -> int:
         with torch.device("meta"):
             model = SDST(768, 1024, levels=4, num_queries=30, attention=attention)
@@ -551,7 +551,7 @@ def test_under_autocast_positions_and_losses_stay_float32_and_outputs_close(atte
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_recomputed_activations_give_the_same_gradients_and_are_not_kept(attention):
+def test_recomputing_activations_gives_the_same_gradients_without_keeping_them(attention):
     batch, gradients, kept = make_batch(), [], []
     for recompute in (False, True):
         model = build(attention=attention, dropout=0.5, drop_path=0.25).train()
@@ -582,7 +582,7 @@ def test_compiled_equals_eager(attention):
         assert_same_sample(got, sample, expected, sample, clips)
 
 
-def test_a_model_that_diverged_says_so_in_the_matcher_and_not_in_an_index():
+def test_a_diverged_model_raises_in_the_matcher_and_not_in_an_index():
     model, batch = build(), make_batch()
     with torch.no_grad():
         model.regress[-1].bias.fill_(math.nan)

@@ -343,7 +343,7 @@ REFUSED = {
     "loss.weights.cls=0 loss.weights.act=0": ["loss.weights", "cls", "act"],
     "loss.weights.act=0 decode.score=both": ["decode.score", "loss.weights.act"],
     "loss.weights.cls=0 loss.match_weights.l1=0 loss.match_weights.iou=0": [
-        "loss match_weights",
+        "loss.match_weights",
         "all are 0",
     ],
     "levels.count=5 levels.stride=4": ["video_layers", "24"],
@@ -352,7 +352,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("combination", REFUSED)
-def test_a_contradiction_ends_with_one_line_and_status_2_before_anything_is_written(
+def test_contradictory_options_end_with_one_line_and_status_2_before_anything_is_written(
     overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], combination: str
 ) -> None:
     run_dir = tmp_path / "runs/run"
@@ -384,7 +384,7 @@ def test_the_papers_order_is_the_default(variant) -> None:
     assert not torch.equal(other.class_logits, variant().run().class_logits)
 
 
-def test_one_intermediate_layer_is_the_last_layer_once(variant) -> None:
+def test_one_intermediate_layer_equals_the_last_layer_once(variant) -> None:
     last = variant("levels.count=1", "levels.source=last")
     for stride in (1, 3):
         intermediate = variant("levels.count=1", f"levels.stride={stride}")
@@ -394,7 +394,7 @@ def test_one_intermediate_layer_is_the_last_layer_once(variant) -> None:
     assert_same(variant("levels.count=1", "model.sharing=false").run(), last.run())
 
 
-def test_the_last_layer_repeats_and_the_stride_skips_layers_of_the_video_alone(variant) -> None:
+def test_the_last_layer_repeats_and_the_stride_skips_layers_of_the_video_only(variant) -> None:
     layers = variant("levels.count=5").batch
     last = variant("levels.source=last").batch
     for level in range(K):
@@ -418,7 +418,7 @@ class Queries(nn.Module):
 
 
 @pytest.mark.parametrize("sharing", ["true", "false"])
-def test_rdsa_steered_by_its_queries_is_deformable_attention(variant, sharing: str) -> None:
+def test_rdsa_with_sampling_from_its_queries_equals_deformable_attention(variant, sharing: str) -> None:
     deformable = variant("model.attention=deformable", f"model.sharing={sharing}")
     rdsa = variant(f"model.rdsa_dim={DIM}", f"model.sharing={sharing}")
     before = rdsa.run().class_logits
@@ -434,7 +434,7 @@ def test_rdsa_steered_by_its_queries_is_deformable_attention(variant, sharing: s
 @pytest.mark.parametrize(
     "modules", [c for n in range(1, 4) for c in itertools.combinations(("ca", "sa", "ffn"), n)], ids="-".join
 )
-def test_without_rdsa_the_moments_do_not_see_the_video(variant, modules: Sequence[str]) -> None:
+def test_without_rdsa_the_moments_do_not_depend_on_the_video(variant, modules: Sequence[str]) -> None:
     blind = variant(f"model.modules=[{','.join(modules)}]")
     before = blind.run()
     blind.batch.video = torch.randn_like(blind.batch.video)
@@ -443,7 +443,7 @@ def test_without_rdsa_the_moments_do_not_see_the_video(variant, modules: Sequenc
     assert not torch.equal(after.saliency, before.saliency)
 
 
-def test_with_rdsa_the_moments_see_the_video(variant) -> None:
+def test_with_rdsa_the_moments_depend_on_the_video(variant) -> None:
     seeing = variant()
     before = seeing.run()
     seeing.batch.video = torch.randn_like(seeing.batch.video)
@@ -451,7 +451,9 @@ def test_with_rdsa_the_moments_see_the_video(variant) -> None:
 
 
 @pytest.mark.parametrize(("sharing", "low", "high"), [("true", 4.0e6, 4.4e6), ("false", 12.0e6, 13.2e6)])
-def test_sharing_on_and_off_stay_within_the_papers_budget(sharing: str, low: float, high: float) -> None:
+def test_sizes_with_and_without_sharing_stay_within_the_papers_budget(
+    sharing: str, low: float, high: float
+) -> None:
     config: Any = OmegaConf.to_container(compose([f"model.sharing={sharing}"]), resolve=True)
     with torch.device("meta"):
         model = build_model(config, {"video_dim": 768, "text_dim": 1024})

@@ -15,7 +15,7 @@ from sdst.world.scene import Pillar
 
 
 @pytest.mark.parametrize("held_out", [False, True])
-def test_rows_fit_the_reader_and_tell_exactly_when_their_sentence_holds(tmp_path, held_out):
+def test_rows_can_be_read_and_give_exactly_the_times_at_which_their_sentence_is_true(tmp_path, held_out):
     rows, scenes = [], {}
     for seed in range(25):
         rng = np.random.default_rng(seed)
@@ -43,7 +43,7 @@ def test_rows_fit_the_reader_and_tell_exactly_when_their_sentence_holds(tmp_path
         assert record.duration == 2 * drawn.num_clips
 
 
-def test_a_thing_that_is_hidden_throughout_a_moment_is_not_asked_for():
+def test_no_query_is_about_a_thing_that_is_hidden_throughout_a_moment():
     red = actor(act("up", 64, 64, end=1), act("rest", 64, 64, first=1, end=4))
     blue = actor(act("rest", 64, 64, first=1, end=4), colour="blue", radius=20.0)
     rng = np.random.default_rng(0)
@@ -82,7 +82,7 @@ def test_qualities_measure_size_centrality_and_visibility():
     assert quality(actor(act("rest", 64, 0)))[1] == pytest.approx(1 - 0.5**0.5, abs=0.01)
 
 
-def test_visibility_is_the_share_that_nothing_nearer_hides():
+def test_visibility_is_the_share_that_nearer_things_do_not_hide():
     one = actor(act("rest", 1, 1), nearest=8.5)
     other = replace(one, colour="blue", shape="square", radius=20.0)
     assert quality(one, other)[2] == 0
@@ -95,7 +95,7 @@ def test_visibility_is_the_share_that_nothing_nearer_hides():
     assert behind[one.fact(one.acts[0])][0, 2] == 1  # what is farther hides nothing
 
 
-def test_the_three_annotators_care_for_size_centrality_and_visibility():
+def test_the_three_annotators_prefer_size_centrality_and_visibility():
     def scores(one, **more):
         rng = np.random.default_rng(0)
         drawn = scene(one, num_clips=30, **more)

@@ -41,7 +41,7 @@ def some_clips(count: int, seed: int) -> torch.Tensor:
 # --- clips ---
 
 
-def test_drawn_clips_are_those_a_video_reader_takes_from_the_same_scene(tmp_path: Path) -> None:
+def test_drawn_clips_equal_those_that_a_video_reader_reads_from_the_same_scene(tmp_path: Path) -> None:
     plan = plan_clips(CONFIG.vision, 1, held_out=False, seed=3)
     clips, shown = draw_scene_clips(plan, 0)
     rng = np.random.default_rng((3, STREAM, 0))
@@ -64,7 +64,7 @@ def test_drawn_clips_are_those_a_video_reader_takes_from_the_same_scene(tmp_path
         assert set(np.flatnonzero(facts)) <= present
 
 
-def test_training_clips_never_show_what_is_held_out(tmp_path: Path) -> None:
+def test_training_clips_never_show_held_out_combinations(tmp_path: Path) -> None:
     known = draw_clips(plan_clips(CONFIG.vision, 4, held_out=False, seed=0), tmp_path / "known", 1)
     assert not known.shown[:, ~KNOWN.numpy()].any()
     assert known.shown.any(axis=1).all()
@@ -124,7 +124,7 @@ def test_the_contrast_of_motions_equals_a_plain_loop() -> None:
     )
 
 
-def test_every_parameter_learns_from_the_losses_except_those_of_single_pictures_and_the_last_cls() -> None:
+def test_every_parameter_gets_a_gradient_except_those_of_single_pictures_and_the_last_cls() -> None:
     torch.manual_seed(0)
     model = DualEncoder(CONFIG).eval()
     shown = some_clips(3, seed=2)
@@ -140,7 +140,7 @@ def test_every_parameter_learns_from_the_losses_except_those_of_single_pictures_
     }
 
 
-def test_retrieval_is_perfect_for_the_truth_and_by_chance_for_a_blind_model() -> None:
+def test_retrieval_is_perfect_for_true_similarities_and_at_chance_for_random_ones() -> None:
     shown = some_clips(40, seed=3)
     perfect = retrieval(shown.float() + 0.01 * torch.rand(shown.shape), shown, KNOWN)
     assert perfect == {"motion": pytest.approx(100, abs=25), "thing": 100.0, "mAP": 100.0}
@@ -169,7 +169,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     return train
 
 
-def test_an_interrupted_training_goes_on_to_the_same_weights(
+def test_an_interrupted_training_continues_to_the_same_weights(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = run(tmp_path / "whole")
@@ -196,7 +196,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
     capsys.readouterr()
     more = ["--scenes", "10", "--steps", "4", "--workers", "1"]
     assert main(["world", "train-backbone", "--out", str(tmp_path / "two"), *more]) == 2
-    assert "of another training" in capsys.readouterr().err
+    assert "state.pt: expected a training with" in capsys.readouterr().err
     backbone = load_backbone(
         tmp_path / "two" / "weights.safetensors", "small-world", vocab=tmp_path / "two" / "vocab.txt"
     )
@@ -206,7 +206,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
 # --- what is shipped ---
 
 
-def test_the_shipped_weights_are_those_of_their_card() -> None:
+def test_the_shipped_weights_belong_to_their_card() -> None:
     folder = SHIPPED["small-world"]
     backbone = load_backbone(None, "small-world")
     report = json.loads((folder / "training.json").read_text())

@@ -44,14 +44,14 @@ def test_no_sentence_has_two_meanings():
     assert len(set().union(*told)) == sum(map(len, told))
 
 
-def test_a_fact_is_told_in_many_ways_with_the_right_article():
+def test_a_fact_has_many_sentences_with_the_right_article():
     told = sentences(Fact("orange", "disc", "left"), 200)
     assert {"An orange ball drifts to the left.", "A tangerine disc moves left."} <= told
     assert {"The orange circle slides leftwards."} <= told
     assert not [text for text in told if text.startswith(("A orange", "An tangerine"))]
 
 
-def test_the_words_are_those_of_all_sentences():
+def test_words_lists_the_words_of_all_sentences():
     told = set().union(
         *(sentences(fact, 20) for fact in all_facts()), {text for text, _ in vague_sentences()}
     )

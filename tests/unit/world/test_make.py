@@ -61,7 +61,7 @@ def test_workers_change_nothing(tmp_path, monkeypatch):
     assert contents(tmp_path / "here") == contents(tmp_path / "there")
 
 
-def test_only_what_is_missing_is_made_again(tmp_path, short_videos, monkeypatch):
+def test_only_missing_files_are_made_again(tmp_path, short_videos, monkeypatch):
     make_world(tmp_path, COUNTS)
     before = contents(tmp_path)
     (tmp_path / "videos" / "world-train-0001.mp4").unlink()
@@ -76,7 +76,7 @@ def test_only_what_is_missing_is_made_again(tmp_path, short_videos, monkeypatch)
     assert contents(tmp_path) == before
 
 
-def test_an_interrupted_world_is_continued_to_the_same_end(tmp_path, short_videos, monkeypatch):
+def test_an_interrupted_world_is_completed_to_the_same_files(tmp_path, short_videos, monkeypatch):
     write = commands.write_video
 
     def interrupted(scene, path):
@@ -98,7 +98,7 @@ def test_an_interrupted_world_is_continued_to_the_same_end(tmp_path, short_video
     assert contents(tmp_path / "world") == contents(tmp_path / "whole")
 
 
-def test_a_larger_world_holds_the_smaller_one(tmp_path, short_videos):
+def test_a_larger_world_contains_the_smaller_world(tmp_path, short_videos):
     make_world(tmp_path, COUNTS)
     before = contents(tmp_path)
     make_world(tmp_path, COUNTS | {"train": 4})
@@ -108,7 +108,7 @@ def test_a_larger_world_holds_the_smaller_one(tmp_path, short_videos):
     assert before.items() <= after.items()
 
 
-def test_a_folder_with_another_world_is_left_as_it_is(tmp_path, short_videos):
+def test_a_folder_with_another_world_is_refused_and_unchanged(tmp_path, short_videos):
     make_world(tmp_path, COUNTS)
     before = contents(tmp_path)
     with pytest.raises(UserError, match=r"world-train-0000\.json: belongs to another world"):
@@ -116,7 +116,7 @@ def test_a_folder_with_another_world_is_left_as_it_is(tmp_path, short_videos):
     assert contents(tmp_path) == before
 
 
-def test_a_scene_about_which_nothing_can_be_asked_is_drawn_again(tmp_path, short_videos, monkeypatch):
+def test_a_scene_without_queries_is_drawn_again(tmp_path, short_videos, monkeypatch):
     answers = iter([[], [{"vid": "v"}]])
     scenes = []
     monkeypatch.setattr(commands, "annotate", lambda scene, **_: (scenes.append(scene), next(answers))[1])
@@ -126,7 +126,7 @@ def test_a_scene_about_which_nothing_can_be_asked_is_drawn_again(tmp_path, short
     assert read_scene(tmp_path / "scenes" / "world-test-0000.json") == scenes[1]
 
 
-def test_the_command_makes_what_it_is_asked_for(tmp_path, short_videos, capsys):
+def test_the_command_makes_the_requested_number_of_videos(tmp_path, short_videos, capsys):
     out = tmp_path / "world"
     counts = ["--train", "2", "--val", "0", "--test", "1"]
     assert main(["world", "make", "--out", str(out), "--seed", "3", "--workers", "0", *counts]) == 0
@@ -143,12 +143,12 @@ def test_the_command_makes_what_it_is_asked_for(tmp_path, short_videos, capsys):
         (["make", "--out", "{}", "--size", "huge"], "huge"),
         (["make", "--out", "{}", "--seed", "-1"], "must be at least 0, got -1"),
         (["make", "--out", "{}", "--train", "few"], "few"),
-        (["make", "--out", "{}", "--train", "0", "--val", "0", "--test", "0"], "no videos"),
-        (["make", "--out", "{}/file"], "cannot be made a folder"),
+        (["make", "--out", "{}", "--train", "0", "--val", "0", "--test", "0"], "at least one video"),
+        (["make", "--out", "{}/file"], "cannot create the folder"),
         (["paint"], "paint"),
     ],
 )
-def test_bad_arguments_are_one_line(tmp_path, capsys, arguments, message):
+def test_invalid_arguments_give_a_message_of_one_line(tmp_path, capsys, arguments, message):
     (tmp_path / "file").touch()
     assert main(["world", *(argument.format(tmp_path) for argument in arguments)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -157,7 +157,7 @@ def test_bad_arguments_are_one_line(tmp_path, capsys, arguments, message):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 
-def test_held_out_combinations_are_asked_for_in_val_and_test_only(tmp_path, short_videos):
+def test_only_val_and_test_ask_about_held_out_combinations(tmp_path, short_videos):
     paths = make_world(tmp_path, COUNTS)
     held_out = {
         split: {meaning(record.query).held_out for record in read_annotations(path).records}

@@ -70,7 +70,7 @@ def played_backwards(forwards: Scene) -> Scene:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_opposite_motions_are_told_by_the_order_of_pictures_alone(seed):
+def test_opposite_motions_differ_only_in_the_order_of_pictures(seed):
     drawn = draw_scene("v", held_out=False, rng=np.random.default_rng(seed))
     rng = np.random.default_rng(seed)
     far, near = drawn.actors[0], drawn.actors[-1]
@@ -91,17 +91,17 @@ def test_opposite_motions_are_told_by_the_order_of_pictures_alone(seed):
     ("motion", "step"),
     [("left", (-8, 0)), ("right", (8, 0)), ("up", (0, -8)), ("down", (0, 8)), ("rest", (0, 0))],
 )
-def test_pictures_move_the_way_the_motion_says(motion, step):
+def test_things_move_in_the_direction_of_their_motion(motion, step):
     early, late = render(scene(actor(act(motion, 60, 64))), np.array([1.0, 1.5]))
     assert np.allclose(centre(late) - centre(early), step, atol=0.3)
 
 
-def test_pulse_changes_the_size():
+def test_a_pulse_changes_the_size():
     small, large = render(scene(actor(act("pulse", 64, 64))), np.array([0.975, 0.325]))
     assert reds(large).sum() > 4 * reds(small).sum() > 0
 
 
-def test_what_leaves_on_one_side_enters_on_the_other():
+def test_a_thing_that_leaves_on_one_side_enters_on_the_other():
     (picture,) = render(scene(actor(act("rest", 0, 64), nearest=7.5)), np.zeros(1))
     assert reds(picture)[64, :9].all()
     assert reds(picture)[64, -9:].all()
@@ -113,7 +113,7 @@ def test_an_absent_thing_is_not_painted():
     assert [bool(reds(picture).any()) for picture in pictures] == [False, True, False]
 
 
-def test_nearer_things_and_pillars_hide_what_is_behind_them():
+def test_nearer_things_and_pillars_hide_farther_things():
     red = actor(act("rest", 64, 64))
     blue = replace(actor(act("rest", 64, 64)), rgb=(0, 0, 220), radius=15.0)
     assert not reds(render(scene(red, blue), np.zeros(1))[0]).any()
@@ -124,7 +124,7 @@ def test_nearer_things_and_pillars_hide_what_is_behind_them():
     assert 0 < behind.sum() < alone.sum()
 
 
-def test_the_camera_moves_everything_and_the_background_moves_by_itself():
+def test_the_camera_moves_everything_and_the_background_also_moves_alone():
     still = scene(actor(act("rest", 64, 64)), pillars=(Pillar(20.0, 10.0, 50),))
     swayed = replace(still, camera=replace(still.camera, x=5.0, y=-3.0))  # at its turn at time 0
     (before,), (after,) = render(still, np.zeros(1)), render(swayed, np.zeros(1))
@@ -134,7 +134,7 @@ def test_the_camera_moves_everything_and_the_background_moves_by_itself():
     assert np.array_equal(np.roll(before, (2, 4), axis=(0, 1)), after)
 
 
-def test_the_shapes_differ_and_none_is_larger_than_it_says():
+def test_the_shapes_differ_and_none_exceeds_its_radius():
     shown = {
         shape: reds(render(scene(actor(act("rest", 64, 64), shape=shape, nearest=7.5)), np.zeros(1))[0])
         for shape in SHAPES
@@ -147,7 +147,7 @@ def test_the_shapes_differ_and_none_is_larger_than_it_says():
         assert min((mask ^ other).sum() for name, other in shown.items() if name != shape) > 40
 
 
-def test_every_colour_has_its_own_paint():
+def test_every_colour_is_painted_differently():
     assert list(RGB) == list(COLOURS)
     paints = np.array(list(RGB.values()))
     apart = np.linalg.norm(paints[:, None] - paints, axis=-1)
@@ -167,7 +167,7 @@ def test_a_video_has_the_length_and_the_pictures_of_its_scene(tmp_path):
     assert np.abs(shown - wanted[::-1]).mean() > 5
 
 
-def test_noise_is_as_strong_as_the_scene_says(tmp_path):
+def test_noise_has_the_strength_of_the_scene(tmp_path):
     sizes = {}
     for noise in (0.0, 12.0):
         write_video(scene(num_clips=1, noise=noise), tmp_path / "v.mp4")
@@ -185,7 +185,7 @@ def test_the_same_scene_gives_the_same_bytes(tmp_path):
 
 
 def test_a_failed_video_leaves_nothing_behind(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot write the video"):
         write_video(scene(), tmp_path / "absent" / "v.mp4")
 
     def full(*_):

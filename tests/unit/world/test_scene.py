@@ -28,12 +28,12 @@ AFTER_TWO_SECONDS = {
 
 
 @pytest.mark.parametrize("motion", AFTER_TWO_SECONDS)
-def test_straight_motions_lead_where_they_say(motion):
+def test_straight_motions_go_in_their_direction(motion):
     x, y, scale = displacement(act(motion, 0, 0), np.array([2.0]))
     assert (x[0], y[0], scale[0]) == (*AFTER_TWO_SECONDS[motion], 1.0)
 
 
-def test_circles_turn_the_way_of_a_clock_with_y_downwards():
+def test_clockwise_circles_turn_clockwise_with_y_pointing_down():
     # From the rightmost point (phase 0) a clock's hand goes down, the other way goes up.
     # A turn takes three seconds; the circle's radius is 14 pixels.
     clockwise = displacement(act("clockwise", 0, 0), np.array([0.75, 3.0]))
@@ -42,7 +42,7 @@ def test_circles_turn_the_way_of_a_clock_with_y_downwards():
     assert np.allclose(counter[:2], [[-14, 0], [-14, 0]])
 
 
-def test_bounce_shake_and_pulse_stay_where_they_are():
+def test_bounce_shake_and_pulse_do_not_move_away():
     times = np.linspace(0, 60, 5000)
     for motion, part in (("bounce", 1), ("shake", 0), ("pulse", 2)):
         moved = displacement(act(motion, 0, 0), times)
@@ -56,7 +56,7 @@ def test_an_unknown_motion_is_refused():
         displacement(act("teleport", 0, 0), np.array([1.0]))
 
 
-def test_the_world_is_a_torus_and_absent_is_absent():
+def test_positions_wrap_around_and_things_are_absent_between_acts():
     one = actor(act("left", 10, 20, first=1, end=3))
     states = actor_states(one, np.array([1.9, 2.0, 3.0, 5.9, 6.0]))
     assert states.present.tolist() == [False, True, True, True, False]
@@ -68,7 +68,7 @@ def test_things_look_largest_when_they_are_nearest():
     assert np.allclose(states.radius, [13.0, 10.0, 7.0])
 
 
-def test_a_scene_is_read_as_it_was_written(tmp_path):
+def test_a_scene_read_from_its_file_equals_the_written_scene(tmp_path):
     for written in drawn(3):
         path = tmp_path / "scene.json"
         path.write_text(written.to_json())
@@ -78,7 +78,7 @@ def test_a_scene_is_read_as_it_was_written(tmp_path):
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"actors": [{"rgb": 1}]}', scene().to_json().replace("vid", "v")]
 )
-def test_a_file_that_describes_no_scene_is_refused(tmp_path, text):
+def test_a_file_that_does_not_describe_a_scene_is_refused(tmp_path, text):
     path = tmp_path / "scene.json"
     path.write_text(text)
     with pytest.raises(UserError, match=r"scene\.json"):
@@ -122,7 +122,7 @@ def test_every_thing_shares_its_colour_or_its_shape_with_another():
     assert sizes == {2, 4}
 
 
-def test_training_scenes_hold_nothing_that_is_held_out_and_the_others_do():
+def test_only_scenes_outside_training_show_held_out_combinations():
     def held_out(each):
         return [one.fact(a).held_out for one in each.actors for a in one.acts]
 
@@ -139,7 +139,7 @@ def test_acts_of_all_lengths_and_all_motions_occur():
 
 
 @pytest.mark.parametrize("motion", [motion for motion in OPPOSITES if motion < OPPOSITES[motion]])
-def test_where_and_how_large_a_thing_is_does_not_tell_its_direction(motion):
+def test_position_and_size_of_a_thing_do_not_depend_on_its_direction(motion):
     looks: dict[str, list] = {motion: [], OPPOSITES[motion]: []}
     rng = np.random.default_rng(0)
     for each in drawn(600):

@@ -172,7 +172,7 @@ PRESETS = {
     ),
 }
 """The released 1B stage-2 checkpoint for 4 frames of 224 pixels with its BERT-large text tower, and the small
-backbone of the invented world (``sdst world``), whose weights come with the package."""
+backbone of the synthetic world (``sdst world``), whose weights come with the package."""
 
 SHIPPED = {"small-world": Path(__file__).parents[1] / "small_world"}
 """Presets whose ``weights.safetensors`` and ``vocab.txt`` come with the package -> their folder."""
