@@ -14,11 +14,11 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from sdst.training.run_folder import BEST
 
 import sdst
 from helpers.corpus import Corpus, make_corpus, make_rows
 from sdst.cli import main
+from sdst.training.run_folder import BEST
 
 
 def one_line(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
