@@ -1,4 +1,4 @@
-"""Spans: conversions, IoU and the clip grid against plain Python and by their laws."""
+"""Spans: conversions, IoU and the clip grid equal plain Python and follow their laws."""
 
 import numpy as np
 import pytest
