@@ -1,3 +1,5 @@
+"""The vision tower equals the official InternVideo2 and a version in plain loops."""
+
 import json
 import math
 import weakref
@@ -52,7 +54,7 @@ def random_tower(config):
     return tower
 
 
-# The same network in loops over clips, tokens and heads, from the state dict alone.
+# The same network as loops over clips, tokens and heads, computed only from the state dict.
 
 
 def naive_states(weights, config, clip):
@@ -243,7 +245,7 @@ def test_states_beyond_the_range_of_float16_stay_finite(tower, clips):
         assert (half - state).norm() / state.norm() < 0.02
 
 
-# Interpolated positions, against loops over output places with the textbook half-pixel rule.
+# Interpolated positions equal loops over output positions with the textbook half-pixel rule.
 
 
 def naive_linear(values, size):

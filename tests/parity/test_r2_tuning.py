@@ -1,4 +1,4 @@
-"""R2-Tuning against the official code: with its weights, outputs, losses and raw predictions are the same."""
+"""With the official weights, R2-Tuning has the outputs, losses and raw predictions of the official code."""
 
 import json
 from typing import Any
@@ -43,7 +43,7 @@ def official_model(**options: Any) -> R2Tuning:
 
 
 def official_batch(io: dict[str, Tensor]) -> Batch:
-    """The official inputs, whose levels lie side by side in the last axis, as a batch of ours."""
+    """Convert the official inputs, whose levels are concatenated on the last axis, to a ``Batch``."""
     size, clips, tokens = *io["video"].shape[:2], io["query"].shape[1]
     moments_se = io["boundary_seconds"]
     num_clips = io["video_lens"].float()
@@ -103,7 +103,7 @@ def test_losses_of_a_padded_batch_equal_the_official_losses(official: dict[str, 
 def test_predictions_equal_those_of_the_official_code_for_each_sample_alone(
     official: dict[str, Tensor], see_padding: bool
 ) -> None:
-    """The official code predicts one sample at a time; so must we where padding may act, else any batch does."""
+    """The official code predicts one sample at a time; any batch works here unless padding may change results."""
     batch = official_batch(official)
     model = official_model(see_padding=see_padding)
     together = decode(run(model, batch), batch, RAW)
@@ -143,7 +143,7 @@ def test_the_number_of_parameters_is_that_of_tab_h(name: str) -> None:
 
 
 def test_the_recurrence_ends_at_the_first_level() -> None:
-    """With its gate open, a level hides all that come before it in the recurrence; the query is the first level's."""
+    """With its gate open, a level hides all levels before it in the recurrence; the query is the first level's."""
     model, batch = build("r2_tuning"), make_batch(4)
     with torch.no_grad():
         model.refine.gates.fill_(50)

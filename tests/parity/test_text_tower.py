@@ -1,3 +1,5 @@
+"""The text tower equals the official one, and unusable vocabularies are refused."""
+
 import logging
 import sys
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What sets LST, E3VA and LoSA apart: which levels and clips their gates and adapters let through, and how much."""
+"""Characteristics of LST, E3VA and LoSA: which levels and clips their gates and adapters use, and how much."""
 
 from collections.abc import Callable
 from math import log
@@ -17,7 +17,7 @@ OPEN, SHUT = 100.0, -100.0
 
 
 def inputs() -> dict[str, Tensor]:
-    """What the heads hand to a side network: one sample without padding."""
+    """Return the inputs of a side network: one sample without padding."""
     generator = torch.Generator().manual_seed(1)
     return {
         "video": torch.randn(1, K, T, DIM, generator=generator),
@@ -70,7 +70,7 @@ def test_a_ladder_gate_mixes_its_level_with_the_state_of_earlier_levels(
     assert levels_seen(network, "text") == text
 
 
-class AsItCame(nn.Module):
+class Unchanged(nn.Module):
     def forward(self, clips: Tensor, *_: Tensor) -> dict[str, Tensor]:
         return {"post_ca_sa_ffn": clips}
 
@@ -79,7 +79,7 @@ class AsItCame(nn.Module):
 def test_the_gates_of_the_ladder_have_the_temperature_of_lst() -> None:
     """With blocks and projections that change nothing, the ladder is a weighted sum of the levels."""
     network = side_network("lst", reduction=1)
-    network.blocks = nn.ModuleList(AsItCame() for _ in range(K))
+    network.blocks = nn.ModuleList(Unchanged() for _ in range(K))
     for linear in (*network.narrow_clips, network.widen):
         nn.init.eye_(linear.weight)
         nn.init.zeros_(linear.bias)

@@ -1,4 +1,4 @@
-"""What all models with R2-Tuning's heads promise, and their points and losses against naive loops."""
+"""Laws of all models with R2-Tuning's heads; their points and losses equal naive loops."""
 
 from math import inf
 
@@ -29,7 +29,7 @@ def criterion(name: str) -> Criterion:
 
 
 def assert_same(ours: Output, i: int, theirs: Output, j: int, clips: int) -> None:
-    """Sample i of one output is sample j of another, at all that exists."""
+    """Check that sample i of one output equals sample j of another, at all valid clips and points."""
     points = [output.anchors.mask[k] for output, k in ((ours, i), (theirs, j))]
     for name in ("class_logits", "references"):
         a, b = (
@@ -193,7 +193,7 @@ def test_the_reaches_of_all_levels_have_no_gaps() -> None:
 
 
 def naive_upsample(values: list[float], clips: int) -> list[float]:
-    """As the official code writes it: repeat each value, then the last one to the end."""
+    """Upsample like the official code: repeat each value, then the last one to the end."""
     repeated = [value for value in values for _ in range(clips // len(values))] if values else []
     return repeated + [values[-1] if values else 0.0] * (clips - len(repeated))
 
@@ -277,14 +277,14 @@ def test_assignment_and_boundary_loss_equal_the_naive_loops(
 
 
 def test_a_point_at_the_start_of_a_moment_is_inside_it_for_every_duration() -> None:
-    """Shares of the duration are rounded: without leeway some of these points would miss their moment."""
+    """Shares of the duration are rounded: without the tolerance some of these points would miss their moment."""
     cases = [(clips, start) for clips in range(2, 80) for start in range(clips - 1)]
     counts, starts = torch.tensor(cases).unbind(1)
     moments = torch.stack([starts + 1, torch.full_like(starts, 2)], dim=1) / counts[:, None]
     anchors = Pyramid(4, [1, 2]).anchors(torch.arange(79) < counts[:, None])
     mask = torch.ones(len(cases), 1, dtype=torch.bool)
     result = assign_points(anchors, moments[:, None], mask, counts.float())
-    for offset in (0, 1, 2):  # the last of them exists where the video goes on
+    for offset in (0, 1, 2):  # the last of them exists only if the video continues
         exists = starts + offset < counts
         assert (result[exists, starts[exists] + offset] == 0).all()
 

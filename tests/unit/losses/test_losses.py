@@ -1,4 +1,4 @@
-"""Every loss against a naive loop in plain Python, the contrastive ones also against official values."""
+"""Every loss equals a naive loop in plain Python; the contrastive losses also equal official values."""
 
 from dataclasses import fields, replace
 from math import exp, log
@@ -71,7 +71,7 @@ def example(seed: int = 0, levels: int = 3, queries: int = 4) -> tuple[Output, B
 
 
 def each_tensor(item, change):
-    """The same Output or Batch with ``change(name, tensor)`` in place of every tensor."""
+    """Replace every tensor of an Output or Batch by ``change(name, tensor)``."""
     tensors = {f.name: getattr(item, f.name) for f in fields(item)}
     return replace(item, **{n: change(n, t) for n, t in tensors.items() if isinstance(t, torch.Tensor)})
 
@@ -240,7 +240,7 @@ def test_padded_values_are_never_read():
 
 
 @pytest.mark.parametrize("what", ["samples", "queries"])
-def test_the_order_of_samples_and_moments_changes_nothing(what):
+def test_the_order_of_samples_and_queries_changes_nothing(what):
     output, batch = example()
     _, expected = criterion()(output, batch)
     order = torch.tensor([2, 0, 3, 1])  # there are as many samples as queries
@@ -256,7 +256,7 @@ def test_the_order_of_samples_and_moments_changes_nothing(what):
 
 
 def test_samples_of_one_video_are_not_negatives_of_each_other():
-    """The other query's clip of the same video has no influence; another video's has."""
+    """A clip of another query about the same video has no influence; a clip of another video has."""
     output, batch = example()
     keep = torch.tensor([0, 2])
     output, batch = (each_tensor(item, lambda _, tensor: tensor[keep]) for item in (output, batch))
@@ -282,7 +282,7 @@ def test_a_sample_without_a_positive_clip_is_left_out_of_the_contrast():
     torch.testing.assert_close([with_it[name] for name in contrast], [rest[name] for name in contrast])
 
 
-def test_a_batch_without_positive_clips_and_moments_has_finite_losses():
+def test_a_batch_without_positive_clips_and_moments_has_finite_gradients():
     output, batch = example()
     batch = replace(
         batch, positive_clip=torch.full((4,), -1), moment_mask=torch.zeros(4, 2, dtype=torch.bool)
@@ -296,7 +296,7 @@ def test_a_batch_without_positive_clips_and_moments_has_finite_losses():
     torch.testing.assert_close(terms["act"], output.actionness.mean())
 
 
-def test_a_batch_with_zero_padded_moments_has_finite_losses():
+def test_a_batch_without_moment_columns_equals_a_batch_of_masked_moments():
     output, batch = example()
     empty = replace(batch, moments=torch.zeros(4, 0, 2), moment_mask=torch.zeros(4, 0, dtype=torch.bool))
     masked = replace(batch, moment_mask=torch.zeros(4, 2, dtype=torch.bool))

@@ -1,4 +1,4 @@
-"""The Hungarian matching against brute force over all pairings and a naive loop for its cost."""
+"""The Hungarian matching equals brute force over all pairings, and its cost equals a naive loop."""
 
 from itertools import permutations
 from math import exp, log
@@ -24,7 +24,7 @@ def naive_cost(logit: float, predicted: list[float], true: list[float]) -> float
 
 
 def least_cost(cost: list[list[float]]) -> float:
-    """The least total over every one-to-one pairing of rows (queries) and columns (moments)."""
+    """Return the lowest total cost of all one-to-one pairings of rows (queries) and columns (moments)."""
     rows, columns = len(cost), len(cost[0])
     if rows >= columns:
         return min(

@@ -1,4 +1,4 @@
-"""Kinds of errors against their definitions, spelled out anew."""
+"""Kinds of errors follow their definitions, which are written out again here."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The NumPy metrics against the official result of a real file and against plain loops over small ones."""
+"""The NumPy metrics equal the official result of a real file, and plain loops over small ones."""
 
 import json
 import math
@@ -34,7 +34,7 @@ def perfect_prediction(record, saliency=None):
     return make_prediction(record.qid, [[*window, 1.0] for window in record.windows], saliency)
 
 
-# The metrics once more, in the plainest loops.
+# The metrics again as plain loops.
 
 
 def naive_iou(a, b):

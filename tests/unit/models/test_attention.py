@@ -1,4 +1,4 @@
-"""Every attention of Tab. 5 against slow loops over samples, queries, heads and points, written from eq. 8-11."""
+"""Every attention of Tab. 5 equals slow loops over samples, queries, heads and points, written from eq. 8-11."""
 
 import math
 
@@ -15,7 +15,7 @@ SIDES = {"l": -1, "c": 0, "r": 1}
 
 
 def make(sampling: str = "lcr", cnn_depth: int = 2, trained: bool = True) -> DeformableAttention:
-    """RDSA in float64, or eq. 8 without ``sampling``; ``trained`` moves also what starts at zero."""
+    """Make RDSA in float64, or eq. 8 without ``sampling``; ``trained`` also moves weights that start at zero."""
     torch.manual_seed(0)
     rdsa = DeformableAttention(DIM, HEADS, POINTS, list(sampling), cnn_depth, query_dim=7).double()
     return move(rdsa) if trained else rdsa
@@ -38,7 +38,7 @@ def example(seed: int = 1) -> tuple[torch.Tensor, torch.Tensor, ClipAxis]:
 
 
 def queries_and_place(references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Twice (B, M, d), the same in every call."""
+    """Return queries and positions, each (B, M, d), the same in every call."""
     generator = torch.Generator().manual_seed(5)
     shape = (2, *references.shape[:2], DIM)
     queries, place = torch.randn(shape, dtype=torch.float64, generator=generator)
@@ -124,7 +124,7 @@ def test_update_and_mean_offsets_equal_slow_loops(sampling, cnn_depth, level):
 
 
 def test_rdsa_with_the_queries_in_place_of_z_equals_deformable_attention():
-    """Eq. 11 differs from eq. 8 in what its linear layers read, and in nothing else."""
+    """Eq. 11 differs from eq. 8 only in the input of its linear layers."""
 
     class Queries(torch.nn.Module):
         def forward(self, _: torch.Tensor) -> torch.Tensor:
@@ -241,7 +241,7 @@ def test_gradients_reach_every_parameter_the_signal_and_the_inputs_that_each_att
     unread = {
         "rdsa": ["queries", "place"],
         "deformable": ["place"],
-        # A key's bias adds the same to all scores of a query, which no softmax sees.
+        # A key's bias adds the same to all scores of a query, which does not change the softmax.
         "standard": ["attention.key.bias", "references"],
     }
     idle = [name for name, t in tensors.items() if t.grad is None or t.grad.abs().max() < 1e-12]

@@ -1,4 +1,4 @@
-"""Decoding against a sequential soft-NMS, and the promises of clamping, rounding and sorting."""
+"""Decoding equals a sequential soft-NMS, and clamping, rounding and sorting do what they document."""
 
 from dataclasses import replace
 from math import exp, sqrt
@@ -18,7 +18,7 @@ PLAIN = Decoding(nms="none", sigma=0.5, iou_threshold=0.0, round_to=None, max_mo
 
 
 def naive_nms(windows: list[list[float]], scores: list[float], decoding: Decoding) -> list[tuple[int, float]]:
-    """(index, new score) in the order taken: the textbook loop over the windows left."""
+    """Return (index, new score) in the order taken, from the textbook loop over the remaining windows."""
     left = dict(enumerate(scores))
     taken = []
     while left:
@@ -143,7 +143,7 @@ def test_equal_scores_keep_query_order():
 
 
 def test_max_moments_is_applied_before_nms():
-    """The third window is cut although the second ends below it."""
+    """The third window is dropped although NMS leaves the second with a lower score."""
     windows, scores = [[6.0, 8.0], [0.0, 4.0], [0.0, 4.0]], [0.5, 0.8, 0.9]
     assert one(windows, scores, 8.0, replace(PLAIN, nms="hard", max_moments=2)) == [
         pytest.approx(row) for row in ([0, 4, 0.9], [0, 4, 0])

@@ -1,4 +1,4 @@
-"""The prediction heads against plain loops."""
+"""The prediction heads equal plain loops."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Linear interpolation of clip features against numpy.interp, grid_sample and finite differences."""
+"""Linear interpolation of clip features equals numpy.interp and grid_sample, and its gradients finite differences."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ CASES = {
 
 
 def ragged(counts: list[int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, T, 2) random features, NaN behind each sample's count, and the counts."""
+    """(N, T, 2) random features, NaN beyond each sample's count, and the counts."""
     values = torch.from_numpy(np.random.default_rng(seed).normal(size=(len(counts), max(counts) + 1, 2)))
     for row, count in zip(values, counts, strict=True):
         row[count:] = torch.nan
@@ -112,7 +112,7 @@ def test_shifting_the_features_shifts_the_positions_at_which_they_are_read(
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_features_keep_float32_positions(dtype):
     values = torch.zeros(1, 1002, 1, dtype=dtype)
-    values[0, 1001] = 1  # neither 1000.5 in bfloat16 nor 1000.25 in float16 can be told from 1000
+    values[0, 1001] = 1  # bfloat16 rounds 1000.5 to 1000, and float16 rounds 1000.25 to 1000
     got = interpolate(values, torch.tensor([[1000.5, 1000.25]]), torch.tensor([1002.0]), outside="clamp")
     assert got.dtype == dtype
     assert got.flatten().tolist() == [0.5, 0.25]

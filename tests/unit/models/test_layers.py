@@ -1,4 +1,4 @@
-"""The parts of both streams against PyTorch's own modules and plain loops."""
+"""The layers of both streams equal PyTorch's own modules and plain loops."""
 
 import math
 

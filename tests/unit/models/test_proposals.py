@@ -1,4 +1,4 @@
-"""The two-stage initialisation of Tab. 5 against a loop, and what its gradients and losses reach."""
+"""The two-stage initialisation of Tab. 5 equals a loop, and its losses reach only the documented parts."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def make(pure: bool = True) -> ProposalHead:
 
 
 def example(clips: int = 7) -> tuple[Tensor, Tensor, Tensor, ClipAxis]:
-    """(B, T, d) clips, learned (M, d) and (M, 2), the axis; what is padded would win if it took part."""
+    """(B, T, d) clips, learned (M, d) and (M, 2), the axis; padded clips would have the best scores."""
     generator = torch.Generator().manual_seed(1)
     dense = torch.randn(len(COUNTS), 7, DIM, generator=generator)
     queries, logits = (
@@ -72,7 +72,7 @@ def test_clips_of_equal_score_are_selected_in_order_for_any_padding():
 
 
 def test_a_clip_at_the_end_of_a_partial_video_still_proposes_a_moment():
-    """The only clip of a video a fifth of a clip long has its centre behind the video's end."""
+    """In a video of a fifth of a clip, the centre of the only clip is beyond the video's end."""
     axis = ClipAxis(torch.ones(1, 1, dtype=torch.bool), torch.tensor([1.0]), torch.tensor([0.2]))
     _, queries, logits, _ = example()
     start = make()(torch.randn(1, 1, DIM), queries, logits, axis)

@@ -36,14 +36,14 @@ PATHS = ("ca", "sa", "rdsa")
 OTHER_ATTENTIONS = [{"attention": attention} for attention in ATTENTIONS if attention != "rdsa"]
 INITIALISED = ("pure_init", "mixed_init")
 MODEL = build()
-"""For tests with many examples; never changed."""
+"""A model for tests with many examples, which do not change it."""
 
 
 # ---- The equations
 
 
 def by_the_equations(model: SDST, batch: Batch) -> dict[str, Tensor]:
-    """Eq. 1-6 level by level for the default variant; its parts are tested on their own elsewhere."""
+    """Compute eq. 1-6 level by level for the default variant; other files test its parts."""
     (dense_stream,), (sparse_stream,) = model.dense, model.sparse
     axis = ClipAxis(batch.video_mask, batch.video_mask.sum(1).float(), batch.num_clips)
     clip_places = sinusoidal(torch.arange(batch.video.shape[2]), model.dim)
@@ -99,7 +99,7 @@ def test_forward_equals_the_equations_written_out_level_by_level():
 
 @pytest.mark.parametrize("stage", range(4))
 def test_the_signal_is_the_named_stage_of_the_dense_stream(stage):
-    """What reaches RDSA is D̃, or what follows after one, two, three residual updates of it."""
+    """RDSA reads D̃, or D̃ after one, two or three residual updates."""
     signal = ("raw", "post_ca", "post_ca_sa", "post_ca_sa_ffn")[stage]
     model, seen, given_to_rdsa = build(signal=signal), [], []
     model.dense[0].register_forward_pre_hook(lambda _, inputs: seen.append([inputs[0]]))
@@ -166,7 +166,7 @@ def test_losses_of_a_batch_are_the_samples_losses_weighted_by_the_documented_nor
         _, losses = objective(run(model, alone), alone)
         for term in terms:
             parts = {"act": 1, "layer": min(len(moments), 1)}.get(term, len(moments))
-            normaliser = max(parts, 1)  # a loss that is normalised by nothing is divided by 1
+            normaliser = max(parts, 1)  # never divide by 0
             sums[term] += losses[term].item() * normaliser
             counts[term] += parts
     for term in terms:
@@ -188,7 +188,7 @@ def test_the_order_of_the_batch_changes_neither_a_sample_nor_the_loss(order):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_one_video_for_all_queries_is_aligned_once_except_in_training(training):
-    """As many rows of the same video give the same, and gradients too; dropout is each query's own."""
+    """Copies of the video give the same output and gradients; in training each query has its own dropout."""
     batch = make_batch([0, 1, 0])
     assert batch.text.shape[0] == 3
     given, aligned = {"video": batch.video[:1], "video_mask": batch.video_mask[[0, 0, 0]]}, []
@@ -271,7 +271,7 @@ def test_every_parameter_gets_a_gradient_from_the_objective(options):
     total.backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}
     assert all(g is not None and g.isfinite().all() for g in gradients.values())
-    # A key's bias adds the same to all scores of a query, which no softmax sees.
+    # A key's bias adds the same to all scores of a query, which does not change the softmax.
     idle = {name for name, g in gradients.items() if g.abs().max() < 1e-7}
     assert all(name.endswith("attention.key.bias") for name in idle)
 
@@ -371,7 +371,7 @@ SUBSETS = [c for n in range(1, 5) for c in itertools.combinations(MODULES, n)]
 
 @pytest.mark.parametrize("modules", SUBSETS, ids="-".join)
 def test_queries_depend_on_a_source_only_through_its_module(modules):
-    """Text through ca, other queries through sa, the video through rdsa, and not otherwise."""
+    """Queries read the text only through ca, other queries only through sa, the video only through rdsa."""
     model, batch = build(modules=modules), make_batch([0, 1])
 
     def decoded() -> tuple[Tensor, Tensor]:
@@ -386,7 +386,7 @@ def test_queries_depend_on_a_source_only_through_its_module(modules):
     video, batch.video = batch.video, batch.video.flip(0)
     assert moved(before, 1) == ("rdsa" in modules)
     batch.video = video
-    # RDSA reads clips that know the words.
+    # RDSA reads clips that already depend on the words.
     text, batch.text = batch.text, -batch.text
     assert moved(before, 1) == ("ca" in modules or "rdsa" in modules)
     batch.text = text
@@ -556,7 +556,7 @@ def test_recomputing_activations_gives_the_same_gradients_without_keeping_them(a
     for recompute in (False, True):
         model = build(attention=attention, dropout=0.5, drop_path=0.25).train()
         model.recompute = recompute
-        torch.manual_seed(1)  # of dropout
+        torch.manual_seed(1)  # for dropout
         sizes: dict[int, int] = {}
 
         def keep(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:

@@ -1,4 +1,4 @@
-"""Every variant of the paper's ablations: no option is without effect, every combination works or is refused."""
+"""Variants of the paper's ablations: every option has an effect, and every combination works or is refused."""
 
 import itertools
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 class Variant(NamedTuple):
-    """A model with its losses, as training builds it, and a fixed batch of its features."""
+    """A model with its losses, built as in training, and a fixed batch of its features."""
 
     module: GroundingModule
     batch: Batch
@@ -83,7 +83,7 @@ class Variant(NamedTuple):
 
 
 def make(config: DictConfig) -> Variant:
-    """What ``sdst train`` would train; every weight is moved, also those that start at zero."""
+    """Build what ``sdst train`` would train, with every weight moved, including those that start at zero."""
     config = deepcopy(config)
     OmegaConf.resolve(config)
     check_options(config)
@@ -104,11 +104,11 @@ def variant(overrides: list[str]):
     return lambda *changes: make(compose([*overrides, "data.batch_size=5", *changes]))
 
 
-# --- no option without effect ---
+# --- every option has an effect ---
 
 
 def leaves(node: Any, prefix: str) -> dict[str, Any]:
-    """Every option below a node of a configuration by its full name; a list is one option."""
+    """Return every option below a node of a configuration by its full name; a list is one option."""
     if not isinstance(node, dict):
         return {prefix: node}
     return {name: value for key in node for name, value in leaves(node[key], f"{prefix}.{key}").items()}
@@ -129,7 +129,7 @@ OTHER_TEXT = {
 
 
 def others(name: str, value: Any) -> list[Any]:
-    """Other legal values of an option. One of text needs an entry above."""
+    """Return other legal values of an option. An option with text needs an entry above."""
     if name.startswith("loss.match_weights"):
         return [20.0]  # so strong that some query changes its moment
     if isinstance(value, str):
@@ -148,7 +148,7 @@ def fingerprint(variant: Variant) -> list[Any]:
     """Shapes of the parameters, predictions, and a training step's loss and gradients."""
     shapes = [(name, tuple(parameter.shape)) for name, parameter in variant.module.named_parameters()]
     output = variant.run()
-    torch.manual_seed(1)  # of dropout
+    torch.manual_seed(1)  # for dropout
     total, _ = variant.module.criterion(variant.module.train()(variant.batch), variant.batch)
     total.backward()
     gradients = [None if p.grad is None else p.grad.tolist() for p in variant.module.parameters()]
@@ -202,7 +202,7 @@ ORDERS = [order for n in range(1, 5) for order in itertools.permutations(MODULES
 
 @st.composite
 def changes(draw: st.DrawFn) -> dict[str, Any]:
-    """A few options at other values; each alone is legal often enough for whole combinations to be."""
+    """Draw other values for a few options, of which enough are legal that whole combinations often are."""
     chosen = draw(st.lists(st.sampled_from(list(CHOICES)), max_size=6, unique=True))
     drawn = {name: draw(CHOICES[name]) for name in chosen}
     if draw(st.booleans()):
@@ -211,7 +211,7 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def impossible(config: DictConfig) -> bool:
-    """Whether a combination has no meaning, from the paper's side of it."""
+    """Whether a combination has no meaning according to the paper."""
     model, levels, weights = config.model, config.levels, config.loss.weights
     scored = {"cls": weights.cls > 0, "act": weights.act > 0}
     needed = {"both": {"cls", "act"}, "class": {"cls"}, "actionness": {"act"}}.get(config.decode.score, set())
@@ -263,7 +263,7 @@ def test_a_combination_gives_finite_outputs_of_the_right_shapes_or_is_refused_in
 
 
 def assert_works(built: Variant, config: DictConfig) -> None:
-    """Shapes as ``Output`` says, all finite, predictions inside the video, a loss with finite gradients."""
+    """Check shapes as documented in ``Output``, finite values and gradients, and predictions inside the video."""
     module, batch = built
     levels, queries, size = config.levels.count, config.model.num_queries, len(batch)
     clips = batch.video.shape[2]
@@ -406,7 +406,7 @@ def test_the_last_layer_repeats_and_the_stride_skips_layers_of_the_video_only(va
 
 
 class Queries(nn.Module):
-    """Stands for the MLP of eq. 10: gives the decoder queries that its RDSA was called with."""
+    """Replaces the MLP of eq. 10: returns the decoder queries with which its RDSA was called."""
 
     def __init__(self, rdsa: nn.Module) -> None:
         super().__init__()

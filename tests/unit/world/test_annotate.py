@@ -1,4 +1,4 @@
-"""Queries, saliency and captions say what the scene shows."""
+"""Queries, saliency and captions describe what the scene shows."""
 
 import json
 from dataclasses import replace
@@ -92,7 +92,7 @@ def test_visibility_is_the_share_that_nearer_things_do_not_hide():
     assert quality(one, gone)[2] == 1
     assert quality(one, pillars=(Pillar(127.0, 4.0, 50),))[2] == pytest.approx(0.75, abs=0.06)
     behind = clip_qualities(scene(replace(other, radius=5.0), one))
-    assert behind[one.fact(one.acts[0])][0, 2] == 1  # what is farther hides nothing
+    assert behind[one.fact(one.acts[0])][0, 2] == 1  # farther things hide nothing
 
 
 def test_the_three_annotators_prefer_size_centrality_and_visibility():

@@ -1,4 +1,4 @@
-"""The small backbone: its clips show what is said of them, its losses equal plain loops, its training resumes."""
+"""The small backbone: its clips show their captions, its losses equal plain loops, its training resumes."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,7 @@ NUMBER_OF = {fact: number for number, fact in enumerate(FACTS)}
 
 
 def some_clips(count: int, seed: int) -> torch.Tensor:
-    """(count, facts) what each shows: one to four known facts."""
+    """(count, facts) facts of each clip: one to four known facts."""
     rng = np.random.default_rng(seed)
     shown = torch.zeros(count, len(FACTS), dtype=torch.bool)
     known = KNOWN.nonzero()[:, 0].numpy()
@@ -133,7 +133,7 @@ def test_every_parameter_gets_a_gradient_except_those_of_single_pictures_and_the
     sentences = model.encode_sentences(ids, torch.ones_like(ids, dtype=torch.bool))
     torch.autograd.backward(contrastive_loss(clips @ sentences.T, shown, KNOWN))
     idle = {name for name, tensor in model.named_parameters() if tensor.grad is None or not tensor.grad.any()}
-    # One segment type and one bias that shifts all keys alike: a softmax does not see them.
+    # One segment type, and one bias that shifts all keys equally: they do not change the softmax.
     assert idle - {"vision_encoder.clip_projector.cross_attn.k_bias"} <= {
         "vision_encoder.img_pos_embed",
         *(name for name in idle if name.endswith("key.bias")),
@@ -203,7 +203,7 @@ def test_an_interrupted_training_continues_to_the_same_weights(
     assert backbone.recipe()["backbone"] == "small-world"
 
 
-# --- what is shipped ---
+# --- the shipped files ---
 
 
 def test_the_shipped_weights_belong_to_their_card() -> None:

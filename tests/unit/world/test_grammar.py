@@ -1,4 +1,4 @@
-"""The vocabulary is unambiguous, and what is held out from training is known in parts."""
+"""The vocabulary is unambiguous, and training knows the parts of held-out combinations."""
 
 import re
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""Making a world: reproducible, resumable, growing, and refusing what it cannot do in one line."""
+"""Making a world: it is reproducible, resumable and can grow, and each error is one line."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ COUNTS = {"train": 3, "val": 1, "test": 1}
 
 @pytest.fixture
 def short_videos(monkeypatch):
-    """Of a few clips, so that a world takes a moment."""
+    """Make videos of a few clips, so that a world is made quickly."""
     monkeypatch.setattr(draw, "NUM_CLIPS", (4, 6))
 
 

@@ -1,4 +1,4 @@
-"""Pictures show what the scene says, one picture never tells a direction, and files are the same every time."""
+"""Pictures show the scene, a single picture does not show a direction, and files are the same every time."""
 
 import errno
 from dataclasses import replace
@@ -32,13 +32,13 @@ def reds(picture: np.ndarray) -> np.ndarray:
 
 
 def centre(picture: np.ndarray) -> np.ndarray:
-    """(x, y) of what is red."""
+    """Return the (x, y) centre of the red pixels."""
     rows, columns = np.nonzero(reds(picture))
     return np.array([columns.mean(), rows.mean()])
 
 
 def played_backwards(forwards: Scene) -> Scene:
-    """The scene whose pictures are those of another in reverse, as far as its motions have opposites."""
+    """Return the scene whose pictures are those of ``forwards`` in reverse, if all its motions have opposites."""
 
     def reversed_act(a: Act) -> Act:
         seconds = (a.end - a.first) * CLIP_SECONDS

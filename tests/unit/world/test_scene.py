@@ -1,4 +1,4 @@
-"""Scenes: where things are, files, and what is drawn at random."""
+"""Scenes: positions of things, scene files, and random scenes."""
 
 from dataclasses import replace
 from itertools import pairwise
