@@ -18,7 +18,7 @@ READY := $(VENV)/.ready
 TABLES := $(notdir $(basename $(wildcard experiments/*.yaml)))
 # Where reports go. Those of this repository's own runs are in experiments/results.
 RESULTS ?= runs/reports/$(SCALE)
-.PHONY: help install demo world tables $(TABLES) docs test lint unit fuzz test-faults clean
+.PHONY: help install demo world tables $(TABLES) docs test lint unit quick fuzz test-faults clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -65,6 +65,9 @@ lint: $(READY)  ## style and types
 
 unit: $(READY)  ## all tests, one process per core
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
+
+quick: $(READY)  ## the tests of single modules and against official code: about a minute on 2 cores
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit tests/parity -m "not slow" --numprocesses auto
 
 fuzz: $(READY)  ## break files of every kind for FUZZ_SECONDS: none may end in a traceback, a crash or a wait
 	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py --seconds $(FUZZ_SECONDS)
