@@ -9,6 +9,8 @@ import pytest
 
 from helpers.corpus import Corpus, make_corpus, make_rows, write_rows
 from sdst.cli import main
+from sdst.features import simulate
+from sdst.inference import commands
 from sdst.models.decoding import Decoding
 from sdst.training.checkpoint import BEST
 from sdst.types import Batch, Output, Prediction
@@ -65,7 +67,7 @@ def test_the_model_runs_on_the_device_that_is_named(
         devices.update({output.saliency.device.type, batch.video.device.type})
         return [Prediction(r.qid, r.vid, r.query, np.array([[0.0, 1.0, 0.5]])) for r in batch.records]
 
-    monkeypatch.setattr("sdst.inference.commands.decode", note)
+    monkeypatch.setattr(commands, "decode", note)
     # The one device beside the CPU that every machine has; what it computes has no values.
     assert predict("--annotations", str(corpus.paths["val"]), "--device", "meta")
     assert devices == {"meta"}
@@ -151,7 +153,7 @@ def test_features_made_otherwise_than_the_checkpoints_are_refused(
 def test_features_of_another_backbone_are_refused(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sdst.features.simulate.BACKBONE", "other-net")
+    monkeypatch.setattr(simulate, "BACKBONE", "other-net")
     other = make_corpus(tmp_path, {"val": make_rows("val", 3)})
     options = ["--checkpoint", finished / BEST, "--features", other.features]
     assert "backbone is other-net" in refusal(capsys, *options, "--annotations", other.paths["val"])

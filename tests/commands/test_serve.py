@@ -323,6 +323,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs_shared
+@pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian's package: chromium)")
 def test_a_video_is_dropped_asked_and_played_without_the_internet(
     server: Server, film: Path, browser: Browser

@@ -15,8 +15,10 @@ import torch
 import yaml
 
 from helpers.corpus import TINY, Corpus, make_corpus, make_rows
+from helpers.forked import Command, die_at_step_8
 from helpers.same_result import assert_equal, assert_same_result, load, read_json
 from sdst.cli import main
+from sdst.metrics import collector
 from sdst.metrics.evaluation import evaluate
 from sdst.training.checkpoint import BEST, LAST
 from sdst.training.module import GroundingModule
@@ -79,6 +81,7 @@ def test_best_checkpoint_is_that_of_the_best_validation(finished: Path) -> None:
     assert load(finished / BEST)["epoch"] == result["selected"]["epoch"]
 
 
+@pytest.mark.processes
 def test_console_script_trains_and_is_quiet_where_there_is_no_terminal(
     finished: Path, corpus: Corpus, tmp_path: Path
 ) -> None:
@@ -114,26 +117,13 @@ def test_same_seed_gives_the_same_run_with_any_number_of_workers(
     )
 
 
-KILLED = """
-import os, signal, sys
-from sdst.cli import main
-from sdst.training.module import GroundingModule
-step = GroundingModule.training_step
-def killed(self, batch, batch_idx):
-    if (self.current_epoch, batch_idx) == (2, 1):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, batch, batch_idx)
-GroundingModule.training_step = killed
-main(sys.argv[1:])
-"""
-
-
+@pytest.mark.processes
 def test_a_killed_run_resumed_as_latest_equals_an_uninterrupted_one_exactly(
-    train: Train, corpus: Corpus, tmp_path: Path, uninterrupted: Path
+    corpus: Corpus, tmp_path: Path, uninterrupted: Path
 ) -> None:
     arguments = [*corpus.overrides, *FINER, f"run_dir={tmp_path / 'runs/killed'}"]
-    done = subprocess.run([sys.executable, "-c", KILLED, "train", *arguments], capture_output=True)
-    assert done.returncode == -signal.SIGKILL
+    status, told = Command(["train", *arguments], die_at_step_8).wait()  # the second of the third epoch
+    assert status == -signal.SIGKILL, told
     assert load(tmp_path / "runs/killed" / LAST)["epoch"] == 1
     shutil.copytree(uninterrupted, tmp_path / "runs/later")  # a finished run is not the one to resume
     assert main(["train", "resume=latest", f"paths.runs={tmp_path / 'runs'}"]) == 0
@@ -147,7 +137,6 @@ class PowerCutError(Exception):
 @pytest.mark.parametrize(
     ("method", "call"),
     [
-        ("training_step", 4),
         ("on_validation_epoch_end", 2),
         ("on_validation_epoch_end", 5),  # all epochs are done: the best checkpoint is being evaluated
         ("on_validation_epoch_end", 6),
@@ -199,7 +188,7 @@ def test_the_best_epoch_before_an_interruption_stays_the_best(
             raise PowerCutError
         return step(self, *arguments)
 
-    monkeypatch.setattr("sdst.metrics.collector.evaluate", scored)
+    monkeypatch.setattr(collector, "evaluate", scored)
     monkeypatch.setattr(GroundingModule, "training_step", interrupted)
     with pytest.raises(PowerCutError):
         train(tmp_path / "run", *FINER)
@@ -355,14 +344,16 @@ def test_multirun_gives_each_job_its_own_folder_and_tells_of_refused_ones_last(
     assert [config["run_dir"] for config in configs] == [str(folder) for folder in finished]
 
 
-def test_multirun_over_three_groups_in_two_processes(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.processes
+def test_multirun_over_three_groups_in_two_processes(corpus: Corpus, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    sweep = tmp_path / "sweep"
     groups = ["model.attention=rdsa,standard", "levels.source=last", "loss.weights.act=1,-1"]
-    launcher = ["hydra/launcher=processes", "trainer.max_epochs=1"]
-    sweep = train(tmp_path / "sweep", "-m", *groups, *launcher, status=2)
-    assert "loss" in capsys.readouterr().err.splitlines()[-1]
+    # Forks, which need not import everything again.
+    launcher = ["hydra/launcher=processes", "hydra.launcher.backend=multiprocessing", "trainer.max_epochs=1"]
+    status, told = Command(["train", "-m", *corpus.overrides, f"run_dir={sweep}", *groups, *launcher]).wait()
+    assert status == 2
+    assert "loss" in told[-1]
     finished = [
         yaml.safe_load((path.parent / "config.yaml").read_text()) for path in sweep.rglob("metrics.json")
     ]
@@ -472,6 +463,7 @@ def test_a_compiled_model_trains_to_the_same_weights(train: Train, tmp_path: Pat
         "data.batch_size=5",
         "trainer.max_epochs=1",
         "data.annotations.test=null",
+        "levels.count=1",
     ]  # few shapes to compile
     runs = [train(tmp_path / "run", "compile=eager", *short), train(tmp_path / "eager", *short)]
     weights, eager = (load(run / LAST)["state_dict"] for run in runs)
@@ -522,20 +514,6 @@ def test_datasets_with_one_moment_and_no_saliency_run(
     assert brief == result["best"]["test"]
     assert {"MR-full-R1@0.3", "MR-full-mIoU"} <= set(brief)
     assert not any(name.startswith("HL") for name in brief)
-
-
-def test_wandb_writes_an_offline_run_into_the_run_folder(
-    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    wandb = pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    names = ("first", "second")  # the second must not continue the first
-    run_dirs = [train(tmp_path / name, "logger=wandb", "trainer.max_epochs=1") for name in names]
-    wandb.teardown()  # its service writes behind the run's back and is only waited for where the process ends
-    for run_dir in run_dirs:
-        (written,) = run_dir.glob("wandb/offline-run-*/run-*.wandb")
-        assert b"MR-full-mAP" in written.read_bytes()
 
 
 # --- learning ---

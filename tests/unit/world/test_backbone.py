@@ -1,6 +1,7 @@
 """The small backbone: its clips show what is said of them, its losses equal plain loops, its training resumes."""
 
 import json
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 pytest.importorskip("av")
 pytest.importorskip("transformers")
 
+from helpers.forked import server
 from sdst.cli import main
 from sdst.features.backbone.backbone import load_backbone
 from sdst.features.backbone.bert import Tokenizer
@@ -152,6 +154,12 @@ def test_retrieval_is_perfect_for_the_truth_and_by_chance_for_a_blind_model() ->
 # --- training ---
 
 Run = Callable[..., dict[str, bytes]]
+
+
+@pytest.fixture(autouse=True)
+def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that draw need not import everything again."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: server())
 
 
 @pytest.fixture
