@@ -63,11 +63,12 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A file's tests share a process, and with it what they make once.
 unit: $(READY)  ## all tests, one process per core
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
 quick: $(READY)  ## the tests of single modules and against official code: about a minute on 2 cores
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit tests/parity -m "not slow" --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit tests/parity -m "not slow" --numprocesses auto --dist loadfile
 
 fuzz: $(READY)  ## break files of every kind for FUZZ_SECONDS: none may end in a traceback, a crash or a wait
 	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py --seconds $(FUZZ_SECONDS)

@@ -16,6 +16,7 @@ from helpers.small_demo import VIDEOS, run_demo
 from sdst.cli import main
 
 
+@pytest.mark.slow
 def test_the_demo_leads_from_videos_to_a_moment(demo: Path) -> None:
     printed = (demo / "printed.txt").read_text()
     for text in ("val split", "test split", "whole video", "MR-full-mAP", "sdst predict --video"):
@@ -32,6 +33,7 @@ def test_the_demo_leads_from_videos_to_a_moment(demo: Path) -> None:
     assert "../world/videos/world-val-0000.mp4" in page  # which plays from where it lies
 
 
+@pytest.mark.slow
 def test_a_second_call_reuses_what_is_there(demo: Path, tmp_path: Path) -> None:
     out = tmp_path / "it's a demo, k=1"  # nothing in Hydra's grammar
     shutil.copytree(demo, out)

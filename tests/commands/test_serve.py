@@ -29,6 +29,8 @@ from sdst.features.video import VideoError
 from sdst.inference.grounder import EncodedVideo
 from sdst.types import Prediction
 
+pytestmark = pytest.mark.processes
+
 QUERIES = ["dog jumps", "a man sings"]
 HOSTILE = "<img src=x onerror='window.top.broken = 1'> {{constructor}} ${1+1} &quot; </script> red balls"
 PROGRAM = """

@@ -81,6 +81,7 @@ def test_best_checkpoint_is_that_of_the_best_validation(finished: Path) -> None:
     assert load(finished / BEST)["epoch"] == result["selected"]["epoch"]
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_console_script_trains_and_is_quiet_where_there_is_no_terminal(
     finished: Path, corpus: Corpus, tmp_path: Path
@@ -107,6 +108,7 @@ def uninterrupted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> P
     return run_dir
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_run_with_any_number_of_workers(
     train: Train, tmp_path: Path, uninterrupted: Path
 ) -> None:
@@ -458,6 +460,7 @@ def test_mixed_precision_trains_to_finite_but_other_weights(
     assert any(not torch.equal(weights[name], exact[name]) for name in exact)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_trains_to_the_same_weights(train: Train, tmp_path: Path) -> None:
     short = [
         "data.batch_size=5",
@@ -519,13 +522,14 @@ def test_datasets_with_one_moment_and_no_saliency_run(
 # --- learning ---
 
 
-def test_32_samples_are_learnt_by_heart(tmp_path: Path) -> None:
-    rows = make_rows("train", 32)
+@pytest.mark.slow
+def test_a_batch_is_learnt_by_heart(tmp_path: Path) -> None:
+    rows = make_rows("train", 16)
     corpus = make_corpus(tmp_path, {"train": rows, "val": rows})
     learn = [
         *("model.dropout=0", "model.drop_path=0", "model.dim=64", "model.heads=4", "model.num_queries=6"),
-        *("optim.lr=2e-3", "optim.warmup_steps=10", "optim.decay_epochs=100", "optim.weight_decay=0"),
-        *("data.batch_size=8", "trainer.max_epochs=120", "trainer.check_val_every_n_epoch=60"),
+        *("optim.lr=4e-3", "optim.warmup_steps=10", "optim.decay_epochs=60", "optim.weight_decay=0"),
+        *("data.batch_size=16", "trainer.max_epochs=75", "trainer.check_val_every_n_epoch=75"),
         *("decode.round_to=null", "trainer.log_every_n_steps=4"),
     ]
     overrides = [*corpus.overrides, *learn, f"paths.runs={tmp_path}", f"run_dir={tmp_path / 'run'}"]

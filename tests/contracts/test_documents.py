@@ -231,6 +231,7 @@ def look_up_sweep(arguments: list[str]) -> None:
             assert (conf_dir() / "hydra/launcher" / f"{override.value()}.yaml").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
 def test_every_command_that_needs_no_weights_runs(
     document: Path,
@@ -252,6 +253,7 @@ def test_every_command_that_needs_no_weights_runs(
 
 
 @needs_shared
+@pytest.mark.slow
 @pytest.mark.parametrize("document", with_weights(), ids=lambda path: path.stem)
 def test_every_command_that_needs_weights_runs(
     document: Path, place: Path, tiny_backbone: None, capsys: pytest.CaptureFixture[str]

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pytest
+
 import sdst
 from sdst.cli import COMMANDS
 
@@ -121,12 +123,14 @@ print(repr(found))
     return found
 
 
+@pytest.mark.processes
 def test_evaluation_and_published_numbers_need_no_torch() -> None:
     modules = ["sdst", "sdst.types", "sdst.cli", "sdst.metrics.commands", "sdst.analysis.commands"]
     modules += ["sdst.reports.published"]
     assert imported(modules, "torch", "lightning", "hydra", "torchmetrics", "matplotlib") == {}
 
 
+@pytest.mark.processes
 def test_commands_do_not_wait_for_lightning_before_they_train() -> None:
     found = imported(
         [module for module, _ in COMMANDS.values()],

@@ -32,6 +32,7 @@ def test_a_notebook_imports_and_never_defines_and_has_no_outputs(path: Path) -> 
         assert cell.execution_count is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_on_a_small_demo(path: Path, demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here: a kernel of its own would import everything again."""

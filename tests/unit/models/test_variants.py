@@ -248,6 +248,7 @@ def plain(overrides: list[str]) -> DictConfig:
     return compose([*overrides, "data.batch_size=5"])
 
 
+@pytest.mark.slow
 @settings(max_examples=75)
 @given(changes=changes())
 def test_a_combination_gives_finite_outputs_of_the_right_shapes_or_is_refused_in_one_line(

@@ -22,6 +22,8 @@ from sdst.training.module import GroundingModule
 wandb = pytest.importorskip("wandb")
 pytest.importorskip("matplotlib")
 
+pytestmark = pytest.mark.slow
+
 Train = Callable[..., Path]
 
 

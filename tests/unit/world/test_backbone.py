@@ -66,6 +66,7 @@ def test_drawn_clips_are_those_a_video_reader_takes_from_the_same_scene(tmp_path
         assert set(np.flatnonzero(facts)) <= present
 
 
+@pytest.mark.processes
 def test_training_clips_never_show_what_is_held_out(tmp_path: Path) -> None:
     known = draw_clips(plan_clips(CONFIG.vision, 4, held_out=False, seed=0), tmp_path / "known", 1)
     assert not known.shown[:, ~KNOWN.numpy()].any()
@@ -76,6 +77,7 @@ def test_training_clips_never_show_what_is_held_out(tmp_path: Path) -> None:
     assert both.shown[:, KNOWN.numpy()].any()
 
 
+@pytest.mark.processes
 def test_clips_are_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_clips(CONFIG.vision, 2, held_out=False, seed=0)
     first = draw_clips(plan, tmp_path, 1)
@@ -177,6 +179,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     return train
 
 
+@pytest.mark.slow
+@pytest.mark.processes
 def test_an_interrupted_training_goes_on_to_the_same_weights(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
