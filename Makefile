@@ -18,7 +18,7 @@ READY := $(VENV)/.ready
 TABLES := $(notdir $(basename $(wildcard experiments/*.yaml)))
 # Folder of the reports. Those of this repository's own runs are in experiments/results.
 RESULTS ?= runs/reports/$(SCALE)
-.PHONY: help install demo world tables $(TABLES) docs test lint unit fuzz test-faults clean
+.PHONY: help install demo world tables $(TABLES) docs test lint unit quick fuzz test-faults clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -63,8 +63,12 @@ lint: $(READY)  ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The tests of a file share a process, and with it the fixtures that are made once.
 unit: $(READY)  ## run all tests, one process per core
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
+
+quick: $(READY)  ## run unit and parity tests: about a minute on 2 cores
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit tests/parity -m "not slow" --numprocesses auto --dist loadfile
 
 fuzz: $(READY)  ## break files of every kind for FUZZ_SECONDS: none may cause a traceback, crash or hang
 	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py --seconds $(FUZZ_SECONDS)

@@ -9,6 +9,7 @@ import torch
 from hypothesis import settings
 
 from helpers.corpus import Corpus, make_corpus, make_rows
+from helpers.once import once
 from sdst.cli import main
 
 settings.register_profile("patient", deadline=None)  # a slow machine is no failure
@@ -41,6 +42,16 @@ def finished(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("runs") / "finished"
     assert main(["train", *corpus.overrides, f"run_dir={run_dir}"]) == 0
     return run_dir
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a small ``sdst demo`` leaves. Read only."""
+    for library in ("av", "transformers", "matplotlib"):
+        pytest.importorskip(library)
+    from helpers.small_demo import make_demo  # needs what was just asked for
+
+    return once(tmp_path_factory, "demo", make_demo)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ import contextlib
 import errno
 import json
 import math
-import multiprocessing
 import os
 import random
 import resource
@@ -22,7 +21,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ import torch
 import yaml
 
 from helpers.corpus import Corpus, make_corpus, make_rows
+from helpers.forked import send_stderr_to, server
 from helpers.same_result import assert_equal, result_of_run
 from helpers.sweep_table import arguments, write_table
 from helpers.video_files import write_grey_video
@@ -43,12 +42,6 @@ from sdst.untrusted import hdf5
 POLL = 0.002
 PATIENCE = 600
 """Seconds after which a process that should have ended hangs."""
-PRELOADED = [
-    "sdst.sweeps.commands",
-    "sdst.features.backbone.backbone",
-    "sdst.features.clip_loader",
-    "sdst.reports.commands",
-]
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)
 READERS: dict[str, Callable[[Path], object]] = {
     ".json": lambda path: json.loads(path.read_text()),
@@ -99,22 +92,11 @@ class Tally:
 # --- the process ---
 
 
-@cache
-def server() -> Any:
-    """Processes are forked from one that has imported PyTorch, which takes longer than what they do."""
-    os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    return context
-
-
 def run(
     command: list[str], output: connection.Connection, limit: int | None, opens: int | None, folder: str
 ) -> None:
     """What the process does: the command, perhaps on a bad disk."""
-    os.dup2(output.fileno(), 2)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115  # as long as the process
+    send_stderr_to(output)
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     if opens is not None:

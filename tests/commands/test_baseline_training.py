@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from sdst.training.run_folder import BEST, LAST
 
 from helpers.anchor_models import MODELS, configured
 from helpers.corpus import Corpus
 from sdst.cli import main
-from sdst.training.module import GroundingModule
+from sdst.training.run_folder import BEST
 
 Train = Callable[[str, Path], int]
 
@@ -55,36 +53,6 @@ def test_a_run_predicts_what_it_submitted_and_what_evaluates_to_its_metrics(
     assert main(["evaluate", str(submission), str(corpus.paths["val"]), "--json"]) == 0
     brief = json.loads(capsys.readouterr().out)["brief"]
     assert brief == json.loads((run_dir / "metrics.json").read_text())["best"]["val"]
-
-
-class PowerCutError(Exception):
-    pass
-
-
-def test_a_resumed_run_equals_an_uninterrupted_one(
-    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    assert train("r2_tuning", tmp_path / "whole") == 0
-    step = GroundingModule.training_step
-
-    def interrupted(self: GroundingModule, *arguments: Any) -> Any:
-        if self.current_epoch == 1:
-            raise PowerCutError
-        return step(self, *arguments)
-
-    monkeypatch.setattr(GroundingModule, "training_step", interrupted)
-    with pytest.raises(PowerCutError):
-        train("r2_tuning", tmp_path / "cut")
-    monkeypatch.undo()
-    assert main(["train", f"resume={tmp_path / 'cut'}"]) == 0
-    whole, cut = (
-        torch.load(tmp_path / folder / LAST, weights_only=True)["state_dict"] for folder in ("whole", "cut")
-    )
-    assert whole.keys() == cut.keys()
-    assert all(torch.equal(whole[name], cut[name]) for name in whole)
-    assert (tmp_path / "whole/val_submission.jsonl").read_bytes() == (
-        tmp_path / "cut/val_submission.jsonl"
-    ).read_bytes()
 
 
 def test_an_option_of_another_model_is_refused_in_one_line(

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.corpus import TINY, Corpus
-from sdst.bench import costs
+from sdst.bench import costs, machine, step
 from sdst.bench.layouts import _write
 from sdst.bench.process import command
 from sdst.bench.rounds import Spread, interleave, ratio, spread
@@ -158,8 +158,8 @@ def test_mixed_precision_saves_fewer_bytes_for_backward() -> None:
 def test_step_benchmark_compares_two_configurations(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sdst.bench.step.measure", costs._measure)  # without separate processes
-    monkeypatch.setattr("sdst.bench.machine.GEMM_SIZE", 32)
+    monkeypatch.setattr(step, "measure", costs._measure)  # without separate processes
+    monkeypatch.setattr(machine, "GEMM_SIZE", 32)
     against = ["--against", *SMALL, "model.attention=standard"]
     assert main(["bench", "step", *SMALL, *SIZES, "--rounds", "2", "--out", str(tmp_path), *against]) == 0
     assert "saved mb" in capsys.readouterr().out
@@ -176,6 +176,7 @@ def test_step_benchmark_compares_two_configurations(
     assert first["share_of_gemm"] == pytest.approx(rate / first["gemm_gflop_per_second"])
 
 
+@pytest.mark.processes
 def test_costs_are_the_same_in_a_separate_process() -> None:
     there, here = (function(SMALL, SHAPE) for function in (costs.measure, costs._measure))
     assert (there.gflop, there.saved_mb, there.parameters) == (here.gflop, here.saved_mb, here.parameters)
@@ -250,6 +251,7 @@ def test_failing_command_raises_instead_of_being_timed(tmp_path: Path) -> None:
         command("evaluate", "nothing.jsonl", "nothing.jsonl")()
 
 
+@pytest.mark.processes
 def test_startup_program_exits_after_the_first_training_step(tmp_path: Path, corpus: Corpus) -> None:
     run_dir = tmp_path / "run"
     command("train", *corpus.overrides, f"run_dir={run_dir}", program=UNTIL_FIRST_STEP)()
@@ -289,7 +291,7 @@ def test_operations_of_attention_equal_those_of_its_matrix_products() -> None:
 def test_profile_assigns_every_operation_of_a_step_to_a_part(tmp_path: Path) -> None:
     *parts, everything = run(tmp_path, "profile", *SMALL, *SIZES, rounds=3)
     assert everything["gflop"] == pytest.approx(sum(row["gflop"] for row in parts))
-    assert everything["gflop"] == pytest.approx(costs.measure([*SMALL], SHAPE).gflop)
+    assert everything["gflop"] == pytest.approx(costs._measure([*SMALL], SHAPE).gflop)
     assert all(row["seconds"]["lowest"] > 0 for row in parts)
     arithmetic = {row["part"] for row in parts if row["gflop"] > 0}
     assert arithmetic == {row["part"] for row in parts if row["bound_by"] == "arithmetic"}

@@ -1,6 +1,7 @@
 """The demo end to end on a handful of videos: every file it names is there, and a second call makes nothing again."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,20 +12,16 @@ pytest.importorskip("matplotlib")
 
 import av
 
+from helpers.small_demo import VIDEOS, run_demo
 from sdst.cli import main
 
-SMALL = ["--videos", "4", "2", "2", "--epochs", "1"]
 
-
-def test_the_demo_leads_from_videos_to_a_moment_and_reuses_what_is_there(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "it's a demo, k=1"  # nothing in Hydra's grammar
-    assert main(["demo", "--out", str(out), *SMALL]) == 0
-    first = capsys.readouterr()
+@pytest.mark.slow
+def test_the_demo_leads_from_videos_to_a_moment(demo: Path) -> None:
+    printed = (demo / "printed.txt").read_text()
     for text in ("val split", "test split", "whole video", "MR-full-mAP", "sdst predict --video"):
-        assert text in first.out
-    run_dir = out / "run-1-epochs"
+        assert text in printed
+    run_dir = demo / "run-1-epochs"
     result = json.loads((run_dir / "metrics.json").read_text())
     assert not result["simulated"]
     (cut,) = (run_dir / "answer").glob("*.mp4")
@@ -32,12 +29,18 @@ def test_the_demo_leads_from_videos_to_a_moment_and_reuses_what_is_there(
         assert next(container.decode(video=0)).width == 128
     for picture in (run_dir / "predictions.png", run_dir / "answer" / "answer.png"):
         assert picture.stat().st_size > 10_000
-    made = [*out.glob("world/**/*.mp4"), out / "world" / "features.h5", run_dir / "metrics.json"]
     page = (run_dir / "show.html").read_text()
     assert "../world/videos/world-val-0000.mp4" in page  # which plays from where it lies
+
+
+@pytest.mark.slow
+def test_a_second_call_reuses_what_is_there(demo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "it's a demo, k=1"  # nothing in Hydra's grammar
+    shutil.copytree(demo, out)
+    made = [*out.glob("world/**/*.mp4"), out / "world" / "features.h5", out / "run-1-epochs" / "metrics.json"]
     before = {path: path.stat().st_mtime_ns for path in made}
-    assert len(before) == 4 + 2 + 2 + 2
-    assert main(["demo", "--out", str(out), *SMALL]) == 0
+    assert len(before) == sum(VIDEOS) + 2
+    assert run_demo(out) == 0
     assert {path: path.stat().st_mtime_ns for path in made} == before
 
 

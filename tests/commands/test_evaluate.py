@@ -111,6 +111,7 @@ def test_help_and_missing_files(capsys, tmp_path):
     assert "PRED.jsonl" in capsys.readouterr().out
 
 
+@pytest.mark.processes
 def test_evaluating_imports_no_torch(files):
     script = (
         "import sys; from sdst.cli import main; status = main(sys.argv[1:]); "

@@ -151,6 +151,7 @@ def test_features_match_each_clip_and_query(corpus, backbone):
     assert info.extra == {"text_prefix": "", "resize": "stretch", "antialias": False}
 
 
+@pytest.mark.processes
 def test_workers_and_batch_size_do_not_change_the_file(corpus, backbone):
     run(corpus, out="one.h5")
     num_clips = backbone.num_clips
@@ -310,7 +311,9 @@ REAL = {  # data/README.md
 
 
 @needs_shared
-def test_real_videos_survive_ten_kills_and_two_shards(tmp_path, monkeypatch):
+@pytest.mark.processes
+@pytest.mark.slow
+def test_real_videos_survive_kills_and_two_shards(tmp_path, monkeypatch):
     """The tiny InternVideo2 over every real video, killed at random moments, equals an uninterrupted run."""
     oracles = SHARED / "oracles"
     vocab = tmp_path / "vocab.txt"
@@ -333,7 +336,7 @@ def test_real_videos_survive_ten_kills_and_two_shards(tmp_path, monkeypatch):
 
     draw = random.Random(0)
     killed = 0
-    while killed < 10:
+    while killed < 4:
         child = multiprocessing.get_context("fork").Process(target=run, args=(rows, "--batch-size", 4))
         child.start()
         child.join(timeout=draw.uniform(0, 0.5 * whole_seconds))

@@ -10,6 +10,8 @@ import pytest
 from helpers.corpus import Corpus, make_corpus, make_rows, write_rows
 from sdst.cli import main
 from sdst.config.schema import Decoding
+from sdst.features import simulate
+from sdst.inference import stored
 from sdst.plotting.predictions import plot_predictions
 from sdst.training.run_folder import BEST
 from sdst.types import Batch, Output, Prediction, Record
@@ -66,7 +68,7 @@ def test_the_model_runs_on_the_given_device(
         devices.update({output.saliency.device.type, batch.video.device.type})
         return [Prediction(r.qid, r.vid, r.query, np.array([[0.0, 1.0, 0.5]])) for r in batch.records]
 
-    monkeypatch.setattr("sdst.inference.stored.decode", note)
+    monkeypatch.setattr(stored, "decode", note)
     # "meta" is the only device besides the CPU that every machine has; its tensors have no values.
     assert predict("--annotations", str(corpus.paths["val"]), "--device", "meta")
     assert devices == {"meta"}
@@ -172,7 +174,7 @@ def test_features_unlike_the_training_features_are_refused(
 def test_features_of_another_backbone_are_refused(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sdst.features.simulate.BACKBONE", "other-net")
+    monkeypatch.setattr(simulate, "BACKBONE", "other-net")
     other = make_corpus(tmp_path, {"val": make_rows("val", 3)})
     options = ["--checkpoint", finished / BEST, "--features", other.features]
     assert "backbone is other-net" in refusal(capsys, *options, "--annotations", other.paths["val"])

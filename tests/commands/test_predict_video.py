@@ -12,6 +12,8 @@ from helpers.shared_data import needs_shared
 from sdst.cli import main
 from sdst.data.annotations import read_annotations
 from sdst.data.predictions import read_predictions
+from sdst.features.backbone import backbone
+from sdst.inference import grounder
 from sdst.plotting.predictions import plot_predictions
 
 pytestmark = needs_shared
@@ -48,8 +50,8 @@ def no_loading(monkeypatch):
     def load(*args, **kwargs):
         raise AssertionError("the backbone was loaded")
 
-    monkeypatch.setattr("sdst.features.backbone.backbone.load_backbone", load)
-    monkeypatch.setattr("sdst.inference.grounder.load_backbone", load)
+    monkeypatch.setattr(backbone, "load_backbone", load)
+    monkeypatch.setattr(grounder, "load_backbone", load)
 
 
 def test_video_files_and_stored_features_give_the_same_predictions(ask, video_run, tmp_path, capsys):

@@ -18,6 +18,7 @@ from scipy import stats
 from helpers.corpus import Corpus
 from helpers.made_up_runs import write_runs
 from helpers.sweep_table import arguments, write_table
+from sdst.bench import costs, step
 from sdst.cli import main
 from sdst.data.annotations import read_annotations
 from sdst.data.predictions import read_predictions
@@ -30,6 +31,7 @@ from sdst.reports.results import Results, collect
 from sdst.sweeps.commands import manifest, read_manifest
 from sdst.sweeps.tables import find_experiment, list_experiments, read_experiment
 
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 KEYS = ("MR-full-R1@0.5", "MR-full-mAP", "HL-min-VeryGood-Hit1")
 
 
@@ -50,7 +52,7 @@ def swept(tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A runs folder as if all tables had been swept; read only."""
     runs = tmp_path_factory.mktemp("made_up")
-    write_runs(runs, [read_experiment(path) for path in list_experiments("experiments")])
+    write_runs(runs, [read_experiment(path) for path in list_experiments(EXPERIMENTS)])
     return runs
 
 
@@ -209,7 +211,7 @@ def test_list_has_every_experiment_with_its_state(
     assert main(["report", "--list", "--runs", str(swept)]) == 0
     names = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
     assert {"table1", "table5", "tableP", "figure4"} <= set(names)
-    assert all(read_experiment(path).name in names for path in list_experiments("experiments"))
+    assert all(read_experiment(path).name in names for path in list_experiments(EXPERIMENTS))
 
 
 def test_list_has_cost_and_number_of_shared_jobs(made_up: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -333,7 +335,7 @@ ODD = " ".join(map(chr, range(33, 127))) + "±≥×σγ†‡–\N{MINUS SIGN}�
 
 def latex_of_all(runs: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     found = {}
-    for path in list_experiments("experiments"):
+    for path in list_experiments(EXPERIMENTS):
         assert main(["report", path.stem, "--runs", str(runs), "--format", "latex"]) == 0
         found[path.stem] = capsys.readouterr().out
     return found
@@ -359,7 +361,7 @@ def test_latex_of_every_experiment_is_well_formed(made_up: Path, capsys: pytest.
         plain = re.sub(r"\\[{}&\\]", "", text)
         assert plain.count("{") == plain.count("}"), name
         assert re.findall(r"\\begin{(\w+\*?)}", plain) == re.findall(r"\\end{(\w+\*?)}", plain)[::-1], name
-        columns = read_experiment(f"experiments/{name}.yaml").columns
+        columns = read_experiment(EXPERIMENTS / f"{name}.yaml").columns
         for line in text.splitlines():
             spans = [int(n) for n in re.findall(r"\\multicolumn{(\d+)}", line)]
             if line.endswith(r"\\"):
@@ -407,7 +409,7 @@ def test_report_all_succeeds_without_a_checkpoint(
     assert main(["report", "--all", "--runs", str(made_up), "--out", str(tmp_path)]) == 0
     assert "figure4: row 'Ours' is not drawn" in caplog.text
     index = (tmp_path / "index.md").read_text()
-    for path in list_experiments("experiments"):
+    for path in list_experiments(EXPERIMENTS):
         assert f"[{path.stem}]({path.stem}.md)" in index
     assert re.findall(r"!\[[^]]+\]\((\w+)\.png\)", index) == ["figure4", "tableK", "tableL"]
     for path in tmp_path.glob("*.md"):
@@ -422,10 +424,11 @@ def test_report_of_table_p_recomputes_the_tests(tmp_path: Path, capsys: pytest.C
 
 
 def test_table_d_has_the_measurements_of_this_machine(
-    tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(step, "measure", costs._measure)  # no process for each
     experiments = tmp_path / "experiments"
-    shutil.copytree("experiments", experiments, ignore=shutil.ignore_patterns("results"))
+    shutil.copytree(EXPERIMENTS, experiments, ignore=shutil.ignore_patterns("results"))
     bench = ["--batch", "2", "--clips", "4", "--tokens", "3", "--queries", "2", "--levels", "1"]
     bench += ["--video-dim", "6", "--text-dim", "5", "--rounds", "1", "--against", "model=r2_tuning"]
     report = ["report", "tableD", "--runs", str(tmp_path), "--experiments", str(experiments)]

@@ -29,6 +29,8 @@ from sdst.features.video import VideoError
 from sdst.inference.grounder import EncodedVideo
 from sdst.types import Prediction
 
+pytestmark = pytest.mark.processes
+
 QUERIES = ["dog jumps", "a man sings"]
 HOSTILE = "<img src=x onerror='window.top.broken = 1'> {{constructor}} ${1+1} &quot; </script> red balls"
 PROGRAM = """
@@ -323,6 +325,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs_shared
+@pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian's package: chromium)")
 def test_page_uploads_queries_and_plays_a_video_without_other_servers(
     server: Server, film: Path, browser: Browser

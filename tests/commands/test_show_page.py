@@ -17,7 +17,10 @@ from sdst.data.predictions import read_predictions, write_predictions
 from sdst.metrics.error_kinds import error_kinds
 from sdst.types import Prediction
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian's package: chromium)")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian's package: chromium)"),
+]
 
 LISTED = "[...document.querySelectorAll('.sample .query')].map(query => query.textContent)"
 NAMELESS = """[...document.querySelectorAll('button, select, input, video, [role=img]')].filter(

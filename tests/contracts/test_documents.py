@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from helpers.corpus import make_rows, write_rows
 from helpers.shared_data import needs_shared
+from sdst.bench import step
 from sdst.bench.report import Row
 from sdst.cli import main
 from sdst.config.compose import compose, conf_dir
@@ -97,7 +98,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder.mkdir(parents=True)
         for split, file in files.items():
             write_rows(folder / f"{file}.jsonl", make_rows(split, 3))
-    monkeypatch.setattr("sdst.bench.step.bench_step", compose_benchmark)
+    monkeypatch.setattr(step, "bench_step", compose_benchmark)
     return tmp_path
 
 
@@ -144,7 +145,7 @@ def write_examples(document: Path, place: Path, monkeypatch: pytest.MonkeyPatch)
                 monkeypatch.setattr(package, "__path__", [*package.__path__, str(path.parent)])
 
 
-def prepare(found: list[list[str]]) -> None:
+def prepare(found: list[list[str]], request: pytest.FixtureRequest) -> None:
     """What a document's commands take to be there: features, the demo's run and a video, and a run called first."""
     words = {word for command in found for word in command}
     for name, out in (
@@ -156,7 +157,7 @@ def prepare(found: list[list[str]]) -> None:
             small = SMALLER["features", "simulate"]
             assert main(["features", "simulate", *files, "--out", out, *small]) == 0
     if any("runs/demo" in word for word in words):
-        assert main(["demo", "--videos", "1", "1", "1", "--epochs", "1"]) == 0
+        shutil.copytree(request.getfixturevalue("demo"), "runs/demo")
         shutil.move("runs/demo/run-1-epochs", "runs/demo/run")
         shutil.copy("runs/demo/world/videos/world-test-0000.mp4", "holiday.mp4")
     if "run_dir=runs/first" not in words and any(word.startswith("runs/first") for word in words):
@@ -230,9 +231,14 @@ def look_up_sweep(arguments: list[str]) -> None:
             assert (conf_dir() / "hydra/launcher" / f"{override.value()}.yaml").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
 def test_every_command_that_needs_no_weights_runs(
-    document: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    document: Path,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     found = commands(document, weights=False)
     if any("world" in word or "demo" in word for command in found for word in command):
@@ -240,13 +246,14 @@ def test_every_command_that_needs_no_weights_runs(
         pytest.importorskip("transformers")
     write_examples(document, place, monkeypatch)
     if any(command[0] == "sdst" for command in found):
-        prepare(found)
+        prepare(found, request)
     for command in found:
         run(command, capsys)
     run_python(document, weights=False)
 
 
 @needs_shared
+@pytest.mark.slow
 @pytest.mark.parametrize("document", with_weights(), ids=lambda path: path.stem)
 def test_every_command_that_needs_weights_runs(
     document: Path, place: Path, tiny_backbone: None, capsys: pytest.CaptureFixture[str]

@@ -1,86 +1,143 @@
-"""Imports point one way: foundations, then features, data, models, losses, metrics, then training and commands."""
+"""Imports lead down the floors of the house and never in a circle; commands that start quickly import nothing heavy."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 import sdst
+from sdst.cli import COMMANDS
 
 PACKAGE = Path(sdst.__file__).parent
-FOUNDATIONS = {"archives", "atomic", "errors", "jsonfiles", "progress", "spans", "terminal", "types"}
-ALLOWED = {
-    "archives": set(),
-    "atomic": {"errors"},
-    "errors": set(),
-    "experiments": {"errors", "yamlfiles"},
-    "jsonfiles": {"atomic", "errors", "types"},
-    "progress": set(),
-    "published": {"errors", "experiments", "statistics"},
-    "spans": set(),
-    "statistics": {"errors"},
-    "terminal": set(),
-    "types": set(),
-    "yamlfiles": {"errors"},
-    "models": FOUNDATIONS,
-    "losses": FOUNDATIONS,
-    "metrics": FOUNDATIONS,
-    "features": FOUNDATIONS | {"data"},
-    "data": FOUNDATIONS | {"features"},
-    "world": FOUNDATIONS | {"features"},
+FLOORS = [  # the top floor first
+    "serve world",
+    "show reports __init__",
+    "inference sweeps bench",
+    "training analysis",
+    "features baselines metrics",
+    "data models",
+    "config plotting cli",
+    "untrusted losses files console",
+    "types spans errors version",
+]
+"""A package or module of the root may import from lower floors only. ``conf`` holds YAML files and no code."""
+HEIGHT = {part: height for height, floor in enumerate(reversed(FLOORS)) for part in floor.split()}
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
 }
-"""What each part may import of the others; parts that are not listed are training and commands."""
 
 
-def imported_parts(part: str) -> set[str]:
-    """The parts of the package that a part imports, also lazily or for its annotations, without itself."""
-    folder = PACKAGE / part
-    files = sorted(folder.rglob("*.py")) if folder.is_dir() else [PACKAGE / f"{part}.py"]
-    assert files
-    names = set()
-    for node in (node for file in files for node in ast.walk(ast.parse(file.read_text()))):
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{part} imports relatively"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    parts = {name.split(".")[1] for name in names if name.startswith("sdst.")}
-    return parts & {path.stem for path in PACKAGE.iterdir()} - {part}
+def part_of(module: str) -> str:
+    """The package or module of the root that holds a module; ``__init__`` for ``sdst`` itself."""
+    return module.split(".")[1] if "." in module else "__init__"
 
 
-@pytest.mark.parametrize("part", ALLOWED)
-def test_a_part_imports_only_what_lies_before_it(part):
-    assert imported_parts(part) <= ALLOWED[part]
+def imports(module: str) -> Iterator[tuple[str, int]]:
+    """Modules of ours that a module imports, also lazily or for its annotations, and the lines where it does."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{MODULES[module]}:{node.lineno} imports relatively"
+            names = [
+                found if (found := f"{node.module}.{alias.name}") in MODULES else str(node.module)
+                for alias in node.names
+            ]
+        else:
+            continue
+        for name in dict.fromkeys(names):
+            if name.partition(".")[0] == "sdst":
+                assert name in MODULES, (
+                    f"{MODULES[module]}:{node.lineno} imports {name}, which does not exist"
+                )
+                yield name, node.lineno
 
 
-def test_the_entry_points_are_seen_to_import_what_they_train_with():
-    assert {"losses", "metrics", "module"} <= imported_parts("fit")
+def test_every_part_of_the_package_is_on_a_floor() -> None:
+    parts = {part_of(module) for module in MODULES}
+    assert parts == HEIGHT.keys()
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "sdst",
-        "sdst.types",
-        "sdst.metrics.commands",
-        "sdst.cli",
-        "sdst.reports.published",
-        "sdst.analysis.commands",
-    ],
-)
-def test_evaluation_and_published_numbers_need_no_torch(module):
-    assert imported(module, "torch", "lightning", "hydra", "torchmetrics", "matplotlib") == "[]"
+def test_imports_lead_to_lower_floors_only() -> None:
+    wrong = [
+        f"{MODULES[module].relative_to(PACKAGE)}:{line} imports {name}:"
+        f" {part_of(name)} is not below {part_of(module)}"
+        for module in sorted(MODULES)
+        for name, line in imports(module)
+        if part_of(name) != part_of(module)
+        # A part that is on no floor is the other test's business.
+        and HEIGHT.get(part_of(name), -1) >= HEIGHT.get(part_of(module), len(FLOORS))
+    ]
+    assert not wrong, "\n" + "\n".join(wrong)
 
 
-@pytest.mark.parametrize("module", ["train", "predict", "reports.commands", "show.commands", "sweep", "demo"])
-def test_commands_do_not_wait_for_lightning_before_they_train(module):
-    assert imported(f"sdst.{module}", "torch", "lightning") == "['torch']"
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Nodes of a graph that lead from one to the next and back to the first; empty if there is no circle."""
+    done: set[str] = set()
+
+    def search(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return [*path[path.index(node) :], node]
+        if node not in done:
+            for following in sorted(graph[node]):
+                if found := search(following, [*path, node]):
+                    return found
+            done.add(node)
+        return []
+
+    return next(filter(None, (search(node, []) for node in sorted(graph))), [])
 
 
-def imported(module: str, *heavy: str) -> str:
-    """Which of the heavy packages the import of a module brings in."""
-    program = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circle({"a": {"b"}, "b": {"c", "d"}, "c": set(), "d": {"b"}}) == ["b", "d", "b"]
+    found = circle({module: {name for name, _ in imports(module)} for module in MODULES})
+    assert not found, " -> ".join(found)
+
+
+def test_lazy_imports_and_those_for_annotations_are_seen() -> None:
+    assert "sdst.training.fit" in {name for name, _ in imports("sdst.training.train")}
+    seen = {
+        part_of(name) for module in MODULES if part_of(module) == "training" for name, _ in imports(module)
+    }
+    assert {"losses", "metrics"} <= seen
+
+
+def imported(modules: Sequence[str], *heavy: str) -> dict[str, str]:
+    """Which of the heavy packages the imports of modules, one after the other, bring in, and which module does."""
+    program = f"""
+import importlib, sys
+found = {{}}
+for module in {list(modules)}:
+    importlib.import_module(module)
+    for name in {heavy}:
+        if name in sys.modules:
+            found.setdefault(name, module)
+print(repr(found))
+"""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    found: dict[str, str] = ast.literal_eval(done.stdout)
+    return found
+
+
+@pytest.mark.processes
+def test_evaluation_and_published_numbers_need_no_torch() -> None:
+    modules = ["sdst", "sdst.types", "sdst.cli", "sdst.metrics.commands", "sdst.analysis.commands"]
+    modules += ["sdst.reports.published"]
+    assert imported(modules, "torch", "lightning", "hydra", "torchmetrics", "matplotlib") == {}
+
+
+@pytest.mark.processes
+def test_commands_do_not_wait_for_lightning_before_they_train() -> None:
+    found = imported(
+        [module for module, _ in COMMANDS.values()],
+        "torch",
+        "lightning",
+        "torchmetrics",
+        "matplotlib",
+        "gradio",
+    )
+    assert found.keys() == {"torch"}

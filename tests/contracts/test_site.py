@@ -1,6 +1,5 @@
 """The documentation builds without a warning, needs nothing from elsewhere, and has every option and module."""
 
-import fcntl
 import os
 import re
 import subprocess
@@ -14,11 +13,14 @@ from omegaconf import OmegaConf
 
 import sdst
 from helpers.browser import CHROMIUM, Browser
+from helpers.once import once
 from sdst.config.compose import compose, conf_dir
 
 pytest.importorskip("mkdocs")
 pytest.importorskip("material")
 pytest.importorskip("mkdocstrings")
+
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 FETCHED = re.compile(
@@ -31,19 +33,13 @@ LINKED = re.compile(
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built once, by whichever of the processes that run tests asks first."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    out = folder / "site"
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)]
-    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-    with (folder / "site.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not out.exists():
-            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-    return out
+    def build(out: Path) -> None:
+        command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)]
+        environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    return once(tmp_path_factory, "site", build)
 
 
 def text(page: Path) -> str:
@@ -111,6 +107,7 @@ def test_the_model_card_and_the_pictures_are_there(site: Path) -> None:
         assert (site / "images" / picture.name).is_file()
 
 
+@pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_a_browser_fetches_files_of_the_site_alone(site: Path, tmp_path: Path) -> None:
     browser = Browser(tmp_path)

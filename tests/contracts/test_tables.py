@@ -1,6 +1,7 @@
 """The reader of experiments/*.yaml: what it returns, what it refuses, and that every row's configuration composes."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -218,10 +219,16 @@ JOBS = [
 ]
 
 
+@cache
+def composed_once(overrides: tuple[str, ...]) -> DictConfig:
+    """Tables share jobs, and several tests look at all of them. Read only."""
+    return compose(overrides)
+
+
 def composed(name: str, scale: str) -> dict[Job, DictConfig]:
     """The configuration of every job."""
     jobs = read_experiment(EXPERIMENTS / f"{name}.yaml").jobs(scale)
-    return {job: compose(job.overrides) for job in jobs}
+    return {job: composed_once(job.overrides) for job in jobs}
 
 
 @pytest.mark.parametrize(("name", "scale"), JOBS)
@@ -235,7 +242,7 @@ AT_LAPTOP_SCALE = [name for name, scale in (case.values for case in JOBS) if sca
 
 @pytest.mark.parametrize("name", AT_LAPTOP_SCALE)
 def test_the_small_world_has_what_every_row_needs(name: str) -> None:
-    makefile = Path("Makefile").read_text()
+    makefile = (EXPERIMENTS.parent / "Makefile").read_text()
     ((layers, poolings),) = re.findall(r"--layers (\d) --pooling ([a-z ]+) --out", makefile)
     sizes = PRESETS["small-world"]
     video, text = (

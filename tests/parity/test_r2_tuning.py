@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from helpers.anchor_models import build, make_batch, run
-from helpers.shared_data import SHARED, needs_shared
+from helpers.shared_data import FROZEN
 from sdst.baselines.r2_tuning import R2Tuning, convert_official
 from sdst.config.compose import compose
 from sdst.config.schema import Decoding
@@ -28,15 +28,15 @@ TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
 @pytest.fixture(scope="module")
 def official() -> dict[str, Tensor]:
     """Inputs and outputs of the official code."""
-    return load_file(SHARED / "oracles/r2_tuning_tiny.io.safetensors")
+    return load_file(FROZEN / "r2_tuning_tiny.io.safetensors")
 
 
 def official_weights() -> dict[str, Tensor]:
-    return load_file(SHARED / "oracles/r2_tuning_tiny.weights.safetensors")
+    return load_file(FROZEN / "r2_tuning_tiny.weights.safetensors")
 
 
 def official_model(**options: Any) -> R2Tuning:
-    sizes = json.loads((SHARED / "oracles/r2_tuning_tiny.config.json").read_text())
+    sizes = json.loads((FROZEN / "r2_tuning_tiny.config.json").read_text())
     model = R2Tuning(sizes["Dv"], sizes["Dt"], sizes["K"], dim=sizes["dims"], heads=sizes["heads"], **options)
     model.load_state_dict(convert_official(official_weights()))
     return model.eval()
@@ -64,7 +64,6 @@ def official_batch(io: dict[str, Tensor]) -> Batch:
     )
 
 
-@needs_shared
 @torch.no_grad()
 def test_outputs_of_a_padded_batch_equal_the_official_outputs(official: dict[str, Tensor]) -> None:
     batch = official_batch(official)
@@ -82,7 +81,6 @@ def test_outputs_of_a_padded_batch_equal_the_official_outputs(official: dict[str
         torch.testing.assert_close(output.text[:, 3 - i], official[f"coll_q.{i}"][:, 0], **TOLERANCE)
 
 
-@needs_shared
 @torch.no_grad()
 def test_losses_of_a_padded_batch_equal_the_official_losses(official: dict[str, Tensor]) -> None:
     loss = compose(["model=r2_tuning"]).loss
@@ -97,7 +95,6 @@ def test_losses_of_a_padded_batch_equal_the_official_losses(official: dict[str, 
     torch.testing.assert_close(total, sum(official[f"loss.loss_{name}"][0] for name in names.values()))
 
 
-@needs_shared
 @torch.no_grad()
 @pytest.mark.parametrize("see_padding", [False, True])
 def test_predictions_equal_those_of_the_official_code_for_each_sample_alone(
@@ -121,7 +118,6 @@ def test_predictions_equal_those_of_the_official_code_for_each_sample_alone(
         np.testing.assert_allclose(prediction.saliency, official[f"single{i}.saliency"], **TOLERANCE)
 
 
-@needs_shared
 def test_every_official_weight_is_converted_exactly_once() -> None:
     weights, model = official_weights(), R2Tuning(48, 40, 4, dim=64)
     converted = convert_official(weights)

@@ -6,25 +6,37 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from sdst.training.run_folder import BEST, LAST
 
 from helpers.corpus import Corpus
+from helpers.forked import Command, fork_ranks, server, terminate_at_step_2
 from helpers.ranks import end_in_different_ways, gradients, save_gradients, share
 from helpers.same_result import assert_same_result
 from sdst.cli import main
 from sdst.errors import UserError
 from sdst.training.processes import run_processes
+from sdst.training.run_folder import BEST, LAST
+
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 SMALL_STEPS = ["data.batch_size=2", "loss.weights.act=0"]  # of one head no parameter has a gradient
 SHARES = [(0, 1), (2, 3, 0)]
 """Of other lengths and sizes, about a common video; the first sample fills up the second share."""
 
 
-def test_loss_and_gradients_of_two_processes_are_those_of_the_whole_batch(tmp_path: Path) -> None:
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes need not import everything again."""
+    monkeypatch.setattr(torch.multiprocessing, "get_context", lambda method: server())
+
+
+def test_loss_and_gradients_of_two_processes_are_those_of_the_whole_batch(
+    forked: None, tmp_path: Path
+) -> None:
     names = ["sdst", "r2_tuning"]
     run_processes(2, save_gradients, names, SHARES, tmp_path)
     for name in names:
@@ -45,27 +57,29 @@ def test_loss_and_gradients_of_two_processes_are_those_of_the_whole_batch(tmp_pa
         ("dies", "process 2 of 2 ended with SIGKILL"),
     ],
 )
-def test_a_process_that_ends_ends_all(how: str, message: str) -> None:
+def test_a_process_that_ends_ends_all(forked: None, how: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         run_processes(2, end_in_different_ways, how)
 
 
-def start(corpus: Corpus, run_dir: Path, *overrides: str) -> subprocess.Popen[str]:
+def start(
+    corpus: Corpus, run_dir: Path, *overrides: str, prepare: Sequence[Callable[[], None]] = ()
+) -> Command:
     arguments = [*corpus.overrides, "trainer.devices=2", f"run_dir={run_dir}", *overrides]
-    program = "import sys; from sdst.cli import main; sys.exit(main())"
-    return subprocess.Popen(
-        [sys.executable, "-c", program, "train", *arguments], stderr=subprocess.PIPE, text=True
-    )
+    return Command(["train", *arguments], fork_ranks, *prepare)
 
 
 @pytest.fixture(scope="module")
 def pair(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """Folder of a run with two processes, and the lines that they told."""
+    """Folder of a run with two processes, started as a user starts it, and the lines that they told."""
     run_dir = tmp_path_factory.mktemp("pair") / "run"
-    process = start(corpus, run_dir, *SMALL_STEPS)
-    told = process.communicate()[1].splitlines()
-    assert process.returncode == 0, told
-    return run_dir, told
+    arguments = [*corpus.overrides, "trainer.devices=2", f"run_dir={run_dir}", *SMALL_STEPS]
+    program = "import sys; from sdst.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "train", *arguments], stderr=subprocess.PIPE, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return run_dir, done.stderr.splitlines()
 
 
 def test_two_processes_train_one_run_with_the_metrics_of_its_predictions(
@@ -89,21 +103,18 @@ def test_two_processes_train_one_run_with_the_metrics_of_its_predictions(
         assert json.loads(capsys.readouterr().out)["brief"] == result["best"][split]
 
 
-def test_a_resumed_run_of_two_processes_equals_an_uninterrupted_one_exactly(
+def test_sigterm_to_the_command_saves_the_run_of_all_which_resumes_to_the_same_result(
     pair: tuple[Path, list[str]], corpus: Corpus, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
-    arguments = [*corpus.overrides, "trainer.devices=2", *SMALL_STEPS, f"run_dir={run_dir}"]
-    assert main(["train", *arguments, "trainer.max_epochs=1"]) == 0
-    (run_dir / "metrics.json").unlink()
-    assert main(["train", f"resume={run_dir}", "trainer.max_epochs=2"]) == 0
+    status, told = start(corpus, run_dir, *SMALL_STEPS, prepare=[terminate_at_step_2]).wait()
+    assert status == 143
+    assert told[-1] == f"stopped by SIGTERM; continue with: sdst train resume={run_dir}"
+    assert not [line for line in told if "Error" in line or "Warning" in line]
+    assert torch.load(run_dir / LAST, weights_only=True)["global_step"] == 2  # of the 3 of the first epoch
+    status, told = Command(["train", f"resume={run_dir}"], fork_ranks).wait()
+    assert status == 0, told
     assert_same_result(run_dir, pair[0])
-
-
-def children(process: int) -> list[int]:
-    """Processes that a process has started and that train."""
-    found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    return [int(child) for child in found if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux to find the processes")
@@ -111,32 +122,16 @@ def test_a_killed_process_ends_the_run_in_one_line(corpus: Corpus, tmp_path: Pat
     run_dir = tmp_path / "run"
     process = start(corpus, run_dir, "trainer.max_epochs=100000")
     while not (run_dir / LAST).exists():
-        assert process.poll() is None, process.communicate()
+        assert process.is_alive, process.wait()
         time.sleep(0.1)
-    ranks = children(process.pid)
+    ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(ranks) == 2
-    os.kill(ranks[1], signal.SIGKILL)
-    told = process.communicate(timeout=60)[1].splitlines()
-    assert process.returncode == 2
+    os.kill(int(ranks[1]), signal.SIGKILL)
+    status, told = process.wait()
+    assert status == 2
     assert told[-1].startswith("sdst: error: trainer.devices: process 2 of 2 ended with SIGKILL")
     assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
     torch.load(run_dir / LAST, weights_only=True)  # is whole
-
-
-def test_sigterm_to_the_command_saves_the_run_of_all(corpus: Corpus, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    process = start(corpus, run_dir, "trainer.max_epochs=100000")
-    assert process.stderr is not None
-    while "epoch 1/" not in (line := process.stderr.readline()):
-        assert line, process.wait()
-    process.terminate()
-    told = process.communicate(timeout=60)[1].splitlines()
-    assert process.returncode == 143
-    assert [line for line in told if "epoch" not in line] == [
-        f"stopped by SIGTERM; continue with: sdst train resume={run_dir}"
-    ]
-    steps = torch.load(run_dir / LAST, weights_only=True)["global_step"]
-    assert steps >= 2  # of the first epoch: 10 queries, 2 x 4 a step
 
 
 @pytest.mark.parametrize("devices", ["0", "-1", "[]", "[0,0]", "[-1]", "auto", "1.5", "true"])
@@ -149,7 +144,7 @@ def test_devices_that_are_none(
 
 
 def test_what_cannot_be_shared_is_refused(
-    corpus: Corpus, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    forked: None, corpus: Corpus, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "one.jsonl").write_text(corpus.paths["test"].read_text().splitlines()[0])
     arguments = [*corpus.overrides, "trainer.devices=2", f"data.annotations.test={tmp_path / 'one.jsonl'}"]

@@ -233,6 +233,7 @@ def contents(path: Path) -> dict[str, bytes]:
         return found | {f"attr {name}": np.asarray(value).tobytes() for name, value in file.attrs.items()}
 
 
+@pytest.mark.processes
 def test_a_writer_killed_several_times_ends_with_the_same_file(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED_WRITER]
     subprocess.run([*command, str(tmp_path / "whole.h5")], check=True, stdout=subprocess.DEVNULL)

@@ -44,6 +44,7 @@ def with_options(video_run, backbone, decoding=PLAIN, **recipe):
     return Grounder(model, decoding, {**stored, **recipe}, backbone, torch.device("cpu"))
 
 
+@pytest.mark.processes
 def test_importing_the_package_does_not_import_torch():
     code = "import sys, sdst; sdst.__version__; raise SystemExit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers.shared_data import SHARED, needs_shared
+from helpers.shared_data import FROZEN
 from sdst.errors import UserError
 from sdst.losses.alignment import level_alignment, video_alignment
 from sdst.losses.criterion import TERMS, Criterion
@@ -190,10 +190,9 @@ def test_the_loss_of_each_level_equals_its_loss_alone(proposals):
 def oracle() -> dict[str, torch.Tensor]:
     """Inputs and values of R2-Tuning's losses; its weights 0.1 are already in the values."""
     load_file = pytest.importorskip("safetensors.torch").load_file
-    return load_file(SHARED / "oracles" / "r2_tuning_tiny.io.safetensors")
+    return load_file(FROZEN / "r2_tuning_tiny.io.safetensors")
 
 
-@needs_shared
 def test_saliency_equals_the_official_value(oracle):
     video_mask = torch.arange(24) < oracle["video_lens"][:, None]
     loss = sampled_nce(
@@ -207,7 +206,6 @@ def test_saliency_equals_the_official_value(oracle):
     assert 0.1 * loss.item() == pytest.approx(oracle["loss.loss_sal"].item(), abs=1e-6)
 
 
-@needs_shared
 def test_alignment_equals_the_official_values(oracle):
     video = torch.stack([oracle[f"coll_v.{k}"] for k in range(4)], dim=1)
     text = torch.stack([oracle[f"coll_q.{k}"][:, 0] for k in range(4)], dim=1)

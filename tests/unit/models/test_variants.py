@@ -156,12 +156,21 @@ def fingerprint(variant: Variant) -> list[Any]:
     return [shapes, [tensor.tolist() for tensor in predicted], total.item(), gradients]
 
 
-@pytest.mark.parametrize("name", LEAVES)
-def test_every_option_changes_the_model_its_output_or_its_loss(overrides: list[str], name: str) -> None:
+@pytest.fixture(scope="module")
+def unchanged(overrides: list[str]) -> tuple[DictConfig, list[Any]]:
+    """A configuration and the fingerprint of its model."""
     # Many queries, so that a weight of the matching decides between some of them.
     config = compose([*overrides, "data.batch_size=5", "model.num_queries=16"])
     before = fingerprint(make(config))
     assert fingerprint(make(config)) == before
+    return config, before
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_every_option_changes_the_model_its_output_or_its_loss(
+    unchanged: tuple[DictConfig, list[Any]], name: str
+) -> None:
+    config, before = unchanged
     for value in others(name, LEAVES[name]):
         changed = deepcopy(config)
         OmegaConf.update(changed, name, value)
@@ -241,7 +250,8 @@ def plain(overrides: list[str]) -> DictConfig:
     return compose([*overrides, "data.batch_size=5"])
 
 
-@settings(max_examples=150)
+@pytest.mark.slow
+@settings(max_examples=75)
 @given(changes=changes())
 def test_a_combination_gives_finite_outputs_of_the_right_shapes_or_is_refused_in_one_line(
     plain: DictConfig, changes: dict[str, Any]

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from sdst.training.run_folder import LAST
 
 from helpers.wandb_file import WandbFile
 from sdst.cli import main
@@ -18,9 +17,12 @@ from sdst.data.predictions import read_predictions
 from sdst.metrics.moment import top1_iou
 from sdst.training import loggers as tracking
 from sdst.training.module import GroundingModule
+from sdst.training.run_folder import LAST
 
 wandb = pytest.importorskip("wandb")
 pytest.importorskip("matplotlib")
+
+pytestmark = pytest.mark.slow
 
 Train = Callable[..., Path]
 

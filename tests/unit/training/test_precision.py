@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from omegaconf import OmegaConf
 
@@ -43,6 +44,7 @@ def curve(overrides: list[str], data: GroundingDataModule) -> list[float]:
     return values
 
 
+@pytest.mark.slow
 def test_bfloat16_learns_as_float32_does_within_the_noise_of_seeds(tmp_path: Path) -> None:
     rows = make_rows("train", 32)
     learn = ["optim.lr=2e-3", "optim.warmup_ratio=1", "model.dropout=0.1", "data.batch_size=8"]

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import hydra.utils
 import pytest
 from omegaconf import OmegaConf
 
@@ -39,7 +40,7 @@ FORBIDDEN = [
 
 @pytest.mark.parametrize("target", FORBIDDEN)
 def test_nothing_else_is_built_at_any_depth(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hydra.utils.instantiate", lambda *_, **__: pytest.fail("something was built"))
+    monkeypatch.setattr(hydra.utils, "instantiate", lambda *_, **__: pytest.fail("something was built"))
     bad: dict[str, Any] = {"_target_": target, "command": "true"}
     good = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2}
     nodes: list[dict[str, Any]] = [

@@ -1,6 +1,7 @@
 """The small backbone: its clips show their captions, its losses equal plain loops, its training resumes."""
 
 import json
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 pytest.importorskip("av")
 pytest.importorskip("transformers")
 
+from helpers.forked import server
 from sdst.cli import main
 from sdst.features.backbone.backbone import load_backbone
 from sdst.features.backbone.bert import Tokenizer
@@ -64,6 +66,7 @@ def test_drawn_clips_equal_those_that_a_video_reader_reads_from_the_same_scene(t
         assert set(np.flatnonzero(facts)) <= present
 
 
+@pytest.mark.processes
 def test_training_clips_never_show_held_out_combinations(tmp_path: Path) -> None:
     known = draw_clips(plan_clips(CONFIG.vision, 4, held_out=False, seed=0), tmp_path / "known", 1)
     assert not known.shown[:, ~KNOWN.numpy()].any()
@@ -74,6 +77,7 @@ def test_training_clips_never_show_held_out_combinations(tmp_path: Path) -> None
     assert both.shown[:, KNOWN.numpy()].any()
 
 
+@pytest.mark.processes
 def test_clips_are_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_clips(CONFIG.vision, 2, held_out=False, seed=0)
     first = draw_clips(plan, tmp_path, 1)
@@ -154,6 +158,12 @@ def test_retrieval_is_perfect_for_true_similarities_and_at_chance_for_random_one
 Run = Callable[..., dict[str, bytes]]
 
 
+@pytest.fixture(autouse=True)
+def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that draw need not import everything again."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: server())
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(train_backbone, "BATCH_SIZE", 4)
@@ -169,6 +179,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     return train
 
 
+@pytest.mark.slow
+@pytest.mark.processes
 def test_an_interrupted_training_continues_to_the_same_weights(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ av = pytest.importorskip("av")
 from helpers.world_scenes import act, actor, scene
 from sdst.errors import UserError
 from sdst.features.video import ClipSpec, VideoReader
+from sdst.world import render as rendering
 from sdst.world.draw import RGB, draw_scene
 from sdst.world.grammar import COLOURS, OPPOSITES, SHAPES
 from sdst.world.render import FRAME_RATE, render, write_video
@@ -191,7 +192,7 @@ def test_a_failed_video_leaves_nothing_behind(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("sdst.world.render.render", full)
+    monkeypatch.setattr(rendering, "render", full)
     with pytest.raises(UserError, match="No space left"):
         write_video(scene(), tmp_path / "v.mp4")
     assert list(tmp_path.iterdir()) == []

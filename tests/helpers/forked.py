@@ -1,0 +1,116 @@
+"""Commands in processes of their own that start at once: forked from one that has imported what takes seconds."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from sdst.cli import main
+
+PRELOADED = [
+    "sdst.training.fit",
+    "sdst.sweeps.commands",
+    "sdst.features.backbone.backbone",
+    "sdst.features.clip_loader",
+    "sdst.reports.commands",
+]
+
+
+@cache
+def server() -> Any:
+    """The context whose processes are forked from one that has imported PyTorch and Lightning."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
+def send_stderr_to(output: Connection) -> None:
+    """In a forked process, whose output would go where that of the first one goes: standard output goes nowhere."""
+    os.dup2(output.fileno(), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115  # as long as the process
+
+
+class Command:
+    """``sdst``, started with these arguments.
+
+    Args:
+        arguments: What follows ``sdst``.
+        prepare: Functions of a module in ``helpers`` that the process calls first.
+    """
+
+    def __init__(self, arguments: Sequence[str], *prepare: Callable[[], None]) -> None:
+        self._output, theirs = server().Pipe(duplex=False)
+        self._process = server().Process(target=_run, args=(list(arguments), theirs, prepare))
+        self._process.start()
+        theirs.close()
+
+    @property
+    def pid(self) -> int:
+        pid: int = self._process.pid
+        return pid
+
+    @property
+    def is_alive(self) -> bool:
+        return bool(self._process.is_alive())
+
+    def wait(self) -> tuple[int, list[str]]:
+        """Exit status, negative for a signal, and the lines that it told."""
+        with open(self._output.fileno(), closefd=False, errors="replace") as told:
+            lines = told.read().splitlines()
+        self._process.join(60)
+        return self._process.exitcode, lines
+
+
+def _run(arguments: list[str], output: Connection, prepare: Sequence[Callable[[], None]]) -> None:
+    send_stderr_to(output)
+    for function in prepare:
+        function()
+    sys.exit(main(arguments))
+
+
+# --- what a process can be prepared with ---
+
+
+def fork_ranks() -> None:
+    """Let the processes of a distributed training be forks of this one, instead of importing everything again."""
+    context = multiprocessing.get_context("fork")
+    torch.multiprocessing.get_context = lambda method=None: context
+
+
+def die_at_step_8() -> None:
+    """End this process without a word in its eighth step of training."""
+    _at_step(8, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def terminate_at_step_2() -> None:
+    """Let the first of several processes ask the command that started them, in its second step, to stop."""
+
+    def ask() -> None:
+        if os.environ["LOCAL_RANK"] == "0":
+            os.kill(os.getppid(), signal.SIGTERM)
+            time.sleep(1)  # until the command has passed it on; the others wait for this step
+
+    _at_step(2, ask)
+
+
+def _at_step(number: int, act: Callable[[], None]) -> None:
+    from sdst.training.module import GroundingModule
+
+    original, steps = GroundingModule.training_step, []
+
+    def counted(self: GroundingModule, *given: Any) -> Any:
+        steps.append(None)
+        if len(steps) == number:
+            act()
+        return original(self, *given)
+
+    GroundingModule.training_step = counted

@@ -1,0 +1,33 @@
+"""A demo of a handful of videos and one epoch, and what it prints."""
+
+from contextlib import redirect_stdout
+from pathlib import Path
+from unittest.mock import patch
+
+from sdst.cli import main
+from sdst.features import extract
+from sdst.world import demo
+from sdst.world.commands import make_world
+
+VIDEOS = (2, 1, 2)
+
+
+def run_demo(out: Path) -> int:
+    """``sdst demo``, whose worker processes would take longer to start than it takes to do their work here."""
+    options = ["--out", str(out), "--videos", *map(str, VIDEOS), "--epochs", "1"]
+    whole = extract.main
+
+    def extract_here(arguments: list[str]) -> int:
+        return whole([*arguments, "--workers", "0"])
+
+    def make_here(folder: Path, counts: dict[str, int], *, workers: int) -> dict[str, Path]:
+        return make_world(folder, counts)
+
+    with patch.object(extract, "main", extract_here), patch.object(demo, "make_world", make_here):
+        return main(["demo", *options])
+
+
+def make_demo(out: Path) -> None:
+    out.mkdir()
+    with (out / "printed.txt").open("w") as printed, redirect_stdout(printed):
+        assert run_demo(out) == 0
