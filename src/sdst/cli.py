@@ -7,10 +7,10 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from sdst import __version__
 from sdst.console.terminal import log_to_stderr, printable
 from sdst.errors import UserError
 from sdst.files.atomic import FULL
+from sdst.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

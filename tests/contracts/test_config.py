@@ -1,4 +1,4 @@
-"""Configuration files: all compose, none drifts from the code, no option is dead, the paper's values are in them."""
+"""Configuration files: all compose, agree with the code and the paper, and every option has an effect."""
 
 import inspect
 from functools import cache
@@ -12,6 +12,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 import sdst
+from sdst.cli import main
 from sdst.config.build import build
 from sdst.config.checks import check_options, resolve_auto_options
 from sdst.config.compose import compose, conf_dir
@@ -200,6 +201,25 @@ def test_a_missing_configuration_folder_names_the_variable_that_sets_it(
     monkeypatch.setenv("SDST_CONF", str(tmp_path))
     with pytest.raises(UserError, match="set SDST_CONF"):
         conf_dir()
+
+
+def test_a_folder_of_ones_own_adds_choices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/mine.yaml").write_text(
+        "# @package _global_\ndefaults: [world, _self_]\ndata: {batch_size: 3}\n"
+    )
+    for flags in (["--config-dir", str(tmp_path)], [f"--config-dir={tmp_path}"], ["-cd", str(tmp_path)]):
+        assert main(["train", *flags, "data=mine", "--cfg", "job"]) == 0
+        data = OmegaConf.create(capsys.readouterr().out).data
+        assert (data.batch_size, data.clip_seconds) == (3, 2.0)
+
+
+@pytest.mark.parametrize("flag", ["--config-path", "--config-name", "-cp", "-cn"])
+def test_hydras_options_that_replace_the_configuration_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    assert main(["train", flag, str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"sdst: error: sdst train: unknown option {flag};")
 
 
 def test_building_refuses_an_unknown_argument_as_a_user_error() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from sdst import __version__
 from sdst.console.progress import track
 from sdst.data.float16 import to_float16
 from sdst.data.info import FORMAT, VERSION, partial_path
@@ -16,6 +15,7 @@ from sdst.errors import UserError
 from sdst.features.hdf5_output import new_hdf5
 from sdst.features.journal import Journal
 from sdst.files.atomic import atomic_path, cannot_write
+from sdst.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,12 +14,12 @@ from importlib import resources
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from sdst import __version__
 from sdst.config.checks import resolve_auto_options
 from sdst.config.compose import compose
 from sdst.metrics.error_kinds import KINDS
 from sdst.show.runs import flatten
 from sdst.sweeps.jobs import NOT_IDENTITY
+from sdst.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
