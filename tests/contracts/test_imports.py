@@ -14,7 +14,7 @@ from sdst.cli import COMMANDS
 PACKAGE = Path(sdst.__file__).parent
 FLOORS = [  # the top floor first
     "serve world",
-    "show reports __init__",
+    "show reports __init__ __main__",
     "inference sweeps bench",
     "training analysis",
     "features baselines metrics",
