@@ -21,9 +21,7 @@ Train = Callable[..., Path]
 @pytest.mark.parametrize(
     ("off", "score", "match"), [([], "both", 1.0), (["act"], "class", 1.0), (["cls"], "actionness", 0.0)]
 )
-def test_only_trained_heads_rank_and_match_moments(
-    off: list[str], score: str, match: float
-) -> None:
+def test_only_trained_heads_rank_and_match_moments(off: list[str], score: str, match: float) -> None:
     config = compose([f"loss.weights.{term}=0" for term in off])
     resolve_auto_options(config)
     assert config.decode.score == score
