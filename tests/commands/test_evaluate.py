@@ -72,7 +72,7 @@ def test_repairs_and_left_out_metrics_are_logged(files, caplog):
     assert main(["evaluate", *files([predicted], [RATED | {"relevant_windows": [[10, 0]]}]), "--json"]) == 0
     assert [record.getMessage().split(" (")[0] for record in caplog.records] == [
         "repaired reversed windows swapped: 1",
-        "no prediction has saliency: highlight metrics are left out",
+        "no prediction has saliency, so highlight metrics are left out",
     ]
 
 

@@ -96,7 +96,7 @@ class Criterion(nn.Module):
         return total, terms
 
     def by_level(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Compute each term with a weight, unweighted, in float32, and per level where levels have separate losses.
+        """Compute each term whose weight is not 0, unweighted, in float32, per level where levels have separate losses.
 
         ``cls``, ``l1``, ``iou`` are (K,), or (K + 1,) with the proposals first, but scalars for anchor-based models;
         ``video`` is (K,); the others are scalars.

@@ -53,7 +53,7 @@ class SparseStream(nn.Module):
                 f"model.modules must name at least one module, each at most once, got {list(modules)}"
             )
         if "ffn" in modules[:-1]:
-            raise UserError(f"model.modules must have ffn at the end, got {list(modules)}")
+            raise UserError(f"model.modules must have ffn last, got {list(modules)}")
         self.order = tuple(modules)
         self.dim = dim
         self.position = mlp(2 * dim, dim, dim, depth=2)

@@ -58,7 +58,7 @@ def contrastive_loss(similarity: Tensor, shown: Tensor, known: Tensor) -> Tensor
     """InfoNCE with several positives, from clips to sentences, from sentences to clips, and among motions of a thing.
 
     The third part contrasts each true sentence with those that name another motion of the same thing, which single
-    pictures of a clip cannot tell apart.
+    pictures of a clip cannot distinguish.
 
     Args:
         similarity: (N, facts) similarity of clips and sentences of the known facts, in the order of ``FACTS``.

@@ -224,8 +224,8 @@ def test_invalid_input_is_refused_and_the_message_names_the_qid():
             "no prediction .qid 2., .* no annotation .qid '2'.",
         ),
         ([*good, good[0]], records, None, "repeat a qid"),
-        ([good[0], make_prediction(2, [])], records, None, "qid 2 has no saliency but"),
-        (good, [records[0], make_record(2, [[0, 20]])], None, "qid 2 has no saliency labels but"),
+        ([good[0], make_prediction(2, [])], records, None, "qid 2 has no saliency, but"),
+        (good, [records[0], make_record(2, [[0, 20]])], None, "qid 2 has no saliency labels, but"),
         (good, [records[0], unlabelled], None, "qid 2 has no 'relevant_windows'"),
         (good, records, "tvsum", "unknown dataset 'tvsum'"),
     ]

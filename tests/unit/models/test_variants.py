@@ -342,8 +342,8 @@ def test_every_choice_of_sampling_points_works_with_and_without_the_cnn(
 
 
 REFUSED = {
-    "model.modules=[ca,sa,ffn] model.attention=deformable": ["model.attention: deformable", "rdsa"],
-    "model.modules=[ca,sa,ffn] model.signal=raw": ["model.signal: raw", "rdsa"],
+    "model.modules=[ca,sa,ffn] model.attention=deformable": ["model.attention = deformable", "rdsa"],
+    "model.modules=[ca,sa,ffn] model.signal=raw": ["model.signal = raw", "rdsa"],
     "model.modules=[ca,sa,ffn] model.sampling=[c]": ["model.sampling", "RDSA"],
     "model.attention=standard model.sampling=[l,r]": ["model.sampling", "standard"],
     "model.attention=deformable model.cnn_depth=0": ["model.cnn_depth", "deformable"],

@@ -40,22 +40,22 @@ def test_no_sentence_has_two_meanings():
         everything = [word for synonyms in names.values() for word in synonyms]
         assert len(everything) == len(set(everything))
     facts = all_facts()
-    told = [sentences(fact, 3) for fact in facts]
-    assert len(set().union(*told)) == sum(map(len, told))
+    texts = [sentences(fact, 3) for fact in facts]
+    assert len(set().union(*texts)) == sum(map(len, texts))
 
 
 def test_a_fact_has_many_sentences_with_the_right_article():
-    told = sentences(Fact("orange", "disc", "left"), 200)
-    assert {"An orange ball drifts to the left.", "A tangerine disc moves left."} <= told
-    assert {"The orange circle slides leftwards."} <= told
-    assert not [text for text in told if text.startswith(("A orange", "An tangerine"))]
+    texts = sentences(Fact("orange", "disc", "left"), 200)
+    assert {"An orange ball drifts to the left.", "A tangerine disc moves left."} <= texts
+    assert {"The orange circle slides leftwards."} <= texts
+    assert not [text for text in texts if text.startswith(("A orange", "An tangerine"))]
 
 
 def test_words_lists_the_words_of_all_sentences():
-    told = set().union(
+    texts = set().union(
         *(sentences(fact, 20) for fact in all_facts()), {text for text, _ in vague_sentences()}
     )
-    assert set(words()) == {word for text in told for word in re.findall(r"\w+|[^\w\s]", text.lower())}
+    assert set(words()) == {word for text in texts for word in re.findall(r"\w+|[^\w\s]", text.lower())}
 
 
 def test_opposites_are_mutual():

@@ -186,7 +186,7 @@ def test_the_same_scene_gives_the_same_bytes(tmp_path):
 
 
 def test_a_failed_video_leaves_nothing_behind(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="cannot write the video"):
+    with pytest.raises(UserError, match="cannot be written"):
         write_video(scene(), tmp_path / "absent" / "v.mp4")
 
     def full(*_):
