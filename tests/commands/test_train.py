@@ -346,16 +346,16 @@ def test_multirun_gives_each_job_its_own_folder_and_tells_of_refused_ones_last(
     assert [config["run_dir"] for config in configs] == [str(folder) for folder in finished]
 
 
+@pytest.mark.slow
 @pytest.mark.processes
-def test_multirun_over_three_groups_in_two_processes(corpus: Corpus, tmp_path: Path) -> None:
+def test_multirun_over_three_groups_in_two_processes(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    sweep = tmp_path / "sweep"
     groups = ["model.attention=rdsa,standard", "levels.source=last", "loss.weights.act=1,-1"]
-    # Forks, which need not import everything again.
-    launcher = ["hydra/launcher=processes", "hydra.launcher.backend=multiprocessing", "trainer.max_epochs=1"]
-    status, told = Command(["train", "-m", *corpus.overrides, f"run_dir={sweep}", *groups, *launcher]).wait()
-    assert status == 2
-    assert "loss" in told[-1]
+    launcher = ["hydra/launcher=processes", "trainer.max_epochs=1"]
+    sweep = train(tmp_path / "sweep", "-m", *groups, *launcher, status=2)
+    assert "loss" in capsys.readouterr().err.splitlines()[-1]
     finished = [
         yaml.safe_load((path.parent / "config.yaml").read_text()) for path in sweep.rglob("metrics.json")
     ]
