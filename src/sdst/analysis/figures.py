@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sdst.analysis.analysis import Analysis
-    from sdst.analysis.groups import Scores
+    from sdst.analysis.groups import GroupScores
 
 SHOWN = {"R1@0.5": "r1_at_50", "R1@0.7": "r1_at_70", "mAP": "mean_ap"}
-"""Label -> attribute of ``Scores``."""
+"""Label -> attribute of ``GroupScores``."""
 
 
 def draw(analysis: Analysis, title: str, folder: Path) -> dict[str, str]:
@@ -106,7 +106,7 @@ def _draw_ceilings(analysis: Analysis, figure: Figure) -> None:
     _legend(figure, "of an oracle")
 
 
-def _bars(axes: Axes, groups: Mapping[str, Scores]) -> None:
+def _bars(axes: Axes, groups: Mapping[str, GroupScores]) -> None:
     """Bars of all metrics of each group, named with its number of queries."""
     places = np.arange(len(groups))
     for position, (attribute, colour) in enumerate(zip(SHOWN.values(), OURS_COLOURS, strict=False)):

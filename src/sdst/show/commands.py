@@ -19,13 +19,14 @@ from sdst.metrics.error_kinds import CONSIDERED, KINDS
 from sdst.metrics.evaluation import PROTOCOLS
 from sdst.show.page import render
 from sdst.show.runs import read_curves, read_run, selected_step
-from sdst.show.samples import describe_samples, pair
+from sdst.show.samples import describe_samples, matching_predictions
 from sdst.show.traces import trace_moments
+from sdst.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sdst.show.runs import Run
+    from sdst.show.runs import FinishedRun
     from sdst.show.traces import Trace
     from sdst.types import Prediction, Qid, Record
 
@@ -87,9 +88,9 @@ def show(
             "show.html" if len(runs) == 1 else f"show-beside-{folders[1].resolve().name}.html"
         )
     split = split or runs[0].metrics["selected"]["split"]
-    annotations = annotations or _annotations(runs[0], split)
+    annotations = annotations or RunFolder(runs[0].folder).annotations_path(split)
     records = read_annotations(annotations).records
-    predictions = [pair(run, split, records) for run in runs]
+    predictions = [matching_predictions(run, split, records) for run in runs]
     traced = [_trace(run, records, answers) for run, answers in zip(runs, predictions, strict=True)]
     links, video_note = _links(videos, annotations.parent / VIDEOS, records, video_name, out)
     data = {
@@ -111,7 +112,7 @@ def show(
     return out
 
 
-def _describe_run(run: Run) -> dict[str, Any]:
+def _describe_run(run: FinishedRun) -> dict[str, Any]:
     """What the page's scripts know about a run."""
     curves, selected = read_curves(run), run.metrics["selected"]
     return {
@@ -131,17 +132,8 @@ def _groups(dataset: str) -> dict[str, str]:
     }
 
 
-def _annotations(run: Run, split: str) -> Path:
-    path = run.config.data.annotations.get(split)
-    if path is None or not Path(path).is_file():
-        raise UserError(
-            f"{run.folder}: its annotations of {split} are not at {path}; name the file with --annotations"
-        )
-    return Path(path)
-
-
 def _trace(
-    run: Run, records: Sequence[Record], predictions: Mapping[Qid, Prediction]
+    run: FinishedRun, records: Sequence[Record], predictions: Mapping[Qid, Prediction]
 ) -> tuple[dict[Qid, list[Trace | None]] | None, str]:
     """The traces of a run's moments, or why there are none."""
     try:

@@ -15,14 +15,14 @@ from sdst.models.decoding import fit_windows, raw_moments
 from sdst.models.sdst import SDST
 from sdst.spans import cw_to_se
 from sdst.training import checkpoint
-from sdst.training.run_folder import BEST
+from sdst.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
-    from sdst.show.runs import Run
+    from sdst.show.runs import FinishedRun
     from sdst.types import Output, Prediction, Qid, Record
 
 SAME_SECONDS = 0.05
@@ -44,7 +44,7 @@ class Trace:
 
 
 def trace_moments(
-    run: Run, records: Sequence[Record], predictions: Mapping[Qid, Prediction], count: int
+    run: FinishedRun, records: Sequence[Record], predictions: Mapping[Qid, Prediction], count: int
 ) -> dict[Qid, list[Trace | None]]:
     """Compute the best checkpoint's output again, and find in it the first predicted moments of every query.
 
@@ -60,7 +60,7 @@ def trace_moments(
     Raises:
         UserError: The model is no SDST, or its checkpoint or the features are not there or do not fit.
     """
-    model, config, recipe = checkpoint.load(run.folder / BEST)
+    model, config, recipe = checkpoint.load(RunFolder(run.folder).best)
     if not isinstance(model, SDST):
         raise UserError(f"{type(model).__name__} refines no references")
     store = open_matching_store(str(run.config.data.features), recipe)
