@@ -55,8 +55,7 @@ def make_loggers(configs: DictConfig, run: RunFolder) -> list[Logger]:
         UserError: A node is not a logger's constructor, or its package is not installed.
     """
     loggers: list[Logger] = []
-    for name in configs:
-        node = configs[name]
+    for name, node in ((str(key), configs[key]) for key in configs):
         if not OmegaConf.is_dict(node):
             raise UserError(f"logger.{name}: must be a mapping with a _target_, got {node!r}")
         if "save_dir" in node:
