@@ -17,7 +17,7 @@ from helpers.shared_data import SHARED, needs_shared
 from sdst.analysis.analysis import Analysis, analyze
 from sdst.analysis.calibration import calibrate
 from sdst.analysis.ceilings import round_moments
-from sdst.analysis.groups import Scores
+from sdst.analysis.groups import GroupScores
 from sdst.cli import main
 from sdst.data.annotations import read_annotations
 from sdst.data.predictions import read_predictions
@@ -71,7 +71,7 @@ def belongs(record: Record, moment: Sequence[float], grouping: str, group: str) 
     }[group]
 
 
-def same(found: Scores | None, wanted: dict[str, Any], num_queries: int, num_moments: int) -> None:
+def same(found: GroupScores | None, wanted: dict[str, Any], num_queries: int, num_moments: int) -> None:
     if num_queries == 0:
         assert found is None
         return
@@ -212,8 +212,8 @@ def flat(analysis: Analysis) -> list[float]:
     return numbers
 
 
-def values(scores: Scores) -> list[float]:
-    return [getattr(scores, name) for name in Scores.__slots__]
+def values(scores: GroupScores) -> list[float]:
+    return [getattr(scores, name) for name in GroupScores.__slots__]
 
 
 def test_error_kinds_are_counted_per_query() -> None:

@@ -22,7 +22,7 @@ from sdst.inference.stored import run_model
 from sdst.metrics.error_kinds import CONSIDERED
 from sdst.models.decoding import decode, fit_windows, raw_moments
 from sdst.show.page import SCRIPTS, config_table, embed, metric_table, render
-from sdst.show.runs import Run, read_curves, read_run, selected_step
+from sdst.show.runs import FinishedRun, read_curves, read_run, selected_step
 from sdst.show.traces import find_queries, trace_moments
 from sdst.spans import cw_to_se
 from sdst.training import checkpoint
@@ -61,7 +61,7 @@ def copy(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "copy"))
 
 
-def run_of(folder: Path) -> Run:
+def run_of(folder: Path) -> FinishedRun:
     return read_run(folder, "a run")
 
 
@@ -277,7 +277,7 @@ def test_embedded_text_cannot_end_the_script_element(text: str) -> None:
 def test_texts_of_a_run_are_escaped_in_tables(finished: Path) -> None:
     hostile = '</title><img src=x onerror="alert(1)"> $data'
     run = run_of(finished)
-    run = Run(run.folder, hostile, run.metrics, {**run.facts, "command": [hostile]}, run.config)
+    run = FinishedRun(run.folder, hostile, run.metrics, {**run.facts, "command": [hostile]}, run.config)
     run.config.model.signal = hostile
     scripts = Scripts(render([run], {"split": hostile, "notes": [hostile], "samples": []}))
     assert "img" not in scripts.names

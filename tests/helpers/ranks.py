@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from helpers.anchor_models import build, configured, make_batch, run
 from sdst.errors import UserError
 from sdst.losses.criterion import Criterion
-from sdst.training.processes import gather, pad_alike, world_size
+from sdst.training.gather import gather, pad_alike, world_size
 from sdst.types import Batch
 
 VIDEOS = ("u", "v", "w", "u")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sdst.analysis.calibration import Calibration, calibrate
 from sdst.analysis.ceilings import Ceiling, highlight_ceilings, moment_ceilings
-from sdst.analysis.groups import Scores, measure, measure_groups
+from sdst.analysis.groups import GroupScores, measure, measure_groups
 from sdst.metrics.error_kinds import KINDS, error_kinds
 from sdst.metrics.evaluation import PROTOCOLS, dataset_of, pair, true_moments
 from sdst.metrics.moment import MAX_PREDICTIONS
@@ -37,8 +37,8 @@ class Analysis:
     """
 
     dataset: str
-    overall: Scores
-    groups: Mapping[str, Mapping[str, Scores | None]]
+    overall: GroupScores
+    groups: Mapping[str, Mapping[str, GroupScores | None]]
     ceilings: Sequence[Ceiling]
     highlight_ceilings: Mapping[str, Mapping[str, float]]
     kinds: Mapping[str, int]

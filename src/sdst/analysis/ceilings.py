@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from sdst.analysis.groups import Bins, Scores
+    from sdst.analysis.groups import Bins, GroupScores
     from sdst.types import Record
 
 ROUNDINGS = (0.5, 1.0, 2.0, 4.0)
@@ -41,7 +41,7 @@ class Ceiling:
     """
 
     oracle: str
-    scores: Scores
+    scores: GroupScores
     mean_ap: Mapping[str, float | None]
 
 

@@ -7,7 +7,7 @@ import logging
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sdst.analysis.analysis import analyze
 from sdst.analysis.figures import draw
@@ -18,8 +18,8 @@ from sdst.data.annotations import read_annotations
 from sdst.data.predictions import read_predictions
 from sdst.errors import UserError
 from sdst.files.atomic import write_atomically
-from sdst.files.yaml import read_yaml
 from sdst.metrics.evaluation import PROTOCOLS
+from sdst.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,43 +104,17 @@ def _run(folder: Path, split: str | None, annotations: Path | None) -> Source:
     Raises:
         UserError: The run is not finished, or its predictions or annotations are missing.
     """
-    path = folder / "metrics.json"
-    if not path.is_file():
-        raise UserError(
-            f"{folder}: not a finished run (metrics.json is missing); give a finished run's folder"
-        )
+    files = RunFolder(folder)
+    metrics = files.metrics()
     try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
         split = split or str(metrics["selected"]["split"])
-        splits, dataset = ", ".join(metrics["best"]), str(metrics["dataset"])
+        dataset = str(metrics["dataset"])
         simulated = ", SIMULATED features" * bool(metrics["simulated"])
-    except (ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error}); train the run again") from error
-    predictions = folder / f"{split}_submission.jsonl"
-    if not predictions.is_file():
-        raise UserError(f"{predictions}: no predictions on this split; choose --split from {splits}")
-    annotations = annotations or _annotations(folder, split)
+    except (AttributeError, LookupError, TypeError) as error:
+        raise UserError(f"{files.metrics_path}: damaged ({error}); train the run again") from error
+    predictions = files.require_predictions(split)
+    annotations = annotations or files.annotations_path(split)
     return Source(f"{folder.resolve().name}, {split}{simulated}", predictions, annotations, dataset)
-
-
-def _annotations(folder: Path, split: str) -> Path:
-    """Annotation file of a split as recorded in the run's config.yaml.
-
-    Read without the schema, because that imports torch, which takes seconds.
-
-    Raises:
-        UserError: The file is missing.
-    """
-    config: Any = read_yaml(folder / "config.yaml")
-    try:
-        named = config["data"]["annotations"][split]
-    except (LookupError, TypeError):
-        named = None
-    if not isinstance(named, str) or not Path(named).is_file():
-        raise UserError(
-            f"{folder}: annotations of split {split} not found at {named}; give the file with --annotations"
-        )
-    return Path(named)
 
 
 def _parser() -> Parser:

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sdst.analysis.analysis import Analysis
-    from sdst.analysis.groups import Scores
+    from sdst.analysis.groups import GroupScores
 
 SHOWN = {"R1@0.5": "r1_at_50", "R1@0.7": "r1_at_70", "mAP": "mean_ap"}
-"""Label of a metric -> attribute of ``Scores``."""
+"""Label of a metric -> attribute of ``GroupScores``."""
 
 
 def draw(analysis: Analysis, title: str, folder: Path) -> dict[str, str]:
@@ -100,7 +100,7 @@ def _draw_ceilings(analysis: Analysis, figure: Figure) -> None:
     _legend(figure, "scores of the oracle")
 
 
-def _bars(axes: Axes, groups: Mapping[str, Scores]) -> None:
+def _bars(axes: Axes, groups: Mapping[str, GroupScores]) -> None:
     """Draw one bar per metric for each group; a group's label includes its number of queries."""
     places = np.arange(len(groups))
     for position, (attribute, colour) in enumerate(zip(SHOWN.values(), PALETTE, strict=False)):

@@ -33,7 +33,7 @@ WORDS: Bins = {
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class GroupScores:
     """Moment retrieval in percent over ``num_queries`` queries with ``num_moments`` true moments."""
 
     num_queries: int
@@ -44,7 +44,9 @@ class Scores:
     mean_ap: float
 
 
-def measure(windows: Sequence[NDArray[np.float64]], moments: Sequence[NDArray[np.float64]]) -> Scores | None:
+def measure(
+    windows: Sequence[NDArray[np.float64]], moments: Sequence[NDArray[np.float64]]
+) -> GroupScores | None:
     """R1@0.5, R1@0.7, mIoU and mAP as the official evaluation defines them; None if there are no queries.
 
     Args:
@@ -55,12 +57,14 @@ def measure(windows: Sequence[NDArray[np.float64]], moments: Sequence[NDArray[np
         return None
     iou = top1_iou(windows, moments)
     shares = (iou >= 0.5).mean(), (iou >= 0.7).mean(), iou.mean(), average_precision(windows, moments).mean()
-    return Scores(len(moments), sum(map(len, moments)), *(round(100 * float(share), 2) for share in shares))
+    return GroupScores(
+        len(moments), sum(map(len, moments)), *(round(100 * float(share), 2) for share in shares)
+    )
 
 
 def measure_groups(
     predictions: Sequence[Prediction], records: Sequence[Record], lengths: Bins
-) -> dict[str, dict[str, Scores | None]]:
+) -> dict[str, dict[str, GroupScores | None]]:
     """Scores by grouping and group; None where a group has no queries.
 
     Groups consist of moments, as in the official evaluation: a query belongs to the group of each of its moments. There

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sdst.analysis.analysis import Analysis
     from sdst.analysis.calibration import Calibration
-    from sdst.analysis.groups import Scores
+    from sdst.analysis.groups import GroupScores
 
 SCORE_COLUMNS = ("queries", "moments", "R1@0.5", "R1@0.7", "mIoU", "mAP")
 NONE = "–"
@@ -134,7 +134,7 @@ def _ceilings(analysis: Analysis) -> list[str]:
     return lines
 
 
-def _cells(scores: Scores) -> list[str]:
+def _cells(scores: GroupScores) -> list[str]:
     percents = (scores.r1_at_50, scores.r1_at_70, scores.mean_iou, scores.mean_ap)
     return [str(scores.num_queries), str(scores.num_moments), *map(_percent, percents)]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 UNTIL_FIRST_STEP = f"""
 import os
-from sdst.training.callbacks.checkpoints import StepTimer
+from sdst.training.callbacks.step_timer import StepTimer
 StepTimer.on_train_batch_end = lambda *_: os._exit(0)
 {CONSOLE_SCRIPT}
 """

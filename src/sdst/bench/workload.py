@@ -14,7 +14,7 @@ from sdst.config.compose import compose
 from sdst.config.schema import TrainConfig
 from sdst.models.decoding import decode
 from sdst.training.allocator import keep_freed_memory
-from sdst.training.fit import make_module
+from sdst.training.builders import make_module
 from sdst.training.optim import make_optimizer
 from sdst.types import Batch, Record
 
@@ -88,7 +88,7 @@ class Workload:
         self.batch = random_batch(shape).to(self.device)
         torch.manual_seed(config.seed)
         widths = {"video_dim": shape.video_dim, "text_dim": shape.text_dim}
-        self.module = make_module(config, options, widths).to(self.device)
+        self.module = make_module(config, widths).to(self.device)
         self._decoding = options.decode
         self._clip = config.trainer.gradient_clip_val
         self._optimizer, _ = make_optimizer(options.optim, self.module.parameters(), steps_per_epoch=1)

@@ -40,7 +40,8 @@ class GroundingDataModule(L.LightningDataModule):
         batch_size: Queries per step.
         num_workers: Loader processes.
         levels: Which layers become the levels.
-        seed: Of shuffling and of the positive clips.
+        seed: Seed of shuffling and of the positive clips.
+        validation_split: Split that validation evaluates and that chooses the best checkpoint.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class GroundingDataModule(L.LightningDataModule):
         num_workers: int = 0,
         levels: Levels | None = None,
         seed: int = 0,
+        validation_split: str = "val",
     ) -> None:
         super().__init__()
         for option, value, lowest in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
@@ -71,6 +73,8 @@ class GroundingDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         self.clip_seconds = clip_seconds
         self.seed = seed
+        self.validation_split = validation_split
+        self._position = {"epoch": 0, "batches": 0}
         self.levels = levels or Levels()
         self.datasets: dict[str, GroundingDataset] = {}
         info = FeatureStore(features, pooling=pooling).info
@@ -182,6 +186,48 @@ class GroundingDataModule(L.LightningDataModule):
             persistent_workers=self.num_workers > 0,
         )
 
+    def setup(self, stage: str) -> None:
+        """Read and check the splits that a stage of the trainer needs."""
+        needed = {
+            "fit": ("train", self.validation_split),
+            "validate": (self.validation_split,),
+            "test": ("test",),
+            "predict": (self._prediction_split,),
+        }
+        for split in needed[stage]:
+            self.load(split)
+
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Batches of the training split."""
-        return self.loader("train")
+        """Batches of the training split, from where a resumed run stopped within its epoch."""
+        loader = self.loader("train")
+        sampler: Any = loader.sampler
+        sampler.resume(self._position["epoch"], self._position["batches"] * self.batch_size)
+        return loader
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Batches of the split that chooses the best checkpoint; some data sets have no ``val``."""
+        return self.loader(self.validation_split)
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """Batches of the test split."""
+        return self.loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Sample]:
+        """Batches of the test split, or of the validation split where there is no test split."""
+        return self.loader(self._prediction_split)
+
+    @property
+    def _prediction_split(self) -> str:
+        return "test" if "test" in self.paths else self.validation_split
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch and how many of its batches are done, so that a resumed run serves the others."""
+        if self.trainer is None:
+            return dict(self._position)
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        done = 0 if progress.is_last_batch else progress.current.ready
+        return {"epoch": self.trainer.current_epoch, "batches": done}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Continue from a checkpoint's place; call before the training loader is made, as the trainer does."""
+        self._position = dict(state_dict)

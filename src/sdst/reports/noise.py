@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdst.data.annotations import read_annotations
-from sdst.data.predictions import read_predictions
 from sdst.errors import UserError
 from sdst.files.yaml import read_yaml
 from sdst.metrics import highlight, moment
 from sdst.metrics.evaluation import PROTOCOLS
 from sdst.reports.statistics import bootstrap_queries, paired_difference
 from sdst.sweeps.tables import RUN_FACTS
+from sdst.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -138,10 +138,10 @@ def _query_values(row: RowResult, column: Column) -> NDArray[np.float64] | None:
 
 
 def _query_values_of_run(run: Run, key: str, split: str) -> NDArray[np.float64] | None:
-    config = read_yaml(run.folder / "config.yaml")
+    config = read_yaml(RunFolder(run.folder).config_path)
     try:
         records = read_annotations(config["data"]["annotations"][split]).records
-        predictions = read_predictions(run.folder / f"{split}_submission.jsonl")
+        predictions = RunFolder(run.folder).predictions(split)
         return query_values(key, predictions, records, run.metrics["dataset"])
     # The annotations were moved or changed, or have no labels.
     except (UserError, LookupError, TypeError, AssertionError):

@@ -69,12 +69,12 @@ def mean_offsets(run: Run) -> tuple[NDArray[np.float64], NDArray[np.float64]] | 
 
     from sdst.config.build import build
     from sdst.config.schema import Levels
-    from sdst.config.stored import stored_config
     from sdst.training import checkpoint
-    from sdst.training.run_folder import BEST
+    from sdst.training.run_folder import RunFolder
 
-    config = stored_config(run.folder / "config.yaml")
-    model, _, _ = checkpoint.load(run.folder / BEST)
+    files = RunFolder(run.folder)
+    config = files.config()
+    model, _, _ = checkpoint.load(files.best)
     data = build(config.data, levels=Levels(**config.levels), seed=config.seed)
     found = []
     with torch.inference_mode():

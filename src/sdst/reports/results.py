@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from sdst.errors import UserError
 from sdst.sweeps.jobs import status
 from sdst.sweeps.tables import RUN_FACTS, number
+from sdst.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -178,8 +178,9 @@ def collect(experiment: Experiment, scale: str, planned: Iterable[Planned], runs
     for job in planned:
         folder = runs / "jobs" / str(job.identity)
         state: Status = "missing" if job.identity is None else status(runs / "jobs", job.identity)
-        metrics = _read(folder / "metrics.json") if state == "finished" else {}
-        run = Run(job.dataset, job.seed, job.identity, state, folder, metrics, _read(folder / "run.json"))
+        files = RunFolder(folder)
+        metrics = files.metrics() if state == "finished" else {}
+        run = Run(job.dataset, job.seed, job.identity, state, folder, metrics, files.facts())
         by_row.setdefault(job.row, []).append(run)
     return Results(
         experiment, scale, tuple(_row(row, by_row.get(row.label, []), experiment) for row in experiment.rows)
@@ -192,15 +193,3 @@ def _row(row: Row, runs: Sequence[Run], experiment: Experiment) -> RowResult:
         values = {run.seed: value for run in runs if (value := run.value(column)) is not None}
         cells.append(Cell(values, paper))
     return RowResult(row, tuple(runs), tuple(cells))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: damaged ({error}); remove the run folder and sweep again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: damaged (not a JSON object); remove the run folder and sweep again")
-    return content

@@ -21,11 +21,12 @@ from sdst.show.page import render
 from sdst.show.runs import read_curves, read_run, selected_step
 from sdst.show.samples import describe_samples, matching_predictions
 from sdst.show.traces import trace_moments
+from sdst.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sdst.show.runs import Run
+    from sdst.show.runs import FinishedRun
     from sdst.show.traces import Trace
     from sdst.types import Prediction, Qid, Record
 
@@ -85,7 +86,7 @@ def show(
     if out is None:
         out = folders[0] / ("show.html" if len(runs) == 1 else f"show-vs-{folders[1].resolve().name}.html")
     split = split or runs[0].metrics["selected"]["split"]
-    annotations = annotations or _annotations(runs[0], split)
+    annotations = annotations or RunFolder(runs[0].folder).annotations_path(split)
     records = read_annotations(annotations).records
     predictions = [matching_predictions(run, split, records) for run in runs]
     traced = [_trace(run, records, answers) for run, answers in zip(runs, predictions, strict=True)]
@@ -109,7 +110,7 @@ def show(
     return out
 
 
-def _describe_run(run: Run) -> dict[str, Any]:
+def _describe_run(run: FinishedRun) -> dict[str, Any]:
     """Data of a run for the page's scripts."""
     curves, selected = read_curves(run), run.metrics["selected"]
     return {
@@ -129,17 +130,8 @@ def _groups(dataset: str) -> dict[str, str]:
     }
 
 
-def _annotations(run: Run, split: str) -> Path:
-    path = run.config.data.annotations.get(split)
-    if path is None or not Path(path).is_file():
-        raise UserError(
-            f"{run.folder}: annotations of split {split} not found at {path}; give the file with --annotations"
-        )
-    return Path(path)
-
-
 def _trace(
-    run: Run, records: Sequence[Record], predictions: Mapping[Qid, Prediction]
+    run: FinishedRun, records: Sequence[Record], predictions: Mapping[Qid, Prediction]
 ) -> tuple[dict[Qid, list[Trace | None]] | None, str]:
     """Traces of a run's moments and "", or None and a note that says why they are missing."""
     try:

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
-    from sdst.show.runs import Run
+    from sdst.show.runs import FinishedRun
 
 SCRIPTS = ("elements.js", "charts.js", "timeline.js", "video.js", "explorer.js")
 """Scripts in the order of their dependencies."""
 NONE = "–"
 
 
-def render(runs: Sequence[Run], data: dict[str, Any]) -> str:
+def render(runs: Sequence[FinishedRun], data: dict[str, Any]) -> str:
     """The HTML text of the page.
 
     Args:
@@ -66,7 +66,7 @@ def embed(data: dict[str, Any]) -> str:
     return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def metric_table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+def metric_table(runs: Sequence[FinishedRun]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: metrics of the best checkpoint on every split; for two runs also second minus first."""
     splits = list(runs[0].metrics["best"])
     header, rows = ["%"], {key: [key] for split in splits for key in runs[0].metrics["best"][split]}
@@ -81,7 +81,9 @@ def metric_table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     return header, list(rows.values())
 
 
-def kind_table(runs: Sequence[Run], samples: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def kind_table(
+    runs: Sequence[FinishedRun], samples: Sequence[dict[str, Any]]
+) -> tuple[list[str], list[list[str]]]:
     """Header and rows: number of queries of each error kind in each run, and what the kind means."""
     rows = []
     for kind, meaning in KINDS.items():
@@ -92,7 +94,7 @@ def kind_table(runs: Sequence[Run], samples: Sequence[dict[str, Any]]) -> tuple[
     return ["", *(run.name for run in runs), "meaning"], rows
 
 
-def config_table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+def config_table(runs: Sequence[FinishedRun]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: each option, its default on the first run's data set, and its value in each run."""
     configs = [_result_options(run.config) for run in runs]
     default = compose([f"data={runs[0].config.data.name}"])
@@ -108,7 +110,7 @@ def _result_options(config: DictConfig) -> dict[str, str]:
     return {key: value for key, value in flatten(config).items() if not f"{key}.".startswith(elsewhere)}
 
 
-def _lead(run: Run) -> str:
+def _lead(run: FinishedRun) -> str:
     """Data set and selected checkpoint of a run, in one or two sentences."""
     selected, dataset = run.metrics["selected"], run.config.data.name
     simulated = " SIMULATED features: the numbers are meaningless." * bool(run.metrics["simulated"])
@@ -119,7 +121,7 @@ def _lead(run: Run) -> str:
     )
 
 
-def _facts(run: Run) -> dict[str, str]:
+def _facts(run: FinishedRun) -> dict[str, str]:
     """Cost and origin of a run."""
     metrics, facts = run.metrics, run.facts
     git, features, machine = facts["git"], facts["features"], facts["machine"]
@@ -142,7 +144,7 @@ def _facts(run: Run) -> dict[str, str]:
     }
 
 
-def _parameters(run: Run) -> dict[str, str]:
+def _parameters(run: FinishedRun) -> dict[str, str]:
     return {part: f"{count:,}" for part, count in run.facts["parameters"].items()}
 
 

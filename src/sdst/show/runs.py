@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sdst.config.stored import stored_config
-from sdst.data.predictions import read_predictions
-from sdst.errors import UserError
+from sdst.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +22,7 @@ CURVE_DIGITS = 5
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """A finished run.
 
     Attributes:
@@ -47,11 +45,8 @@ class Run:
         Raises:
             UserError: The run has no predictions on this split.
         """
-        path = self.folder / f"{split}_submission.jsonl"
-        if not path.is_file():
-            splits = ", ".join(self.metrics["best"])
-            raise UserError(f"{path}: no predictions on this split; choose --split from {splits}")
-        return {prediction.qid: prediction for prediction in read_predictions(path)}
+        predictions = RunFolder(self.folder).predictions(split)
+        return {prediction.qid: prediction for prediction in predictions}
 
 
 @dataclass(frozen=True)
@@ -62,32 +57,29 @@ class Curve:
     values: list[float]
 
 
-def read_run(folder: Path, name: str) -> Run:
+def read_run(folder: Path, name: str) -> FinishedRun:
     """Read a run folder.
 
     Raises:
         UserError: The folder is not a finished run, or one of its files is damaged.
     """
-    if not (folder / "metrics.json").is_file():
-        raise UserError(
-            f"{folder}: not a finished run (metrics.json is missing); give a finished run's folder"
-        )
-    return Run(
+    files = RunFolder(folder)
+    return FinishedRun(
         folder,
         name,
-        metrics=_read_json(folder / "metrics.json"),
-        facts=_read_json(folder / "run.json"),
-        config=stored_config(folder / "config.yaml"),
+        metrics=files.metrics(),
+        facts=files.facts(),
+        config=files.config(),
     )
 
 
-def read_curves(run: Run) -> dict[str, Curve]:
+def read_curves(run: FinishedRun) -> dict[str, Curve]:
     """All quantities in the run's CSV log; empty if the run has no CSV log.
 
     A resumed run has one file per start. If several files have the same step, the last one counts.
     """
     points: dict[str, dict[int, float]] = {}
-    paths = (run.folder / "csv").glob("version_*/metrics.csv")
+    paths = RunFolder(run.folder).csv_path.glob("version_*/metrics.csv")
     for path in sorted(paths, key=lambda path: int(path.parent.name.removeprefix("version_"))):
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
@@ -103,7 +95,7 @@ def read_curves(run: Run) -> dict[str, Curve]:
     }
 
 
-def selected_step(run: Run, curves: dict[str, Curve]) -> int | None:
+def selected_step(run: FinishedRun, curves: dict[str, Curve]) -> int | None:
     """Training step of the best checkpoint; None if its metric has no learning curve."""
     selected = run.metrics["selected"]
     curve = curves.get(f"{selected['split']}/{selected['metric']}")
@@ -123,14 +115,6 @@ def flatten(config: DictConfig) -> dict[str, str]:
 
     add(OmegaConf.to_container(config), "")
     return options
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}); train the run again") from error
-    return content
 
 
 def _shorten(value: float) -> float:

@@ -11,12 +11,12 @@ from sdst.spans import pairwise_iou
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sdst.show.runs import Run
+    from sdst.show.runs import FinishedRun
     from sdst.show.traces import Trace
     from sdst.types import Prediction, Qid, Record
 
 
-def matching_predictions(run: Run, split: str, records: Sequence[Record]) -> dict[Qid, Prediction]:
+def matching_predictions(run: FinishedRun, split: str, records: Sequence[Record]) -> dict[Qid, Prediction]:
     """The run's predictions on a split by qid, checked against the annotations.
 
     Raises:

@@ -15,14 +15,14 @@ from sdst.models.decoding import fit_windows, raw_moments
 from sdst.models.sdst import SDST
 from sdst.spans import cw_to_se
 from sdst.training import checkpoint
-from sdst.training.run_folder import BEST
+from sdst.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
-    from sdst.show.runs import Run
+    from sdst.show.runs import FinishedRun
     from sdst.types import Output, Prediction, Qid, Record
 
 SAME_SECONDS = 0.05
@@ -44,7 +44,7 @@ class Trace:
 
 
 def trace_moments(
-    run: Run, records: Sequence[Record], predictions: Mapping[Qid, Prediction], count: int
+    run: FinishedRun, records: Sequence[Record], predictions: Mapping[Qid, Prediction], count: int
 ) -> dict[Qid, list[Trace | None]]:
     """Recompute the best checkpoint's output and find the first predicted moments of every query in it.
 
@@ -60,7 +60,7 @@ def trace_moments(
     Raises:
         UserError: The model is not SDST, or its checkpoint or features are missing or do not match.
     """
-    model, config, recipe = checkpoint.load(run.folder / BEST)
+    model, config, recipe = checkpoint.load(RunFolder(run.folder).best)
     if not isinstance(model, SDST):
         raise UserError(f"model {type(model).__name__} does not refine references")
     store = open_matching_store(str(run.config.data.features), recipe)

@@ -28,6 +28,7 @@ from sdst.errors import UserError
 from sdst.files.atomic import write_atomically
 from sdst.files.locks import lock
 from sdst.sweeps.gpus import claim_gpu
+from sdst.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,7 +102,7 @@ def freeze(config: DictConfig, jobs: Path, name: str) -> None:
 
 def status(jobs: Path, name: str) -> Status:
     """State of a job, from the files in its run folder."""
-    if (jobs / name / "metrics.json").is_file():
+    if RunFolder(jobs / name).is_finished:
         return "finished"
     return "failed" if (jobs / name / FAILED).is_file() else "missing"
 
@@ -143,20 +144,18 @@ def train_once(run_dir: Path, config: DictConfig) -> dict[str, Any]:
     """
     # Imported here because it takes seconds, and commands that only read jobs do not need it.
     from sdst.training.fit import train
-    from sdst.training.run_folder import LAST
 
-    finished = run_dir / "metrics.json"
-    if finished.is_file():
+    files = RunFolder(run_dir)
+    if files.is_finished:
         logger.info("%s: already trained; remove the folder to train again", run_dir)
-        stored: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
-        return stored
-    if (run_dir / LAST).is_file():
-        begun = stored_config(run_dir / "config.yaml")
+        return files.metrics()
+    if files.last.is_file():
+        begun = files.config()
         for key in NOT_IDENTITY:
             if (value := OmegaConf.select(config, key)) is not None:
                 OmegaConf.update(begun, key, value, merge=False)
         return train(begun, run_dir, resume=True)
-    if (run_dir / "config.yaml").is_file():  # interrupted before the end of its first epoch
+    if files.is_begun:  # interrupted before the end of its first epoch
         shutil.rmtree(run_dir)
     return train(config, run_dir)
 

@@ -4,50 +4,38 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
-from hydra.errors import HydraException, InstantiationException
-from lightning.pytorch.callbacks import RichProgressBar
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdst.config.build import build
-from sdst.config.checks import check_options, num_processes, precision, resolve_auto_options
+from sdst.config.checks import num_processes
 from sdst.config.compose import explain
 from sdst.config.schema import SelectConfig, TrainConfig
 from sdst.data.predictions import write_predictions
 from sdst.errors import UserError
 from sdst.files.atomic import write_atomically, writing_below
-from sdst.losses.criterion import Criterion
 from sdst.metrics.evaluation import evaluate
 from sdst.metrics.trivial import whole_video
-from sdst.models.sdst import SDST
 from sdst.training import checkpoint
 from sdst.training.allocator import keep_freed_memory
-from sdst.training.callbacks.checkpoints import (
-    NONFINITE,
-    CheckpointFiles,
-    EpochLog,
-    LossWatch,
-    StepTimer,
-    checkpoints,
-)
-from sdst.training.callbacks.preemption import StopOnSigterm
+from sdst.training.builders import complete, make_datamodule, make_module, make_trainer
+from sdst.training.callbacks.step_timer import StepTimer
 from sdst.training.loggers import show_predictions, start_wandb_run, tracked_run
-from sdst.training.module import GroundingModule
-from sdst.training.processes import is_first, is_started, make_environment, make_strategy, run_processes
+from sdst.training.processes import is_first, is_started, run_processes
 from sdst.training.provenance import describe_run, peak_memory_gb, reset_peak_memory
 from sdst.training.resume import batches_done, check_folder, run_lock
-from sdst.training.run_folder import BEST, LAST
+from sdst.training.run_folder import RunFolder
 from sdst.untrusted.checkpoint import read_checkpoint
 
 if TYPE_CHECKING:
     from sdst.data.datamodule import GroundingDataModule
+    from sdst.training.module import GroundingModule
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +43,7 @@ logger = logging.getLogger(__name__)
 def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[str, Any]:
     """Fit, then evaluate the best checkpoint on every split that has annotations.
 
-    All input is read and checked before anything is written or computed. Wherever it is ended, ``resume`` continues
+    All input is read and checked before anything is written or computed. Wherever a run stops, ``resume`` continues
     it to the same result.
 
     Args:
@@ -71,90 +59,46 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
         Stopped: SIGTERM has come.
     """
     if is_first():
-        check_folder(run_dir, resume)  # before it writes anything
+        check_folder(run_dir, resume)  # before anything is written
     else:
-        logging.getLogger("sdst").setLevel(logging.ERROR)  # the first tells for all
-    config.run_dir = str(run_dir)  # a multirun's job, or a run that was moved, is not where it was told to be
-    OmegaConf.resolve(config)
-    check_options(config)
-    resolve_auto_options(config)
+        logging.getLogger("sdst").setLevel(logging.ERROR)  # the first process logs for all
+    config.run_dir = str(run_dir)  # the folder of a multirun's job or of a moved run is not the composed one
+    config = complete(config)
     world = num_processes(config.trainer)
     if world > 1 and not is_started():
         run_processes(world, _train_as_one_of_several, config, run_dir, resume)
-        result: dict[str, Any] = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
-        return result
+        return RunFolder(run_dir).metrics()
     with tracked_run(), writing_below(run_dir), run_lock(run_dir) if is_first() else nullcontext():
-        return _train_here(config, run_dir, resume, world)
+        return _train_here(config, RunFolder(run_dir), resume, world)
 
 
-def _train_here(config: DictConfig, run_dir: Path, resume: bool, world: int) -> dict[str, Any]:
+def _train_as_one_of_several(config: DictConfig, run_dir: Path, resume: bool) -> None:
+    """Train in one of several processes."""
+    try:
+        train(config, run_dir, resume=resume)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error) from error
+
+
+def _train_here(config: DictConfig, run: RunFolder, resume: bool, world: int) -> dict[str, Any]:
     """Train in this process, the only one or one of ``world``."""
     keep_freed_memory()
+    _quiet_lightning()
     options = OmegaConf.to_object(config)
     assert isinstance(options, TrainConfig)
-    for part in ("pytorch", "fabric"):
-        logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
-    # Lightning's own, about a name in torch that it will change itself.
-    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-    # A resumed run's folder of checkpoints is not empty.
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-    # Ours is: EpochSampler leaves out what was done.
-    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
-    # Every process computes the metrics of all.
-    warnings.filterwarnings("ignore", message=".*sync_dist=True")
     L.seed_everything(options.seed, verbose=False)
-
-    data: GroundingDataModule = build(config.data, levels=options.levels, seed=options.seed)
-    splits = [split for split in data.paths if split != "train"]
-    for split in ("train", *splits):
-        if len(data.load(split)) < world:
-            raise UserError(
-                f"data.annotations.{split}: has fewer rows than trainer.devices = {world} processes"
-            )
-    data.warn_about_leaks()
-    _check_selection(data, options.select)
-    module = make_module(config, options, data.recipe)
+    data = _read_data(config, options.select, world)
+    module = make_module(config, data.recipe)
     timer = StepTimer()
-    trainer = _make_trainer(config, options.select, run_dir, timer)
-    steps, validation = data.train_dataloader(), data.loader(options.select.split)
-    for key, batches in (("limit_train_batches", len(steps)), ("limit_val_batches", len(validation))):
-        limit = config.trainer[key]
-        if isinstance(limit, float) and limit * batches < 1:
-            raise UserError(f"trainer.{key}: {limit} of {batches} batches is none; give a larger share")
-    begun = run_dir / LAST if resume and (run_dir / LAST).exists() else None
-    if begun:
-        stored = read_checkpoint(begun)
-        checkpoint.require_unchanged(config.data.features, data.recipe, stored)
-        checkpoint.load_weights(module, stored["state_dict"], begun)
-        epoch, batches = batches_done(stored, begun)
-        sampler: Any = steps.sampler
-        sampler.resume(epoch, batches * data.batch_size)
+    trainer = make_trainer(config, options.select, run, timer)
+    _check_limits(config, data)
+    begun = _restore(config, run, data, module) if resume and run.last.exists() else None
     if trainer.is_global_zero:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        facts = describe_run(module.model) | {"features": data.recipe}
-        start_wandb_run(trainer.logger, run_dir, module.contents["config"], facts)
-        write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(config))
-    if trainer.is_global_zero and not (run_dir / "run.json").exists():
-        write_atomically(run_dir / "run.json", json.dumps(facts, indent=2) + "\n")
-        logger.info("%d trainable parameters; run folder %s", facts["parameters"]["total"], run_dir)
-
-    reset_peak_memory()  # or a sweep's runs would be told the memory of those before them
-    try:
-        trainer.fit(
-            module,
-            steps,
-            validation,
-            ckpt_path=begun,
-            weights_only=True,
-        )
-    except FloatingPointError as error:
-        raise UserError(
-            f"{run_dir}: training diverged in epoch {trainer.current_epoch + 1}: {error}; "
-            f"{NONFINITE} there names its queries"
-        ) from error
+        _write_origin(config, run, data, module, trainer)
+    _fit(run, data, module, trainer, begun)
     fit_seconds = timer.fit_seconds
     if not module.metrics:  # the run was resumed after its last epoch
-        trainer.validate(module, data.loader(options.select.split), verbose=False)
+        trainer.validate(module, datamodule=data, verbose=False)
     result = {
         "dataset": data.dataset,
         "simulated": data.recipe["simulated"],
@@ -166,95 +110,118 @@ def _train_here(config: DictConfig, run_dir: Path, resume: bool, world: int) -> 
         "selected": {"split": options.select.split, "metric": options.select.metric},
         "best": {},
     }
-    best = read_checkpoint(run_dir / BEST)
-    checkpoint.load_weights(module, best["state_dict"], run_dir / BEST)
+    _evaluate_best(run, data, module, trainer, result)
+    if trainer.is_global_zero:
+        # Written last: its presence says that the run is finished.
+        write_atomically(run.metrics_path, json.dumps(result, indent=2) + "\n")
+        logger.info("%s", _summary(result, run.path))
+    return result
+
+
+def _quiet_lightning() -> None:
+    for part in ("pytorch", "fabric"):
+        logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
+    # About a name in torch that Lightning will change itself.
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    # A resumed run's folder of checkpoints is not empty.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    # Ours is resumable: EpochSampler leaves out the batches that are done.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
+    # Every process computes the metrics of all.
+    warnings.filterwarnings("ignore", message=".*sync_dist=True")
+
+
+def _read_data(config: DictConfig, select: SelectConfig, world: int) -> GroundingDataModule:
+    """Read and check every split."""
+    data = make_datamodule(config)
+    for split in data.paths:
+        if len(data.load(split)) < world:
+            raise UserError(
+                f"data.annotations.{split}: has fewer rows than trainer.devices = {world} processes"
+            )
+    data.warn_about_leaks()
+    _check_selection(data, select)
+    return data
+
+
+def _check_limits(config: DictConfig, data: GroundingDataModule) -> None:
+    """Refuse a share of the batches that is less than one batch."""
+    sizes = {
+        "limit_train_batches": len(data.train_dataloader()),
+        "limit_val_batches": len(data.val_dataloader()),
+    }
+    for key, batches in sizes.items():
+        limit = config.trainer[key]
+        if isinstance(limit, float) and limit * batches < 1:
+            raise UserError(f"trainer.{key}: {limit} of {batches} batches is none; give a larger share")
+
+
+def _restore(config: DictConfig, run: RunFolder, data: GroundingDataModule, module: GroundingModule) -> Path:
+    """Check the run's last checkpoint and load its weights; Lightning restores the rest from it.
+
+    Returns:
+        The checkpoint.
+    """
+    stored = read_checkpoint(run.last)
+    checkpoint.require_unchanged(config.data.features, data.recipe, stored)
+    checkpoint.load_weights(module, stored["state_dict"], run.last)
+    epoch, batches = batches_done(stored, run.last)
+    # Checkpoints of older versions have no state of the data module.
+    data.load_state_dict({"epoch": epoch, "batches": batches})
+    return run.last
+
+
+def _write_origin(
+    config: DictConfig, run: RunFolder, data: GroundingDataModule, module: GroundingModule, trainer: L.Trainer
+) -> None:
+    """Write config.yaml and, unless the run is resumed, run.json."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    facts = describe_run(module.model) | {"features": data.recipe}
+    start_wandb_run(trainer.loggers, run.path, module.contents["config"], facts)
+    write_atomically(run.config_path, OmegaConf.to_yaml(config))
+    if not run.facts_path.exists():
+        write_atomically(run.facts_path, json.dumps(facts, indent=2) + "\n")
+        logger.info("%d trainable parameters; run folder %s", facts["parameters"]["total"], run.path)
+
+
+def _fit(
+    run: RunFolder, data: GroundingDataModule, module: GroundingModule, trainer: L.Trainer, begun: Path | None
+) -> None:
+    """Train, from a checkpoint if the run was begun."""
+    reset_peak_memory()  # otherwise a sweep's run would report the memory of the runs before it
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=begun, weights_only=True)
+    except FloatingPointError as error:
+        raise UserError(
+            f"{run.path}: training diverged in epoch {trainer.current_epoch + 1}: {error}; "
+            f"{run.nonfinite_path.name} there names its queries"
+        ) from error
+
+
+def _evaluate_best(
+    run: RunFolder,
+    data: GroundingDataModule,
+    module: GroundingModule,
+    trainer: L.Trainer,
+    result: dict[str, Any],
+) -> None:
+    """Evaluate the best checkpoint on every whole split; add its metrics to ``result``, write the submissions."""
+    best = read_checkpoint(run.best)
+    checkpoint.load_weights(module, best["state_dict"], run.best)
     result["selected"]["epoch"] = best["epoch"]
-    trainer.limit_val_batches = (
-        1.0  # the limit shortens a run's validations; these numbers are of whole splits
-    )
-    for split in splits:
+    trainer.limit_val_batches = 1.0  # the limit is for validations during training
+    for split in (split for split in data.paths if split != "train"):
         module.split = split
         trainer.validate(module, data.loader(split), verbose=False)
         if module.metrics:
             result["best"][split] = module.metrics["brief"]
-        if trainer.is_global_zero:
-            write_predictions(run_dir / f"{split}_submission.jsonl", module.predictions)
-        if trainer.is_global_zero and split == options.select.split:
-            note = "SIMULATED features" if data.recipe["simulated"] else ""
+        if not trainer.is_global_zero:
+            continue
+        write_predictions(run.predictions_path(split), module.predictions)
+        if split == result["selected"]["split"]:
+            note = "SIMULATED features" if result["simulated"] else ""
             records = data.load(split).records
-            show_predictions(trainer.logger, split, module.predictions, records, data.clip_seconds, note)
-    if trainer.is_global_zero:
-        # Written last: its presence says that the run is finished.
-        write_atomically(run_dir / "metrics.json", json.dumps(result, indent=2) + "\n")
-        logger.info("%s", _summary(result, run_dir))
-    return result
-
-
-def _train_as_one_of_several(config: DictConfig, run_dir: Path, resume: bool) -> None:
-    """What each process of a run with several does."""
-    try:
-        train(config, run_dir, resume=resume)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error) from error
-
-
-def make_module(config: DictConfig, options: TrainConfig, recipe: dict[str, Any]) -> GroundingModule:
-    """The untrained model with its losses, optimisation and decoding, for features of the given recipe."""
-    plain: Any = OmegaConf.to_container(config)
-    model = checkpoint.build_model(plain, recipe)
-    if options.recompute:
-        if not isinstance(model, SDST):
-            raise UserError(f"recompute: {type(model).__name__} keeps all its activations; leave it false")
-        model.recompute = True
-    if options.compile is not None:
-        model.compile(backend=options.compile)
-    loss = options.loss
-    criterion = Criterion(
-        loss.weights,
-        match_weights=loss.match_weights,
-        alpha=loss.alpha,
-        gamma=loss.gamma,
-        temperature=loss.temperature,
-    )
-    return GroundingModule(
-        model,
-        criterion,
-        options.optim,
-        options.decode,
-        dataset=config.data.name,
-        split=options.select.split,
-        seed=options.seed,
-        config=plain,
-        recipe=recipe,
-    )
-
-
-def _make_trainer(config: DictConfig, select: SelectConfig, run_dir: Path, timer: StepTimer) -> L.Trainer:
-    """The trainer with its logger, checkpoints and progress."""
-    interactive = sys.stderr.isatty()
-    try:
-        trainer: L.Trainer = build(
-            config.trainer,
-            precision=precision(config.trainer),
-            callbacks=[
-                *checkpoints(run_dir, monitor=f"{select.split}/{select.metric}"),
-                RichProgressBar(leave=True) if interactive else EpochLog(),
-                LossWatch(run_dir),
-                StopOnSigterm(run_dir),
-                timer,
-            ],
-            plugins=[CheckpointFiles(), make_environment()],
-            strategy=make_strategy(config.trainer, unused_parameters=not all(config.loss.weights.values())),
-            logger=build(config.logger, save_dir=str(run_dir)),
-            default_root_dir=run_dir,
-            enable_progress_bar=interactive,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
-    except InstantiationException as error:  # Lightning's, about a device that is not there
-        raise UserError(f"trainer: {' '.join(str(error.__cause__).split())}") from error
-    return trainer
+            show_predictions(trainer.loggers, split, module.predictions, records, data.clip_seconds, note)
 
 
 def _check_selection(data: GroundingDataModule, select: SelectConfig) -> None:

@@ -1,4 +1,4 @@
-"""Weights & Biases: what a run shows there, offline by itself where its server cannot be reached."""
+"""The loggers of a run, and what it shows on Weights & Biases, offline if the server cannot be reached."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from lightning.pytorch.loggers import WandbLogger
+from hydra.errors import InstantiationException
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from omegaconf import OmegaConf
 
+from sdst.config.build import build
 from sdst.errors import UserError
 from sdst.files.atomic import write_atomically
 from sdst.metrics.moment import top1_iou
@@ -27,7 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from lightning.pytorch.loggers import Logger
+    from omegaconf import DictConfig
 
+    from sdst.training.run_folder import RunFolder
     from sdst.types import Prediction, Record
 
 logger = logging.getLogger(__name__)
@@ -35,46 +40,82 @@ logger = logging.getLogger(__name__)
 RUN_ID = "wandb-run-id"
 """The file of a run folder with the id of its wandb run, which a resumed run continues."""
 SHOWN_QUERIES = 6
-"""How many queries a run shows as plots and in its table."""
+"""Number of queries that a run shows as plots and in its table."""
 TABLE = ("qid", "video", "query", "true moments [s]", "best predictions [s] (score)", "IoU of the best")
 
 
-def wandb_logger(save_dir: str, project: str, group: str | None, tags: Sequence[str]) -> WandbLogger:
-    """The logger of the wandb run that belongs to a run folder.
-
-    ``WANDB_MODE`` is obeyed; without it, the run is offline where there is no API key or no network.
+def make_loggers(configs: DictConfig, run: RunFolder) -> list[Logger]:
+    """The loggers of a configuration, and always the CSV log, whose curves ``sdst show`` draws.
 
     Args:
-        save_dir: The run folder. A wandb run that was begun in it is continued.
-        project: Where the run is filed.
-        group: What it is a row of, such as a table's name.
-        tags: Words to find it by.
+        configs: Name -> constructor of a logger.
+        run: Run folder that the loggers write into.
 
     Raises:
-        UserError: wandb or matplotlib is not installed.
+        UserError: A node is not a logger's constructor, or its package is not installed.
+    """
+    loggers: list[Logger] = []
+    for name, node in ((str(key), configs[key]) for key in configs):
+        if not OmegaConf.is_dict(node):
+            raise UserError(f"logger.{name}: must be a mapping with a _target_, got {node!r}")
+        if "save_dir" in node:
+            raise UserError(f"logger.{name}.save_dir: a run logs into its own folder; remove the option")
+        try:
+            loggers.append(build(node, save_dir=str(run.path)))
+        except InstantiationException as error:
+            if not isinstance(error.__cause__, ModuleNotFoundError):
+                raise
+            reason = " ".join(str(error.__cause__).split())
+            raise UserError(
+                f"logger.{name}: a package is missing ({reason}); install it or choose another logger"
+            ) from error
+    if not any(isinstance(made, CSVLogger) and made.name == run.csv_path.name for made in loggers):
+        loggers.insert(0, CSVLogger(str(run.path), name=run.csv_path.name))
+    return loggers
+
+
+def wandb_logger(
+    save_dir: str, project: str, group: str | None, tags: Sequence[str], **options: Any
+) -> WandbLogger:
+    """The logger of the wandb run that belongs to a run folder.
+
+    ``WANDB_MODE`` decides whether the run is offline; without it, the run is offline if there is no API key or no
+    network.
+
+    Args:
+        save_dir: Run folder. A wandb run that was begun in it is continued.
+        project: wandb project.
+        group: Group within the project, such as a table's name.
+        tags: Words to find the run by.
+        options: Further arguments of ``WandbLogger`` and ``wandb.init``: entity, name, notes, log_model.
+
+    Raises:
+        UserError: wandb or matplotlib is not installed, or an option is refused.
     """
     for package in ("wandb", "matplotlib"):
         if find_spec(package) is None:
-            raise UserError(f"logger=wandb: {package} is not installed; pip install 'sdst[wandb]'")
+            raise UserError(f"logger.wandb: {package} is not installed; pip install 'sdst[wandb]'")
+    if "offline" in options:  # WandbLogger would set WANDB_MODE for all later runs of the process
+        raise UserError(
+            "logger.wandb.offline: not supported; use logger.wandb.mode=offline or WANDB_MODE=offline"
+        )
     chosen = os.environ.get("WANDB_MODE")
     offline = chosen in ("offline", "dryrun") if chosen else not _usable()
     begun = Path(save_dir, RUN_ID)
     folder = Path(save_dir).absolute()
+    defaults = {
+        "id": begun.read_text(encoding="utf-8").strip() if begun.is_file() else secrets.token_hex(4),
+        "name": f"{folder.parent.name}/{folder.name}",  # the jobs of a multirun are folders 0, 1, ...
+        "mode": "offline" if offline else None,
+    }
     return WandbLogger(
-        id=begun.read_text(encoding="utf-8").strip() if begun.is_file() else secrets.token_hex(4),
-        name=f"{folder.parent.name}/{folder.name}",  # the jobs of a multirun are folders 0, 1, ...
-        save_dir=save_dir,
-        project=project,
-        group=group,
-        tags=list(tags),
-        # Not WandbLogger's own offline=True: that sets WANDB_MODE for all later runs of the process.
-        mode="offline" if offline else None,
+        save_dir=save_dir, project=project, group=group, tags=list(tags), **(defaults | options)
     )
 
 
 @contextmanager
 def tracked_run() -> Iterator[None]:
-    """End the process's wandb run with the block, as failed after an error: or the next one would continue it."""
+    """End the process's wandb run with the block, as failed after an error; the next run would continue it."""
     failed = True
     try:
         yield
@@ -92,33 +133,34 @@ def tracked_run() -> Iterator[None]:
 
 
 def start_wandb_run(
-    run_logger: Logger | None, run_dir: Path, config: dict[str, Any], facts: dict[str, Any]
+    loggers: Sequence[Logger], run_dir: Path, config: dict[str, Any], facts: dict[str, Any]
 ) -> None:
-    """Start the wandb run of a run folder, if it is logged there, or continue it.
+    """Start or continue the wandb run of a run folder, if one of the loggers is wandb's.
 
     Args:
-        run_logger: Of the trainer.
-        run_dir: The run folder; receives the wandb run's id.
+        loggers: Loggers of the trainer.
+        run_dir: Run folder that receives the wandb run's id.
         config: The resolved configuration.
-        facts: What run.json says: commit, versions, machine, parameters, features.
+        facts: Content of run.json: commit, versions, machine, parameters, features.
 
     Raises:
         UserError: wandb refuses to start the run.
     """
-    if not isinstance(run_logger, WandbLogger):
-        return
-    import wandb
+    for wandb_logger in _wandb_loggers(loggers):
+        import wandb
 
-    try:
-        run = run_logger.experiment
-    except wandb.Error as error:
-        raise UserError(f"logger=wandb: {error}; WANDB_MODE=offline goes on without its server") from error
-    write_atomically(run_dir / RUN_ID, f"{run.id}\n")
-    run_logger.log_hyperparams({**config, "run": facts})
+        try:
+            started = wandb_logger.experiment
+        except (wandb.Error, TypeError) as error:
+            raise UserError(
+                f"logger.wandb: {error}; check its options, or set WANDB_MODE=offline to train without the server"
+            ) from error
+        write_atomically(run_dir / RUN_ID, f"{started.id}\n")
+        wandb_logger.log_hyperparams({**config, "run": facts})
 
 
 def show_predictions(
-    run_logger: Logger | None,
+    loggers: Sequence[Logger],
     split: str,
     predictions: Sequence[Prediction],
     records: Sequence[Record],
@@ -128,14 +170,15 @@ def show_predictions(
     """Show some queries of a labelled split in the wandb run, if there is one: a plot each, and a table.
 
     Args:
-        run_logger: Of the trainer.
-        split: Its name.
-        predictions: Of the whole split, in any order.
-        records: Its annotations; the shown ones are spread evenly over them.
+        loggers: Loggers of the trainer.
+        split: Name of the split.
+        predictions: Predictions of the whole split, in any order.
+        records: Annotations of the split; the shown queries are spread evenly over them.
         clip_seconds: Length of a clip.
-        note: A line above each plot.
+        note: Line above each plot.
     """
-    if not isinstance(run_logger, WandbLogger):
+    shown_in = _wandb_loggers(loggers)
+    if not shown_in:
         return
     import wandb
 
@@ -150,7 +193,12 @@ def show_predictions(
             plots.append(wandb.Image(str(path), caption=f"{record.qid}: {record.query}"))
         table = wandb.Table(columns=list(TABLE), data=[_row(by_qid[record.qid], record) for record in shown])
         # Within the block: wandb copies the pictures when they are logged.
-        run_logger.experiment.log({f"{split}/plots": plots, f"{split}/predictions": table})
+        for wandb_logger in shown_in:
+            wandb_logger.experiment.log({f"{split}/plots": plots, f"{split}/predictions": table})
+
+
+def _wandb_loggers(loggers: Sequence[Logger]) -> list[WandbLogger]:
+    return [run_logger for run_logger in loggers if isinstance(run_logger, WandbLogger)]
 
 
 def _row(prediction: Prediction, record: Record) -> list[str | float]:

@@ -13,8 +13,8 @@ from sdst.config.schema import Decoding
 from sdst.metrics.collector import PredictionCollector
 from sdst.models.decoding import decode
 from sdst.training.checkpoint import contents
+from sdst.training.gather import gather, pad_alike, world_size
 from sdst.training.optim import make_optimizer
-from sdst.training.processes import gather, pad_alike, world_size
 from sdst.untrusted.checkpoint import KEY
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 SHOWN_METRICS = ("MR-full-R1@0.5", "MR-full-mAP", "HL-min-VeryGood-mAP")
-"""What the progress of a training shows; all others are logged too."""
+"""Metrics that the progress bar shows; all others are logged too."""
 
 
 class GroundingModule(L.LightningModule):
@@ -37,12 +37,17 @@ class GroundingModule(L.LightningModule):
         model: Called with (video, video_mask, text, text_mask, num_clips).
         criterion: Losses and their weights.
         optimization: Optimizer and schedule.
-        decoding: From outputs to predictions.
-        dataset: Whose metrics are computed.
-        split: The split evaluated now; the prefix of its metrics.
-        seed: Of dropout and stochastic depth.
+        decoding: Options of decoding outputs to predictions.
+        dataset: Data set whose metrics are computed.
+        split: Split that validation evaluates; the prefix of its metrics. Tests log under ``test``.
+        seed: Seed of dropout and stochastic depth.
         config: The resolved configuration, for the checkpoint.
         recipe: How the features were made, for the checkpoint.
+
+    Attributes:
+        metrics: Metrics of the last evaluation; empty without labels.
+        predictions: Predictions of the last evaluation, of all processes.
+        qids: Queries of the current batch.
     """
 
     def __init__(
@@ -69,7 +74,7 @@ class GroundingModule(L.LightningModule):
         self.contents = contents(config, recipe)
         self.metrics: dict[str, Any] = {}
         self.predictions: list[Prediction] = []
-        self.qids: list[Qid] = []  # of the batch at hand
+        self.qids: list[Qid] = []
 
     def forward(self, batch: Batch) -> Output:
         """The model's output for a batch."""
@@ -77,12 +82,16 @@ class GroundingModule(L.LightningModule):
         return output
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed this batch's dropout by its place in the run, so that a resumed run draws what it would have drawn."""
+        """Seed this batch's dropout by its place in the run, so that a resumed run draws the same."""
         entropy = [self.seed, self.current_epoch, batch_idx, self.global_rank]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step. The loss is logged, and at steps that the logger takes every unweighted term, also by level."""
+        """One step. Logs the loss, and at logged steps every unweighted term, also by level, and the learning rate.
+
+        ``LearningRateMonitor`` would write the rate to a row of its own in the CSV log, without its epoch, and would
+        log nothing in a script that does not add it.
+        """
         self.qids = [record.qid for record in batch.records]
         batch = pad_alike(batch)
         output, batch = gather(self(batch), batch)
@@ -104,32 +113,49 @@ class GroundingModule(L.LightningModule):
         return total * world_size()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Predict a batch; its loss is logged where it has labels."""
+        """Predict a batch of the split that validation evaluates, and log its loss if it has labels."""
+        self._evaluate_batch(batch, self.split)
+
+    def on_validation_epoch_end(self) -> None:
+        """Evaluate the split and log the metrics of its table."""
+        self._evaluate_split(self.split)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Predict a batch of the test split, and log its loss if it has labels."""
+        self._evaluate_batch(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        """Evaluate the test split and log the metrics of its table."""
+        self._evaluate_split("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
+        """One prediction per query of the batch."""
+        return decode(self(batch), batch, self.decoding)
+
+    def _evaluate_batch(self, batch: Batch, prefix: str) -> None:
         self.qids = [record.qid for record in batch.records]
         output = self(batch)
         self.collector.update(decode(output, batch, self.decoding), batch.records)
         if all(record.windows is not None for record in batch.records):
             total, _ = self.criterion(output, batch)
-            self.log(f"{self.split}/loss", total, batch_size=len(batch), on_epoch=True, sync_dist=True)
+            self.log(f"{prefix}/loss", total, batch_size=len(batch), on_epoch=True, sync_dist=True)
 
-    def on_validation_epoch_end(self) -> None:
-        """Evaluate the split and log the metrics of its table."""
+    def _evaluate_split(self, prefix: str) -> None:
         self.metrics = self.collector.compute()
         self.predictions, _ = self.collector.gather()
         self.collector.reset()
-        brief = self.metrics.get("brief", {})
-        # Every rank computed the same numbers from the same gathered rows.
-        for key, value in brief.items():
+        # All processes computed the same numbers from the same gathered rows.
+        for key, value in self.metrics.get("brief", {}).items():
             if value is not None:
-                self.log(f"{self.split}/{key}", value, prog_bar=key in SHOWN_METRICS)
+                self.log(f"{prefix}/{key}", value, prog_bar=key in SHOWN_METRICS)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over the model's parameters, scheduled by the step."""
-        _ = self.trainer.estimated_stepping_batches  # makes the trainer count its batches
+        _ = self.trainer.estimated_stepping_batches  # the trainer counts its batches
         steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         optimizer, schedule = make_optimizer(self.optimization, self.model.parameters(), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add configuration and recipe, plain values both."""
+        """Add the configuration and the recipe as plain values, so that a checkpoint is enough to predict."""
         checkpoint[KEY] = self.contents

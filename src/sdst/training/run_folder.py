@@ -1,10 +1,129 @@
-"""The run folder: the names of its files, and how they are read."""
+"""The run folder: the names of its files, and their readers. Imports neither torch nor Lightning."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdst.data.predictions import read_predictions
+from sdst.errors import UserError
+from sdst.files.yaml import read_yaml
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from sdst.types import Prediction
 
 LAST = Path("checkpoints/last.ckpt")
-"""Everything that resuming needs, after every epoch."""
+"""Everything that resuming needs, written after every epoch."""
 BEST = Path("checkpoints/best.ckpt")
 """The weights of the best epoch."""
+
+
+class RunFolder:
+    """The files of one run. Nothing needs to exist yet.
+
+    Args:
+        path: The run folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_path = self.path / "config.yaml"
+        self.facts_path = self.path / "run.json"
+        self.metrics_path = self.path / "metrics.json"
+        self.nonfinite_path = self.path / "nonfinite.json"
+        self.csv_path = self.path / "csv"
+        self.last = self.path / LAST
+        self.best = self.path / BEST
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a run was started here: its configuration is the first file written."""
+        return self.config_path.is_file()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run is finished: its metrics are the last file written."""
+        return self.metrics_path.is_file()
+
+    def predictions_path(self, split: str) -> Path:
+        """The submission file of a split."""
+        return self.path / f"{split}_submission.jsonl"
+
+    def metrics(self) -> dict[str, Any]:
+        """The content of metrics.json.
+
+        Raises:
+            UserError: The run is not finished, or the file is damaged.
+        """
+        if not self.is_finished:
+            raise UserError(f"{self.path}: no finished run (it has no metrics.json); give the folder of one")
+        return _read_json(self.metrics_path)
+
+    def facts(self) -> dict[str, Any]:
+        """The content of run.json: commit, versions, machine, parameters, features; empty without the file.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        return _read_json(self.facts_path) if self.facts_path.is_file() else {}
+
+    def config(self) -> DictConfig:
+        """The run's configuration in the schema.
+
+        Raises:
+            UserError: The file is missing, damaged or not a configuration of ours.
+        """
+        # Imported here because Hydra takes a second, and commands that read only metrics do not need it.
+        from sdst.config.stored import stored_config
+
+        return stored_config(self.config_path)
+
+    def annotations_path(self, split: str) -> Path:
+        """The annotation file of a split. Reads the configuration without the schema, which needs torch.
+
+        Raises:
+            UserError: The configuration cannot be read, or the file is not where it says.
+        """
+        config: Any = read_yaml(self.config_path)
+        try:
+            named = config["data"]["annotations"][split]
+        except (LookupError, TypeError):
+            named = None
+        if not isinstance(named, str) or not Path(named).is_file():
+            raise UserError(
+                f"{self.path}: its annotations of {split} are not at {named}; name the file with --annotations"
+            )
+        return Path(named)
+
+    def predictions(self, split: str) -> list[Prediction]:
+        """The predictions of a split by the best checkpoint.
+
+        Raises:
+            UserError: There are none, or the file is damaged.
+        """
+        return read_predictions(self.require_predictions(split))
+
+    def require_predictions(self, split: str) -> Path:
+        """The submission file of a split, which must be there.
+
+        Raises:
+            UserError: It is not; names the splits that the run has.
+        """
+        path = self.predictions_path(split)
+        if not path.is_file():
+            splits = ", ".join(self.metrics()["best"])
+            raise UserError(f"{path}: no predictions of this split; choose a --split from {splits}")
+        return path
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({error}); remove the run folder and train again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: damaged (no JSON object); remove the run folder and train again")
+    return content

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sdst.config.compose import conf_dir, explain, register_schema
 from sdst.errors import UserError
 from sdst.training.resume import begun_run, stored_run
+from sdst.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         if resume == "auto":
             resume = begun_run(argv)
-            if resume and (Path(resume) / "metrics.json").exists():
+            if resume and RunFolder(resume).is_finished:
                 logger.info("%s: holds a finished run; nothing is left to do", resume)
                 return 0
         if resume not in ("", "null"):

@@ -28,8 +28,8 @@ from sdst.models.attention import ATTENTIONS
 from sdst.models.decoding import decode
 from sdst.models.dense_stream import SIGNALS
 from sdst.models.sparse_stream import MODULES
+from sdst.training.builders import make_module
 from sdst.training.checkpoint import build_model
-from sdst.training.fit import make_module
 from sdst.training.module import GroundingModule
 from sdst.types import Batch, Output
 
@@ -92,7 +92,7 @@ def make(config: DictConfig) -> Variant:
     assert isinstance(options, TrainConfig)
     data = build(config.data, levels=options.levels, seed=options.seed)
     torch.manual_seed(0)
-    module = make_module(config, options, data.recipe)
+    module = make_module(config, data.recipe)
     for parameter in module.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
     (batch,) = data.loader("val")

@@ -61,7 +61,7 @@ def test_a_run_shows_its_configuration_origin_curves_and_predictions(
     train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    run_dir = train(tmp_path / "sweep/7", "logger=wandb", "group=table5", "logger.tags=[rdsa,laptop]")
+    run_dir = train(tmp_path / "sweep/7", "logger=wandb", "group=table5", "logger.wandb.tags=[rdsa,laptop]")
     (file,) = written(run_dir)
     assert (file.run.project, file.run.run_group, list(file.run.tags)) == (
         "sdst",
@@ -206,9 +206,9 @@ def test_a_run_is_online_only_with_a_key_and_a_server_that_answers(
 
 
 def test_the_group_is_what_the_sweep_sets_unless_the_logger_is_told_another() -> None:
-    assert compose(["logger=wandb"]).logger.group is None
-    assert compose(["logger=wandb", "group=table5"]).logger.group == "table5"
-    assert compose(["logger=wandb", "group=table5", "logger.group=mine"]).logger.group == "mine"
+    assert compose(["logger=wandb"]).logger.wandb.group is None
+    assert compose(["logger=wandb", "group=table5"]).logger.wandb.group == "table5"
+    assert compose(["logger=wandb", "group=table5", "logger.wandb.group=mine"]).logger.wandb.group == "mine"
 
 
 @pytest.mark.parametrize("package", ["wandb", "matplotlib"])

@@ -11,15 +11,15 @@ from typing import Any
 import h5py
 import pytest
 import torch
-from sdst.training.run_folder import LAST
 from torch import nn
 
 from helpers.corpus import Corpus, make_corpus, make_rows
 from sdst.cli import main
 from sdst.config.schema import Levels
 from sdst.data.datamodule import GroundingDataModule
-from sdst.training.callbacks.checkpoints import MOST_OVERFLOWS, NONFINITE, SPIKE, SPIKE_STEPS, LossWatch
+from sdst.training.callbacks.loss_watch import MAX_OVERFLOWS, SPIKE, SPIKE_STEPS, LossWatch
 from sdst.training.module import GroundingModule
+from sdst.training.run_folder import LAST, RunFolder
 
 Train = Callable[..., Path]
 
@@ -65,7 +65,7 @@ def test_what_is_not_finite_stops_the_run_and_its_queries_are_written_down(
     error = capsys.readouterr().err.splitlines()[-1]
     assert "diverged in epoch 2" in error
     assert reason in error
-    found = json.loads((run_dir / NONFINITE).read_text())
+    found = json.loads(RunFolder(run_dir).nonfinite_path.read_text())
     assert found["qids"] == [qid for batch in batches[5 - accumulate : 5] for qid in batch]
     assert (found["epoch"], found["reason"]) == (2, reason)
     weights = torch.load(run_dir / LAST, weights_only=True)["state_dict"]
@@ -74,23 +74,26 @@ def test_what_is_not_finite_stops_the_run_and_its_queries_are_written_down(
 
 
 def test_a_gradient_scaler_may_skip_some_steps_in_a_row_but_not_all() -> None:
-    watch, module, optimizer = LossWatch(Path()), nn.Linear(1, 1), None
+    watch, module, optimizer = LossWatch(RunFolder(Path())), nn.Linear(1, 1), None
     trainer: Any = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=object()))
     for _ in range(2):
         module.weight.grad = torch.full((1, 1), torch.inf)
-        for _ in range(MOST_OVERFLOWS):
+        for _ in range(MAX_OVERFLOWS):
             watch.on_before_optimizer_step(trainer, module, optimizer)
         module.weight.grad = torch.ones(1, 1)
         watch.on_before_optimizer_step(trainer, module, optimizer)
     module.weight.grad = torch.full((1, 1), torch.nan)
-    for _ in range(MOST_OVERFLOWS):
+    for _ in range(MAX_OVERFLOWS):
         watch.on_before_optimizer_step(trainer, module, optimizer)
     with pytest.raises(FloatingPointError, match="weight"):
         watch.on_before_optimizer_step(trainer, module, optimizer)
 
 
 def test_a_spike_is_told_against_the_median_of_the_steps_before_it(caplog: pytest.LogCaptureFixture) -> None:
-    watch, trainer = LossWatch(Path()), SimpleNamespace(is_global_zero=True, current_epoch=4, global_step=77)
+    watch, trainer = (
+        LossWatch(RunFolder(Path())),
+        SimpleNamespace(is_global_zero=True, current_epoch=4, global_step=77),
+    )
 
     def told(loss: float) -> list[str]:
         caplog.clear()

@@ -1,0 +1,154 @@
+"""The parts of a run, built from its configuration: data module, module and trainer."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+from hydra.errors import InstantiationException
+from lightning.pytorch.callbacks import RichProgressBar
+from omegaconf import DictConfig, OmegaConf
+
+from sdst.config.build import build
+from sdst.config.checks import check_options, precision, resolve_auto_options
+from sdst.config.schema import SelectConfig, TrainConfig
+from sdst.errors import UserError
+from sdst.losses.criterion import Criterion
+from sdst.models.sdst import SDST
+from sdst.training import checkpoint
+from sdst.training.callbacks.checkpoints import CheckpointFiles, make_checkpoints
+from sdst.training.callbacks.epoch_log import EpochLog
+from sdst.training.callbacks.loss_watch import LossWatch
+from sdst.training.callbacks.preemption import StopOnSigterm
+from sdst.training.loggers import make_loggers
+from sdst.training.module import GroundingModule
+from sdst.training.processes import make_environment, make_strategy
+
+if TYPE_CHECKING:
+    from sdst.data.datamodule import GroundingDataModule
+    from sdst.training.callbacks.step_timer import StepTimer
+    from sdst.training.run_folder import RunFolder
+
+SET_BY_SDST = {
+    "callbacks": "checkpoints and resuming need sdst's own; build a Lightning Trainer in a script to add others",
+    "plugins": "checkpoints are written by sdst's own; build a Lightning Trainer in a script to add others",
+    "logger": "loggers are the group logger; give logger=NAME",
+    "enable_progress_bar": "a terminal gets a bar, a file a line per epoch",
+    "default_root_dir": "everything is written to run_dir; give run_dir=FOLDER",
+    "num_sanity_val_steps": "all input is checked before training",
+    "use_distributed_sampler": "the data module shares out the queries itself",
+    "enable_model_summary": "run.json has the number of parameters",
+}
+"""Trainer options that sdst sets itself, and why they cannot be given."""
+
+
+def complete(config: DictConfig) -> DictConfig:
+    """A resolved and checked copy of a composed configuration, options of value ``auto`` filled in.
+
+    Raises:
+        UserError: An option is bad.
+    """
+    config = config.copy()
+    OmegaConf.resolve(config)
+    check_options(config)
+    for key, reason in SET_BY_SDST.items():
+        if key in config.trainer:
+            raise UserError(f"trainer.{key}: set by sdst train ({reason}); remove it")
+    resolve_auto_options(config)
+    return config
+
+
+def make_datamodule(config: DictConfig) -> GroundingDataModule:
+    """The data module of a composed configuration.
+
+    Raises:
+        UserError: An option or the feature file is bad.
+    """
+    options = _options(config)
+    data: GroundingDataModule = build(
+        config.data, levels=options.levels, seed=options.seed, validation_split=options.select.split
+    )
+    return data
+
+
+def make_module(config: DictConfig, recipe: dict[str, Any]) -> GroundingModule:
+    """The untrained model with its losses, optimisation and decoding.
+
+    Args:
+        config: A composed configuration.
+        recipe: How the features were made: ``recipe`` of the data module.
+
+    Raises:
+        UserError: An option is bad.
+    """
+    config = complete(config)
+    options = _options(config)
+    plain: Any = OmegaConf.to_container(config)
+    model = checkpoint.build_model(plain, recipe)
+    if options.recompute:
+        if not isinstance(model, SDST):
+            raise UserError(f"recompute: {type(model).__name__} keeps all its activations; leave it false")
+        model.recompute = True
+    if options.compile is not None:
+        model.compile(backend=options.compile)
+    loss = options.loss
+    criterion = Criterion(
+        loss.weights,
+        match_weights=loss.match_weights,
+        alpha=loss.alpha,
+        gamma=loss.gamma,
+        temperature=loss.temperature,
+    )
+    return GroundingModule(
+        model,
+        criterion,
+        options.optim,
+        options.decode,
+        dataset=config.data.name,
+        split=options.select.split,
+        seed=options.seed,
+        config=plain,
+        recipe=recipe,
+    )
+
+
+def make_trainer(config: DictConfig, select: SelectConfig, run: RunFolder, timer: StepTimer) -> L.Trainer:
+    """The trainer of a completed configuration, with loggers, checkpoints and progress."""
+    settings = config.trainer.copy()
+    OmegaConf.set_struct(settings, False)
+    strategy: Any = settings.pop("strategy", None)
+    if strategy is None:
+        strategy = make_strategy(config.trainer, unused_parameters=not all(config.loss.weights.values()))
+    elif OmegaConf.is_dict(strategy):
+        strategy = build(strategy)
+    interactive = sys.stderr.isatty()
+    try:
+        trainer: L.Trainer = build(
+            settings,
+            precision=precision(config.trainer),
+            callbacks=[
+                *make_checkpoints(run, monitor=f"{select.split}/{select.metric}"),
+                RichProgressBar(leave=True) if interactive else EpochLog(),
+                LossWatch(run),
+                StopOnSigterm(run),
+                timer,
+            ],
+            plugins=[CheckpointFiles(), make_environment()],
+            strategy=strategy,
+            logger=make_loggers(config.logger, run),
+            default_root_dir=run.path,
+            enable_progress_bar=interactive,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+    except InstantiationException as error:  # Lightning's, about a device that is not there
+        raise UserError(f"trainer: {' '.join(str(error.__cause__).split())}") from error
+    return trainer
+
+
+def _options(config: DictConfig) -> TrainConfig:
+    options = OmegaConf.to_object(config)
+    assert isinstance(options, TrainConfig)
+    return options
