@@ -67,6 +67,9 @@ def _with_new_names(values: dict[str, Any]) -> dict[str, Any]:
         options = new.get(section)
         if isinstance(options, dict) and old in options:
             options[name] = options.pop(old)
+    logger = new.get("logger")
+    if isinstance(logger, dict) and "_target_" in logger:  # runs of before had a single logger
+        new["logger"] = {"wandb" if logger["_target_"] in NEW_TARGETS.values() else "csv": logger}
     return new
 
 

@@ -244,7 +244,7 @@ def _check_launcher(overrides: Sequence[str]) -> None:
 
 def _set_group(config: DictConfig, name: str) -> None:
     """Make loggers that group runs, such as wandb, group them by experiment."""
-    for node in (config, *filter(OmegaConf.is_dict, config.logger.values()), config.logger):
+    for node in (config, *config.logger.values()):
         if "group" in node:
             node.group = name
 

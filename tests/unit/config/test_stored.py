@@ -43,6 +43,7 @@ def test_its_configuration_has_the_names_of_today() -> None:
     config = stored_config(STORED / "config.yaml")
     assert config.levels.direction == "descending"
     assert "order" not in config.levels
+    assert config.logger == {"csv": {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": "csv"}}
     assert config.model == OmegaConf.load(STORED / "config.yaml").model
 
 
@@ -52,6 +53,18 @@ def test_a_renamed_target_is_found_at_any_depth() -> None:
     config = as_config(values, "config.yaml")
     assert config.trainer.callbacks == [{"_target_": "sdst.training.loggers.wandb_logger", "tags": ["a"]}]
     assert values["trainer"]["callbacks"][0]["_target_"] == "sdst.tracking.wandb_logger"
+
+
+def test_a_wandb_logger_is_one_of_several_now() -> None:
+    values: Any = OmegaConf.to_container(OmegaConf.load(STORED / "config.yaml"))
+    values["logger"] = {
+        "_target_": "sdst.tracking.wandb_logger",
+        "project": "sdst",
+        "group": None,
+        "tags": [],
+    }
+    wandb = {**values["logger"], "_target_": "sdst.training.loggers.wandb_logger"}
+    assert as_config(values, "config.yaml").logger == {"wandb": wandb}
 
 
 def test_its_checkpoint_predicts_as_it_did(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
