@@ -277,10 +277,10 @@ def test_a_run_that_a_process_trains_is_left_alone(
     with run_lock(run_dir):  # a lock counts within a process too
         before = contents(run_dir)
         assert "another process trains this run" in refusal(capsys, f"resume={run_dir}")
-        assert "was left unfinished" in refusal(capsys, *latest)
+        assert "no unfinished run" in refusal(capsys, *latest)
         assert contents(run_dir) == before
     (tmp_path / "run.yaml").touch()  # as beside the job of a sweep
-    assert "was left unfinished" in refusal(capsys, *latest)
+    assert "no unfinished run" in refusal(capsys, *latest)
     (tmp_path / "run.yaml").unlink()
     assert main(["train", *latest]) == 0
     assert (run_dir / "metrics.json").exists()

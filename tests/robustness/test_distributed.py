@@ -151,6 +151,6 @@ def test_what_cannot_be_shared_is_refused(
     assert main(["train", *arguments, f"run_dir={tmp_path / 'run'}"]) == 2
     assert "data.annotations.test: has fewer rows" in capsys.readouterr().err
     assert main(["train", f"resume={finished}", "trainer.devices=2"]) == 2
-    assert "was begun with 1 processes" in capsys.readouterr().err
+    assert "was started with trainer.devices=1" in capsys.readouterr().err
     assert main(["sweep", "table3", "trainer.devices=2", f"paths.runs={tmp_path}"]) == 2
     assert "one device" in capsys.readouterr().err

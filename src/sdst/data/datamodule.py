@@ -1,4 +1,4 @@
-"""Annotation files and a feature store, served as batches. A dataset is a configuration of this class."""
+"""Annotation files and a feature store, served as batches. Every data set is a configuration of this class."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ logger = logging.getLogger(__name__)
 
 
 class GroundingDataModule(L.LightningDataModule):
-    """Train, validation and test splits of one dataset.
+    """Train, validation and test splits of one data set.
 
     Args:
-        name: ``qvhighlights``, ``charades``, ``tacos`` or ``world``: whose metrics are computed.
-        annotations: Split name -> JSON lines file, or None where there is no such split.
+        name: Evaluation protocol: ``qvhighlights``, ``charades``, ``tacos`` or ``world``.
+        annotations: Split name -> JSON lines file; None for a split that the data set does not have.
         features: The feature store (layout: ``sdst.data.store``).
-        pooling: Which pooled features, ``adaptive``, ``avg`` or ``cls`` (Tab. 3).
-        clip_seconds: Clip length; must be the store's.
-        min_duration: Shorter videos are left out of training (App. A), in seconds.
+        pooling: Pooling of the features: ``adaptive``, ``avg`` or ``cls`` (Tab. 3).
+        clip_seconds: Clip length in seconds; must equal the store's.
+        min_duration: Duration in seconds below which a video is left out of training (App. A).
         batch_size: Queries per step.
-        num_workers: Loader processes.
-        levels: Which layers become the levels.
+        num_workers: Number of loader processes.
+        levels: Choice of the backbone layers.
         seed: Seed of shuffling and of the positive clips.
         validation_split: Split that validation evaluates and that chooses the best checkpoint.
     """
@@ -92,10 +92,10 @@ class GroundingDataModule(L.LightningDataModule):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """How the features were made, as plain values; a checkpoint stores it and prediction compares it.
+        """How the features were made, as plain values. A checkpoint stores it, and prediction compares it.
 
-        Beside it are ``max_clips``, the length of the longest training video, since videos of more are asked in
-        parts, and ``fingerprint``, by which a resumed run knows its features again.
+        It also holds ``max_clips``, the length of the longest training video, because longer videos are predicted in
+        parts, and ``fingerprint``, by which a resumed run recognises its features.
         """
         info = self.store.info
         return {
@@ -114,11 +114,11 @@ class GroundingDataModule(L.LightningDataModule):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the features as they are now."""
+        """Fingerprint of the features as they are now."""
         return fingerprint(self.store.info.path, self.store.pooling)
 
     def warn_about_leaks(self) -> None:
-        """Warn of every split that has videos of the training split."""
+        """Warn about every split that shares videos with the training split."""
         trained = {record.vid for record in self.load("train").records}
         for split in self.paths:
             shared = sorted(trained & {record.vid for record in self.load(split).records})

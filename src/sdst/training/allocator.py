@@ -1,4 +1,4 @@
-"""What becomes of the memory that a step frees."""
+"""Keeping the memory that a training step frees, so that the next step is faster."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed_memory() -> None:
-    """Let large tensors on a CPU reuse the memory of freed ones, which makes a training step a tenth faster.
+    """Keep the memory of freed tensors on a CPU for later ones, which makes a training step a tenth faster.
 
-    By default glibc returns them to the system, which clears every page again when the next step asks for it. Does
-    nothing under another C library.
+    By default glibc returns it to the system, which clears every page before the next step gets it. Does nothing with
+    another C library.
     """
     _call("mallopt", _MMAP_THRESHOLD, 2**30)
     _call("mallopt", _TRIM_THRESHOLD, 2**30)
 
 
 def return_freed_memory() -> None:
-    """Give the system what was kept so far."""
+    """Return the memory kept so far to the system."""
     _call("malloc_trim", 0)
 
 

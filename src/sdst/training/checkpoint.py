@@ -1,4 +1,4 @@
-"""Checkpoints: weights, plain-dict configuration and the recipe of the features. Nothing in them is executed."""
+"""Models from checkpoints: weights, a plain configuration, and the recipe of the features they were trained on."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LARGEST_SIZE = 10_000
-"""The sizes of a model, such as its width, are no larger, or those of one of its weights."""
+"""Upper limit of a model's sizes, such as its width, unless one of its weights is larger."""
 
 
 def contents(config: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
-    """What :data:`KEY` holds: the resolved configuration and how the features were made."""
+    """The value of :data:`KEY` in a checkpoint: the resolved configuration and the recipe of the features."""
     return {"version": VERSION, "config": config, "recipe": recipe}
 
 
@@ -33,7 +33,7 @@ def load(path: str | Path) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
     """The model in evaluation mode, the resolved configuration and the feature recipe of a checkpoint.
 
     Raises:
-        UserError: No file, not a checkpoint of this project, or weights that do not fit its configuration.
+        UserError: The file is missing, not a checkpoint of this project, or its weights do not fit its configuration.
     """
     stored = read_checkpoint(path)
     recipe = stored[KEY]["recipe"]
@@ -42,7 +42,7 @@ def load(path: str | Path) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
     for layers in ("video_layers", "text_layers"):
         if len(recipe[layers]) != config["levels"]["count"]:
             raise UserError(
-                f"{path}: its recipe has {layers} {recipe[layers]} for other levels; do not trust it"
+                f"{path}: its recipe has {layers} {recipe[layers]}, which do not fit its levels; do not trust it"
             )
     weights = {name.removeprefix("model."): value for name, value in stored["state_dict"].items()}
     _require_as_large(config, recipe, weights, path)
@@ -52,10 +52,10 @@ def load(path: str | Path) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
-    """Load weights that were read from ``path``; all must be there, fit and be finite.
+    """Load all weights of a module, read from ``path``.
 
     Raises:
-        UserError: One does not; names the first.
+        UserError: A weight is missing, does not fit or is not finite; the message names the first.
     """
     try:
         module.load_state_dict(weights)
@@ -70,29 +70,28 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], path: str | Path
 def _require_as_large(
     config: dict[str, Any], recipe: dict[str, Any], weights: dict[str, Any], path: str | Path
 ) -> None:
-    """Refuse a configuration of a larger model than there are weights, before it takes memory and time.
+    """Refuse a configuration whose model is larger than the weights, before building it takes memory and time.
 
     Raises:
-        UserError: It does not fit the weights.
+        UserError: The model is larger than the weights.
     """
     tensors = [weight for weight in weights.values() if isinstance(weight, torch.Tensor)]
     largest = max([LARGEST_SIZE, *(size for tensor in tensors for size in tensor.shape)])
     sizes = (config["levels"]["count"], recipe["video_dim"], recipe["text_dim"], *config["model"].values())
     if any(isinstance(size, int) and abs(size) > largest for size in sizes):
-        raise UserError(f"{path}: its configuration has sizes that no weight has; do not trust it")
+        raise UserError(f"{path}: its configuration has sizes larger than any weight; do not trust it")
     with torch.device("meta"):
         described = build_model(config, recipe)
     wanted = sum(parameter.numel() for parameter in described.parameters())
-    if wanted > 2 * sum(
-        tensor.numel() for tensor in tensors
-    ):  # else `load_weights` can name the weight that is missing
+    # If only a few are missing, load_weights names the first.
+    if wanted > 2 * sum(tensor.numel() for tensor in tensors):
         raise UserError(
             f"{path}: its configuration describes a larger model than its weights; do not trust it"
         )
 
 
 def _check_target(node: dict[str, Any], path: str | Path) -> None:
-    """Refuse a configuration that would build anything but a model of ours: checkpoints come from strangers."""
+    """Refuse a configuration that builds anything but a model of sdst, because checkpoints may come from strangers."""
     target = str(node.get("_target_"))
     nested = "_target_" in str([value for key, value in node.items() if key != "_target_"])
     try:
@@ -101,37 +100,37 @@ def _check_target(node: dict[str, Any], path: str | Path) -> None:
         model = object
     if not (issubclass(model, nn.Module) and model.__module__.startswith("sdst.")):
         raise UserError(
-            f"{path}: its configuration builds {target}, which is no model of sdst; do not trust it"
+            f"{path}: its configuration must build a model of sdst, got {target}; do not trust it"
         )
 
 
 def require_same(source: object, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse features, or a backbone to make them with, unlike those that a checkpoint was trained on.
+    """Refuse features, or a backbone, that differ from those that a checkpoint was trained on.
 
     Args:
-        source: What is refused, for the message.
-        found: What it says about itself.
-        wanted: The same keys from the checkpoint's recipe.
+        source: File or object that is checked, for the message.
+        found: Its recipe.
+        wanted: The same keys of the checkpoint's recipe.
 
     Raises:
-        UserError: Names the first key that differs or that only one of the two has.
+        UserError: A key differs, or only one of the two has it; the message names the first.
     """
     for key in {**wanted, **found}:
         here, trained = (recipe.get(key, "not stated") for recipe in (found, wanted))
         if here != trained:
             raise UserError(
-                f"{source}: {key} is {here}, but {trained} in the features that the checkpoint was trained on; "
+                f"{source}: {key} must be {trained} as in the features of the training, got {here}; "
                 "use the same as in training"
             )
 
 
 def require_unchanged(features: str, recipe: Mapping[str, Any], stored: dict[str, Any]) -> None:
-    """Refuse to continue a run on other features than those it was begun with.
+    """Refuse to resume a run with other features than it was started with.
 
     Args:
         features: The feature file, for the message.
-        recipe: Of the features that are there now.
-        stored: Content of the run's checkpoint; one from before there were fingerprints is accepted.
+        recipe: Recipe of the features now.
+        stored: Content of the run's checkpoint; old checkpoints without a fingerprint are accepted.
 
     Raises:
         UserError: The fingerprints differ.
@@ -141,7 +140,7 @@ def require_unchanged(features: str, recipe: Mapping[str, Any], stored: dict[str
 
 
 def build_model(config: dict[str, Any], recipe: dict[str, Any]) -> nn.Module:
-    """The untrained model of a resolved configuration, for features of the given recipe."""
+    """Build the untrained model of a resolved configuration for features of the given recipe."""
     model: nn.Module = build(
         OmegaConf.create({"model": config["model"]}).model,
         video_dim=recipe["video_dim"],

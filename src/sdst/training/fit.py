@@ -41,25 +41,25 @@ logger = logging.getLogger(__name__)
 
 
 def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[str, Any]:
-    """Fit, then evaluate the best checkpoint on every split that has annotations.
+    """Train, then evaluate the best checkpoint on every split that has annotations.
 
     All input is read and checked before anything is written or computed. Wherever a run stops, ``resume`` continues
     it to the same result.
 
     Args:
         config: A composed configuration (see :func:`sdst.config.compose.compose`).
-        run_dir: Receives config.yaml, run.json, checkpoints, logs, submission files and at last metrics.json.
-        resume: Continue the run of that folder from its last checkpoint, or from its beginning if it has none.
+        run_dir: Run folder for config.yaml, run.json, checkpoints, logs, submission files and finally metrics.json.
+        resume: Continue the run in that folder from its last checkpoint, or from the start if it has none.
 
     Returns:
         The content of metrics.json.
 
     Raises:
-        UserError: The folder holds a run already or cannot be written, or any input is bad.
-        Stopped: SIGTERM has come.
+        UserError: The folder holds a run or cannot be written, or any input is bad.
+        Stopped: SIGTERM has come; the run is saved.
     """
     if is_first():
-        check_folder(run_dir, resume)  # before anything is written
+        check_folder(RunFolder(run_dir), resume)  # before anything is written
     else:
         logging.getLogger("sdst").setLevel(logging.ERROR)  # the first process logs for all
     config.run_dir = str(run_dir)  # the folder of a multirun's job or of a moved run is not the composed one
@@ -119,6 +119,7 @@ def _train_here(config: DictConfig, run: RunFolder, resume: bool, world: int) ->
 
 
 def _quiet_lightning() -> None:
+    """Silence Lightning's messages that do not apply to this project."""
     for part in ("pytorch", "fabric"):
         logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
     # About a name in torch that Lightning will change itself.
@@ -137,7 +138,7 @@ def _read_data(config: DictConfig, select: SelectConfig, world: int) -> Groundin
     for split in data.paths:
         if len(data.load(split)) < world:
             raise UserError(
-                f"data.annotations.{split}: has fewer rows than trainer.devices = {world} processes"
+                f"data.annotations.{split}: needs at least one row for each of {world} processes; lower trainer.devices"
             )
     data.warn_about_leaks()
     _check_selection(data, select)
@@ -153,7 +154,9 @@ def _check_limits(config: DictConfig, data: GroundingDataModule) -> None:
     for key, batches in sizes.items():
         limit = config.trainer[key]
         if isinstance(limit, float) and limit * batches < 1:
-            raise UserError(f"trainer.{key}: {limit} of {batches} batches is none; give a larger share")
+            raise UserError(
+                f"trainer.{key}: {limit} of {batches} batches is less than one; give a larger share"
+            )
 
 
 def _restore(config: DictConfig, run: RunFolder, data: GroundingDataModule, module: GroundingModule) -> Path:
@@ -225,11 +228,11 @@ def _evaluate_best(
 
 
 def _check_selection(data: GroundingDataModule, select: SelectConfig) -> None:
-    """Refuse a selection that no epoch could be judged by; warn where it looks at the test split."""
+    """Refuse a split or metric that cannot select an epoch; warn if the test split selects."""
     split, metric = select.split, select.metric
     records = data.load(split).records
     if split == "train" or any(record.windows is None for record in records):
-        raise UserError(f"select.split: {split} is no labelled evaluation split; choose another")
+        raise UserError(f"select.split: must be a labelled evaluation split, got {split}; choose another")
     possible = evaluate(whole_video(records), records, data.dataset)["brief"]
     if possible.get(metric) is None:
         choices = ", ".join(key for key, value in possible.items() if value is not None)
@@ -237,7 +240,7 @@ def _check_selection(data: GroundingDataModule, select: SelectConfig) -> None:
             f"select.metric: {metric!r} has no value on {data.dataset} {split}; choose from {choices}"
         )
     if split == "test":
-        logger.warning("the best checkpoint is selected on the test split; say so beside its numbers")
+        logger.warning("the test split selects the best checkpoint; state this beside its numbers")
 
 
 def _summary(result: dict[str, Any], run_dir: Path) -> str:

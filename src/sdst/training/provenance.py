@@ -1,4 +1,4 @@
-"""What a run folder says about how it came about: code, versions, machine, parameters."""
+"""The origin of a run, for run.json: code, versions, machine, parameters, and the memory it used."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-import sdst
 from sdst.training.allocator import return_freed_memory
 
 if TYPE_CHECKING:
     from torch import nn
 
 PACKAGES = ("sdst", "torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "numpy", "scipy", "h5py")
+SOURCE = Path(__file__).parents[1]
+"""The folder of the package."""
 _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-"""Where Linux resets and tells the peak of a process's memory."""
+"""Where Linux resets and reports a process's peak memory."""
 
 
 def describe_run(model: nn.Module) -> dict[str, Any]:
-    """What :func:`describe_process` tells, and the model's parameters."""
+    """Origin of this process (:func:`describe_process`) and the model's parameters."""
     return describe_process() | {"parameters": parameter_table(model)}
 
 
@@ -42,16 +43,16 @@ def describe_process() -> dict[str, Any]:
 
 
 def reset_peak_memory() -> None:
-    """Let :func:`peak_memory_gb` forget what this process used before; not possible everywhere without a GPU."""
+    """Reset the peak that :func:`peak_memory_gb` reports. For CPU memory this works on Linux only."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     return_freed_memory()
-    with contextlib.suppress(OSError):  # no Linux
+    with contextlib.suppress(OSError):  # not Linux
         _CLEAR_REFS.write_text("5")
 
 
 def peak_memory_gb() -> float:
-    """The most memory in use since the reset: of the GPU if one is used, else of this process."""
+    """Peak memory since the reset in GB: of the GPU if one is used, otherwise of this process."""
     if torch.cuda.is_available() and (allocated := torch.cuda.max_memory_allocated()):
         return round(allocated / 1e9, 2)
     with contextlib.suppress(OSError, StopIteration):
@@ -63,7 +64,7 @@ def peak_memory_gb() -> float:
 
 
 def parameter_table(model: nn.Module) -> dict[str, int]:
-    """Trainable parameters of each part of the model and in total."""
+    """Number of trainable parameters of each part of the model, and in total."""
     parts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -73,12 +74,11 @@ def parameter_table(model: nn.Module) -> dict[str, int]:
 
 
 def _git() -> dict[str, Any] | None:
-    """Commit of the source and whether it has uncommitted changes; None outside a checkout."""
-    source = Path(sdst.__file__).parent
+    """Commit of the source, and whether it has uncommitted changes; None outside a checkout."""
     try:
         commit, changes = (
             subprocess.run(
-                ["git", *args], cwd=source, capture_output=True, text=True, check=True
+                ["git", *args], cwd=SOURCE, capture_output=True, text=True, check=True
             ).stdout.strip()
             for args in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
         )

@@ -1,4 +1,4 @@
-"""Continuing a run: which one, with what configuration, and what may have changed since it was begun."""
+"""Resuming a run: its folder, its configuration, and what may have changed since it was started."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from omegaconf import OmegaConf
 
 from sdst.config.checks import num_processes, resolve_auto_options
 from sdst.config.compose import compose
-from sdst.config.stored import stored_config
 from sdst.errors import UserError
 from sdst.files.locks import lock
-from sdst.training.run_folder import LAST
+from sdst.training.run_folder import LAST, RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -32,82 +31,81 @@ CHANGEABLE = (
     "paths.",
     "run_dir",
 )
-"""What may differ when a run is resumed: how long and on what machine it runs, and where its files are now."""
+"""Options that may differ when a run is resumed: its length, its machine, and where its files are now."""
 LOCK = "run.lock"
-"""In the folder of a run, while a process trains it."""
+"""File of a run folder that exists while a process trains the run."""
 
 
 def stored_run(resume: str, overrides: Sequence[str]) -> tuple[Path, DictConfig]:
-    """Folder and configuration of the run to continue: as stored, but for overrides of :data:`CHANGEABLE` values.
+    """Folder and configuration of the run to resume: as stored, with overrides of :data:`CHANGEABLE` options.
 
     Raises:
-        UserError: There is no such run, it is finished, or an override would make another run of it.
+        UserError: The run does not exist, or an override would make it a different run.
     """
     given = compose(overrides)
     if resume == "latest":
-        unfinished = [
-            path.parent
-            for path in Path(given.paths.runs).rglob("config.yaml")
-            if not path.with_name("metrics.json").exists() and not _belongs_to_another(path.parent)
-        ]
+        runs = (RunFolder(path.parent) for path in Path(given.paths.runs).rglob("config.yaml"))
+        unfinished = [run for run in runs if not run.is_finished and not _belongs_to_another(run.path)]
         if not unfinished:
-            raise UserError(f"resume=latest: no run below {given.paths.runs} was left unfinished")
-        run_dir = max(unfinished, key=_last_written)
+            raise UserError(f"resume=latest: no unfinished run below {given.paths.runs}; give a run folder")
+        run = max(unfinished, key=_last_written)
     else:
-        run_dir = Path(resume)
-    if not (run_dir / "config.yaml").is_file():
-        raise UserError(f"resume={resume}: {run_dir} is no run folder (it has no config.yaml)")
-    config = stored_config(run_dir / "config.yaml")
+        run = RunFolder(resume)
+    if not run.is_begun:
+        raise UserError(f"resume={resume}: not a run folder (config.yaml is missing); give a run folder")
+    run_dir, config = run.path, run.config()
     world = num_processes(config.trainer)
     OmegaConf.resolve(given)
-    resolve_auto_options(given)  # as the stored one is
+    resolve_auto_options(given)  # the stored one is resolved too
     keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
     if moved := [key for key in ("paths.data", "paths.features") if key in keys]:
         if "data" not in keys:
-            raise UserError(f"resume={resume}: {moved[0]} says where a data set is; give data=NAME with it")
+            raise UserError(
+                f"resume={resume}: {moved[0]} needs data=NAME, the data set that it locates; give both"
+            )
         keys = [*FILES, *keys]
     for key in keys:
         value = OmegaConf.select(given, key)
         if key.startswith(CHANGEABLE):
             OmegaConf.update(config, key, value)
         elif value != OmegaConf.select(config, key):
-            raise UserError(f"resume={resume}: {run_dir} was made with another {key}; start a new run for it")
-    if num_processes(config.trainer) != world:  # each takes a batch, so a step would be another
-        raise UserError(
-            f"resume={resume}: {run_dir} was begun with {world} processes; give as many trainer.devices"
-        )
+            raise UserError(
+                f"resume={resume}: {run_dir} has another {key}, which cannot change; start a new run"
+            )
+    if num_processes(config.trainer) != world:  # each takes a batch, so a step would differ
+        raise UserError(f"resume={resume}: {run_dir} was started with trainer.devices={world}; give as many")
     return run_dir, config
 
 
 def begun_run(overrides: Sequence[str]) -> str:
-    """The folder that ``resume=auto`` continues: ``run_dir``, or "" where no run was begun there.
+    """The folder that ``resume=auto`` continues: ``run_dir``, or "" if no run was started there.
 
     Raises:
-        UserError: No ``run_dir`` is given.
+        UserError: ``run_dir`` is not given.
     """
     if not any(override.startswith("run_dir=") for override in overrides):
-        raise UserError("resume=auto: needs run_dir=FOLDER, the run to begin or to continue")
-    run_dir = Path(compose(overrides).run_dir)
-    return str(run_dir) if (run_dir / "config.yaml").exists() else ""
+        raise UserError("resume=auto: needs run_dir=FOLDER, the run to start or continue")
+    run = RunFolder(compose(overrides).run_dir)
+    return str(run.path) if run.is_begun else ""
 
 
 def batches_done(checkpoint: Mapping[str, Any], path: Path) -> tuple[int, int]:
-    """The epoch in which a run goes on, and how many of its batches are done: 0 where the last epoch was whole.
+    """The epoch in which a run continues, and how many of its batches are done (0 after a whole epoch).
 
     Raises:
-        UserError: The checkpoint does not tell, as one of weights alone does not.
+        UserError: The checkpoint lacks this, because it holds only weights or is damaged.
     """
     try:
-        _ = checkpoint["optimizer_states"]  # which weights alone would lack
+        _ = checkpoint["optimizer_states"]  # a checkpoint of weights alone lacks it
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         done = 0 if progress["is_last_batch"] else progress["current"]["ready"]
         return int(checkpoint["epoch"]), int(done)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: does not tell how far training was; use the run's {LAST}") from error
+        raise UserError(f"{path}: the state of training is missing; use the run's {LAST}") from error
 
 
 def _belongs_to_another(run_dir: Path) -> bool:
-    """Whether a process trains this run, or a sweep will continue it, whose job has a file beside its folder."""
+    """Whether a process trains this run, or it is a sweep's job, whose configuration lies beside its folder."""
     if run_dir.with_suffix(".yaml").exists():
         return True
     if not (run_dir / LOCK).exists():
@@ -118,17 +116,17 @@ def _belongs_to_another(run_dir: Path) -> bool:
 
 @contextmanager
 def run_lock(run_dir: Path) -> Iterator[None]:
-    """Let no other process train this run meanwhile; makes its folder, and removes it where nothing was written.
+    """Keep other processes from training this run. Creates its folder, and removes it again if it stays empty.
 
-    The lock ends with the process, however that ends.
+    The kernel releases the lock when the process ends, however it ends.
 
     Raises:
-        UserError: Another process trains it.
+        UserError: Another process trains the run.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / LOCK).open("a") as file:
         if not lock(file):
-            raise UserError(f"{run_dir}: another process trains this run; wait, or choose another")
+            raise UserError(f"{run_dir}: another process trains this run; wait, or choose another run_dir")
         try:
             yield
         finally:
@@ -137,22 +135,21 @@ def run_lock(run_dir: Path) -> Iterator[None]:
                 run_dir.rmdir()
 
 
-def _last_written(run_dir: Path) -> float:
-    checkpoint = run_dir / LAST
-    return (checkpoint if checkpoint.exists() else run_dir / "config.yaml").stat().st_mtime
+def _last_written(run: RunFolder) -> float:
+    return (run.last if run.last.exists() else run.config_path).stat().st_mtime
 
 
-def check_folder(run_dir: Path, resume: bool) -> None:
-    """Refuse a folder that a run must not write to.
+def check_folder(run: RunFolder, resume: bool) -> None:
+    """Refuse to write into the folder of another run.
 
     Raises:
-        UserError: It holds a run already.
+        UserError: The folder holds a finished run, or an unfinished one that is not resumed.
     """
-    if (run_dir / "metrics.json").exists():
+    if run.is_finished:
         raise UserError(
-            f"{run_dir}: holds a finished run, which is never overwritten; choose another run_dir"
+            f"{run.path}: holds a finished run, which is never overwritten; choose another run_dir"
         )
-    if not resume and (run_dir / "config.yaml").exists():
+    if not resume and run.is_begun:
         raise UserError(
-            f"{run_dir}: holds an unfinished run; continue it with resume={run_dir} or choose another run_dir"
+            f"{run.path}: holds an unfinished run; continue it with resume={run.path} or choose another run_dir"
         )

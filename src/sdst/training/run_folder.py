@@ -59,7 +59,9 @@ class RunFolder:
             UserError: The run is not finished, or the file is damaged.
         """
         if not self.is_finished:
-            raise UserError(f"{self.path}: no finished run (it has no metrics.json); give the folder of one")
+            raise UserError(
+                f"{self.path}: not a finished run (metrics.json is missing); give a finished run's folder"
+            )
         return _read_json(self.metrics_path)
 
     def facts(self) -> dict[str, Any]:
@@ -74,7 +76,7 @@ class RunFolder:
         """The run's configuration in the schema.
 
         Raises:
-            UserError: The file is missing, damaged or not a configuration of ours.
+            UserError: The file is missing, damaged, or not the configuration of a run.
         """
         # Imported here because Hydra takes a second, and commands that read only metrics do not need it.
         from sdst.config.stored import stored_config
@@ -85,7 +87,7 @@ class RunFolder:
         """The annotation file of a split. Reads the configuration without the schema, which needs torch.
 
         Raises:
-            UserError: The configuration cannot be read, or the file is not where it says.
+            UserError: The configuration cannot be read, or the annotation file is missing.
         """
         config: Any = read_yaml(self.config_path)
         try:
@@ -94,7 +96,7 @@ class RunFolder:
             named = None
         if not isinstance(named, str) or not Path(named).is_file():
             raise UserError(
-                f"{self.path}: its annotations of {split} are not at {named}; name the file with --annotations"
+                f"{self.path}: annotations of split {split} not found at {named}; give the file with --annotations"
             )
         return Path(named)
 
@@ -102,20 +104,20 @@ class RunFolder:
         """The predictions of a split by the best checkpoint.
 
         Raises:
-            UserError: There are none, or the file is damaged.
+            UserError: The file is missing or damaged.
         """
         return read_predictions(self.require_predictions(split))
 
     def require_predictions(self, split: str) -> Path:
-        """The submission file of a split, which must be there.
+        """The submission file of a split, which must exist.
 
         Raises:
-            UserError: It is not; names the splits that the run has.
+            UserError: It is missing; the message names the run's splits.
         """
         path = self.predictions_path(split)
         if not path.is_file():
             splits = ", ".join(self.metrics()["best"])
-            raise UserError(f"{path}: no predictions of this split; choose a --split from {splits}")
+            raise UserError(f"{path}: no predictions on this split; choose --split from {splits}")
         return path
 
 
@@ -125,5 +127,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({error}); remove the run folder and train again") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: damaged (no JSON object); remove the run folder and train again")
+        raise UserError(f"{path}: damaged (not a JSON object); remove the run folder and train again")
     return content

@@ -30,17 +30,17 @@ FLAGS = (
     *("-m", "--multirun", "--cfg", "-c", "--package", "-p", "--resolve", "--info", "-i", "--help", "-h"),
     *("--config-dir", "-cd"),
 )
-"""Hydra's options that make sense here. The folder of ``--config-dir`` adds choices, such as ``data=mine``."""
+"""Hydra's options that are supported. The folder of ``--config-dir`` adds choices, such as ``data=mine``."""
 
 SEARCH = "hydra/sweeper=optuna"
-"""Hydra's sweeper that searches for good values instead of trying all: Optuna's."""
+"""Override that chooses Optuna's sweeper, which searches for good values instead of trying all."""
 SEARCH_OPTIONS = ("hydra.sweeper.direction=maximize", "hydra.sweeper.max_failure_rate=1")
-"""Its options unless the command has others: metrics are to be high, and a trial that diverged does not end it."""
+"""Default options of the search: maximise the metric, and continue after trials that diverged."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Hydra application over conf/train.yaml, or with ``resume=`` the rest of a run (:class:`TrainConfig`)."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own report
+    """Train with the configuration of conf/train.yaml and overrides, or with ``resume=`` continue a run."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions get here instead of into Hydra's own report
     resumed = [arg.partition("=")[2] for arg in argv if arg.startswith("resume=")]
     resume = resumed[-1] if resumed else ""
     argv = [arg for arg in argv if not arg.startswith("resume=")]
@@ -48,20 +48,21 @@ def main(argv: Sequence[str]) -> int:
         if resume == "auto":
             resume = begun_run(argv)
             if resume and RunFolder(resume).is_finished:
-                logger.info("%s: holds a finished run; nothing is left to do", resume)
+                logger.info("%s: this run is finished; nothing to do", resume)
                 return 0
         if resume not in ("", "null"):
             from sdst.training.fit import train
 
+            if flags := [arg for arg in argv if arg.startswith("-")]:
+                raise UserError(f"sdst train: resume={resume} takes no {flags[0]}; remove one of the two")
             run_dir, config = stored_run(resume, argv)
             train(config, run_dir, resume=True)
         else:
             _check_flags(argv)
             overrides = [*(SEARCH_OPTIONS if SEARCH in argv else ()), *argv]
-            logging.getLogger("alembic").setLevel(
-                logging.WARNING
-            )  # Optuna imports it, and it tells how it starts
-            # Hydra's parser wants the flag not to stand among the overrides.
+            # Optuna imports alembic, which logs its start.
+            logging.getLogger("alembic").setLevel(logging.WARNING)
+            # Hydra's parser accepts the flag only before or after all overrides.
             sys.argv = ["sdst train", *sorted(overrides, key=lambda arg: arg not in ("-m", "--multirun"))]
             _run_hydra()
     except (HydraException, OmegaConfBaseException) as error:
@@ -78,13 +79,13 @@ def _check_flags(argv: Sequence[str]) -> None:
 
 
 def _run_hydra() -> None:
-    """One run, or all of a multirun; what is wrong with a job's input is told after the others are done."""
+    """Train one run, or all runs of a multirun; bad input of a job is reported after the other jobs are done."""
     refused: list[UserError] = []
     here = os.getpid()
 
     def job(config: DictConfig) -> float | None:
-        """What a sweeper that searches makes highest: the best value of the metric that selects checkpoints."""
-        # Here, for help and refusals would wait seconds for what training imports.
+        """Train, and return what a search maximises: the best value of the metric that selects checkpoints."""
+        # Imported here because it takes seconds, and help and refusals do not need it.
         from sdst.training.fit import train
 
         run_dir = Path(HydraConfig.get().runtime.output_dir)
@@ -93,8 +94,8 @@ def _run_hydra() -> None:
         except UserError as error:
             refused.append(error)
             with contextlib.suppress(OSError):
-                run_dir.rmdir()  # made by Hydra; stays where it holds anything
-            if os.getpid() != here:  # a launcher's process, which has a list of its own
+                run_dir.rmdir()  # made by Hydra; fails if it is not empty
+            if os.getpid() != here:  # a launcher's process, whose list nobody reads
                 raise
             return None
         selected = result["selected"]
@@ -104,7 +105,7 @@ def _run_hydra() -> None:
     register_schema()
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="train")(job)()
-    except ValueError:  # Optuna's, which then has no best trial
+    except ValueError:  # Optuna raises it if it has no best trial
         if not refused:
             raise
     if refused:

@@ -199,7 +199,7 @@ def test_stored_features_unlike_the_training_features_are_refused(
     other.write_bytes(video_run.features.read_bytes())
     with h5py.File(other, "r+") as file:
         file.attrs[attribute] = value
-    with pytest.raises(UserError, match=rf"other\.h5: {attribute} is .* use the same as in training"):
+    with pytest.raises(UserError, match=rf"other\.h5: {attribute} must be .* use the same as in training"):
         open_matching_store(other, grounder.recipe)
 
 
@@ -223,7 +223,9 @@ def test_another_backbone_is_refused(video_run, tmp_path):
     state = next(weights[key] for key in ("module", "model") if key in weights)
     state["vision_encoder.clip_projector.cross_attn.proj.weight"] += 1
     torch.save(weights, tmp_path / "other.pt")
-    with pytest.raises(UserError, match=r"the backbone: backbone_weights is .* use the same as in training"):
+    with pytest.raises(
+        UserError, match=r"the backbone: backbone_weights must be .* use the same as in training"
+    ):
         load(video_run.checkpoint, tmp_path / "other.pt", backbone_config=BACKBONE_CONFIG)
 
 

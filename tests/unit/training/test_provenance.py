@@ -1,4 +1,4 @@
-"""What a run folder tells about its origin, and when wandb is offline."""
+"""The origin of a run in run.json, and when wandb is offline."""
 
 import json
 import subprocess
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-import sdst
 from sdst.errors import UserError
 from sdst.training import loggers as tracking
+from sdst.training import provenance
 from sdst.training.provenance import describe_run, parameter_table
 
 
@@ -40,13 +40,13 @@ def test_description_is_plain_and_names_command_versions_and_machine(monkeypatch
     assert set(facts["machine"]) == {"platform", "cpus", "gpu"}
 
 
-def test_commit_and_uncommitted_changes_of_the_source_are_told(
+def test_run_names_the_commit_and_uncommitted_changes_of_the_source(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     source = tmp_path / "src/sdst/__init__.py"
     source.parent.mkdir(parents=True)
     source.write_text("x = 1\n")
-    monkeypatch.setattr(sdst, "__file__", str(source))
+    monkeypatch.setattr(provenance, "SOURCE", source.parent)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert describe_run(nn.Linear(1, 1))["git"] is None  # not a checkout
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "m"]):
