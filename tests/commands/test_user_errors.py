@@ -293,7 +293,7 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Contents], object], str]] = {
     # ... of the size of its weights, and read no environment.
     "width": (lambda c: c["sdst"]["config"]["model"].update(dim=2**20), "sizes"),
     "wide": (lambda c: c["sdst"]["config"]["model"].update(dim=4096), "larger model"),
-    "deep": (lambda c: c["sdst"]["config"]["levels"].update(count=10**9), "other levels"),
+    "deep": (lambda c: c["sdst"]["config"]["levels"].update(count=10**9), "do not fit its levels"),
     "features": (lambda c: c["sdst"]["recipe"].update(video_dim=10**12), "sizes"),
     "variable": (lambda c: c["sdst"]["config"].update(group="${oc.env:HOME}"), "interpolation"),
     "recipe": (lambda c: c["sdst"]["recipe"].pop("pooling"), "pooling"),

@@ -15,8 +15,8 @@ PACKAGE = Path(sdst.__file__).parent
 FLOORS = [  # the top floor first
     "serve world",
     "show reports __init__ __main__",
-    "inference sweeps bench",
-    "training analysis",
+    "inference sweeps bench analysis",
+    "training",
     "features baselines metrics",
     "data models",
     "config plotting cli",
