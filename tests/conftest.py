@@ -1,4 +1,4 @@
-"""Fixtures that several files share: a tiny corpus, training on it, and a finished run."""
+"""Shared fixtures: a tiny corpus, training on it, a finished run, a demo and a run on videos."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,21 +12,21 @@ from helpers.corpus import Corpus, make_corpus, make_rows
 from helpers.once import once
 from sdst.cli import main
 
-settings.register_profile("patient", deadline=None)  # a slow machine is no failure
-settings.load_profile("patient")
-torch.set_num_threads(1)  # tensors are tiny: more threads only wait for each other
+settings.register_profile("no_deadline", deadline=None)  # a slow machine must not fail a test
+settings.load_profile("no_deadline")
+torch.set_num_threads(1)  # more threads slow down operations on tiny tensors
 
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """QVHighlights style: 10 training, 5 validation, 4 test queries. Read only."""
+    """Corpus in QVHighlights format: 10 training, 5 validation, 4 test queries. Read only."""
     rows = {split: make_rows(split, count) for split, count in (("train", 10), ("val", 5), ("test", 4))}
     return make_corpus(tmp_path_factory.mktemp("corpus"), rows)
 
 
 @pytest.fixture
 def train(corpus: Corpus) -> Callable[..., Path]:
-    """Train on the corpus through the command line; the run folder, whose parent is ``paths.runs``."""
+    """Function that trains on the corpus and returns the run folder, whose parent is ``paths.runs``."""
 
     def run(run_dir: Path, *overrides: str, status: int = 0) -> Path:
         arguments = [*corpus.overrides, f"paths.runs={run_dir.parent}", f"run_dir={run_dir}", *overrides]
@@ -38,7 +38,7 @@ def train(corpus: Corpus) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def finished(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run on the corpus. Read only."""
+    """Folder of a finished run on the corpus. Read only."""
     run_dir = tmp_path_factory.mktemp("runs") / "finished"
     assert main(["train", *corpus.overrides, f"run_dir={run_dir}"]) == 0
     return run_dir
@@ -46,10 +46,10 @@ def finished(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a small ``sdst demo`` leaves. Read only."""
+    """Output folder of a small ``sdst demo``. Read only."""
     for library in ("av", "transformers", "matplotlib"):
         pytest.importorskip(library)
-    from helpers.small_demo import make_demo  # needs what was just asked for
+    from helpers.small_demo import make_demo  # needs the libraries checked above
 
     return once(tmp_path_factory, "demo", make_demo)
 
@@ -59,6 +59,6 @@ def video_run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A ``VideoRun``: a model trained on features from videos. Read only."""
     pytest.importorskip("av")
     pytest.importorskip("transformers")
-    from helpers.video_run import make_video_run  # needs what was just asked for
+    from helpers.video_run import make_video_run  # needs the libraries checked above
 
     return make_video_run(tmp_path_factory.mktemp("video_run"))

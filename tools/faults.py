@@ -1,9 +1,9 @@
-"""``make test-faults``: real processes are ended at random moments and started again until they are done.
+"""``make test-faults``: interrupt real processes at random moments and restart them until they finish.
 
-Their results must be those of undisturbed ones: weights, metrics and features to the last bit, predictions and reports
-to the last byte. In between every file is read. Moments are seeded shares of the processor time that an undisturbed
-process takes, so other programs do not move them. Besides kills, files may grow no further than a seeded size (a full
-disk), or from a seeded moment on nothing can be opened for writing (a read-only one): that ends in one line.
+The results must equal undisturbed ones: weights, metrics and features bit for bit, predictions and reports byte for
+byte. Every file is read after each attempt. The moments are seeded shares of the processor time that an undisturbed
+process takes, so other programs do not change them. Besides kills, a file size limit simulates a full disk, and a
+limit on the number of writes a read-only disk; both must end in a one-line error.
 """
 
 import argparse
@@ -40,8 +40,8 @@ from sdst.features.extract import shard_path
 from sdst.untrusted import hdf5
 
 POLL = 0.002
-PATIENCE = 600
-"""Seconds after which a process that should have ended hangs."""
+TIMEOUT = 600
+"""Seconds after which a process counts as hung."""
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)
 READERS: dict[str, Callable[[Path], object]] = {
     ".json": lambda path: json.loads(path.read_text()),
@@ -50,18 +50,18 @@ READERS: dict[str, Callable[[Path], object]] = {
     ".ckpt": lambda path: torch.load(path, weights_only=True),
     ".h5": read_info,
 }
-"""Files that must be whole whenever they are there."""
+"""Readers by file type; these files must be complete whenever they exist."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A command that may be ended anywhere and be given again.
+    """A command that may be interrupted anywhere and repeated.
 
     Attributes:
-        command: Its arguments; it writes below the folder.
-        result: What it has come to, or None while it is not done.
-        refusals: Exit statuses on a disk that takes nothing.
-        faults: What is done to it, as a share of the kills.
+        command: Arguments of ``sdst`` for an output folder.
+        result: Result in the folder, or None while unfinished.
+        refusals: Allowed exit statuses on a full or read-only disk.
+        faults: Number of each fault as a share of the kills.
     """
 
     command: Callable[[Path], list[str]]
@@ -72,12 +72,12 @@ class Kind:
 
 @dataclass
 class Tally:
-    """What has been done to a kind, and what came of it.
+    """Faults injected into a kind and their outcome.
 
     Attributes:
-        faults: How often which signal, and how often a disk was full or read-only.
-        lost: A file could not be read, or the next start did not go on: why.
-        results: Whether the result of each finished run was the undisturbed one.
+        faults: Count of each signal, and of full and read-only disks.
+        lost: Reasons why a file could not be read or a process ended wrongly.
+        results: For each finished run, whether its result equals the undisturbed one.
     """
 
     faults: Counter[str] = field(default_factory=Counter)
@@ -85,8 +85,10 @@ class Tally:
     results: list[bool] = field(default_factory=list)
 
     def __str__(self) -> str:
-        told = ", ".join(f"{count} {name}" for name, count in sorted(self.faults.items()))
-        return f"{told}; {len(self.lost)} lost, {sum(self.results)} of {len(self.results)} results identical"
+        counts = ", ".join(f"{count} {name}" for name, count in sorted(self.faults.items()))
+        return (
+            f"{counts}; {len(self.lost)} lost, {sum(self.results)} of {len(self.results)} results identical"
+        )
 
 
 # --- the process ---
@@ -95,7 +97,7 @@ class Tally:
 def run(
     command: list[str], output: connection.Connection, limit: int | None, opens: int | None, folder: str
 ) -> None:
-    """What the process does: the command, perhaps on a bad disk."""
+    """Run the command in the process, perhaps on a bad disk."""
     send_stderr_to(output)
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -105,7 +107,7 @@ def run(
 
 
 def read_only_after(opens: int, folder: str) -> Callable[[str, tuple[Any, ...]], None]:
-    """An audit hook that refuses to write below a folder after so many times."""
+    """Return an audit hook that refuses writes below a folder after ``opens`` writes."""
     left = opens
 
     def hook(event: str, details: tuple[Any, ...]) -> None:
@@ -121,7 +123,7 @@ def read_only_after(opens: int, folder: str) -> Callable[[str, tuple[Any, ...]],
 
 
 def family(process: int) -> list[int]:
-    """A process and those that it has started."""
+    """Return a process and all its descendants."""
     found = [process]
     with contextlib.suppress(OSError):  # it has ended
         for task in Path(f"/proc/{process}/task").iterdir():
@@ -130,7 +132,7 @@ def family(process: int) -> list[int]:
 
 
 def processor_seconds(processes: list[int]) -> float:
-    """What they have taken of the processor."""
+    """Return the processor time of the processes in seconds."""
     used = 0
     for process in processes:
         with contextlib.suppress(OSError):
@@ -147,20 +149,20 @@ def attempt(
     opens: int | None = None,
     signal_at: tuple[float, signal.Signals] | None = None,
 ) -> tuple[int, str, float]:
-    """Start a process and wait for its end: exit status, what it told, and processor seconds before its end.
+    """Run a process to its end; return exit status, standard error and processor seconds.
 
     Args:
-        command: Of ``sdst``.
-        folder: What it writes to.
-        limit: Bytes of the largest file that it can write.
-        opens: How often it can open a file for writing.
-        signal_at: Send it a signal after so many seconds of the processor.
+        command: Arguments of ``sdst``.
+        folder: Output folder of the command.
+        limit: Size of the largest file it can write, in bytes.
+        opens: Number of times it can write to the folder.
+        signal_at: Processor seconds after which it gets a signal, and the signal.
     """
     ours, theirs = server().Pipe(duplex=False)
     process = server().Process(target=run, args=(command, theirs, limit, opens, str(folder)))
     process.start()
     theirs.close()
-    alive, used, until = [process.pid], 0.0, time.monotonic() + PATIENCE
+    alive, used, until = [process.pid], 0.0, time.monotonic() + TIMEOUT
     while not connection.wait([process.sentinel], timeout=POLL):
         alive = family(process.pid)
         used = max(used, processor_seconds(alive))
@@ -170,24 +172,24 @@ def attempt(
             signal_at = None
         assert time.monotonic() < until, f"{command} hangs"
     process.join()
-    while any(Path(f"/proc/{pid}").exists() for pid in alive):  # its own processes end with it
+    while any(Path(f"/proc/{pid}").exists() for pid in alive):  # its child processes must end too
         time.sleep(POLL)
         assert time.monotonic() < until, f"processes of {command} hang"
-    with open(ours.fileno(), closefd=False, errors="replace") as told:
-        return process.exitcode, told.read(), used
+    with open(ours.fileno(), closefd=False, errors="replace") as output:
+        return process.exitcode, output.read(), used
 
 
 # --- faults ---
 
 
-def torment(kind: Kind, place: Path, kills: int, draw: random.Random) -> Tally:
-    """Run a command again and again, each time with a fault, until all have been had; then to its end."""
+def run_with_faults(kind: Kind, place: Path, kills: int, draw: random.Random) -> Tally:
+    """Repeat a command with one fault each time until every fault has hit, then run it to its end."""
     faults = [fault for fault, share in kind.faults.items() for _ in range(math.ceil(share * kills))]
     draw.shuffle(faults)
     tally, whole = Tally(), place / "whole"
     whole.mkdir(parents=True)
-    status, told, seconds = attempt(kind.command(whole), whole)
-    assert status == 0, told
+    status, stderr, seconds = attempt(kind.command(whole), whole)
+    assert status == 0, stderr
     expected = kind.result(whole)
     largest = max(path.stat().st_size for path in whole.rglob("*") if path.is_file())
     folder, number = place / "0", 0
@@ -201,10 +203,10 @@ def torment(kind: Kind, place: Path, kills: int, draw: random.Random) -> Tally:
             how["limit"] = draw.randrange(largest)
         elif fault == "read-only":
             how["opens"] = draw.randrange(20)
-        status, told, _ = attempt(kind.command(folder), folder, **how)
-        tally.lost += [*unreadable(folder), *misbehaviour(status, told, fault, kind)]
+        status, stderr, _ = attempt(kind.command(folder), folder, **how)
+        tally.lost += [*unreadable(folder), *misbehaviour(status, stderr, fault, kind)]
         if fault != "none" and status == 0:
-            faults.append(fault)  # done before it: it is still to be had
+            faults.append(fault)  # the command finished first, so the fault is tried again
         elif fault == "kill":
             tally.faults["SIGKILL" if status == -signal.SIGKILL else "SIGTERM"] += 1
         elif fault != "none":
@@ -219,7 +221,7 @@ def torment(kind: Kind, place: Path, kills: int, draw: random.Random) -> Tally:
 
 
 def unreadable(folder: Path) -> list[str]:
-    """Files that are there and not whole."""
+    """Return the files that exist but cannot be read, with the error."""
     found = []
     for path in folder.rglob("*"):
         try:
@@ -229,12 +231,12 @@ def unreadable(folder: Path) -> list[str]:
     return found
 
 
-def misbehaviour(status: int, told: str, fault: str, kind: Kind) -> list[str]:
-    """An end that the fault does not explain, or that is told in other than one line."""
+def misbehaviour(status: int, stderr: str, fault: str, kind: Kind) -> list[str]:
+    """Report an exit that the fault does not explain, or an error that is not one line."""
     allowed = {"none": (), "kill": (-signal.SIGKILL, -signal.SIGTERM, 143)}.get(fault, kind.refusals)
-    errors = [line for line in told.splitlines() if line.startswith("sdst: error:")]
-    if status not in (0, *allowed) or "Traceback" in told or len(errors) != (status == 2):
-        return [f"{fault} ended with {status}: {told}"]
+    errors = [line for line in stderr.splitlines() if line.startswith("sdst: error:")]
+    if status not in (0, *allowed) or "Traceback" in stderr or len(errors) != (status == 2):
+        return [f"{fault} ended with {status}: {stderr}"]
     return []
 
 
@@ -246,11 +248,11 @@ def is_same(result: Any, expected: Any) -> bool:
     return True
 
 
-# --- what is run ---
+# --- kinds ---
 
 
 def make_kinds(folder: Path) -> dict[str, Kind]:
-    """Kinds by name; their input goes to the folder."""
+    """Return kinds by name; write their input to the folder."""
     rows = {split: make_rows(split, count) for split, count in (("train", 10), ("val", 5), ("test", 4))}
     corpus = make_corpus(folder / "corpus", rows)
     more = [*corpus.overrides, "trainer.max_epochs=4", "data.batch_size=2", "resume=auto"]
@@ -266,7 +268,7 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
         "training, two processes": Kind(
             lambda place: training(place, "trainer.devices=2"),
             trained,
-            faults={"kill": 1},  # the processes that it starts know nothing of bad disks
+            faults={"kill": 1},  # the disk faults do not reach its child processes
         ),
         "extraction": make_extraction(folder / "extraction"),
         "merging": make_merging(folder / "merging"),
@@ -275,7 +277,7 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
 
 
 def make_extraction(folder: Path) -> Kind:
-    """Of videos, by the backbone that comes with the program."""
+    """Return the extraction of videos by the shipped backbone."""
     (folder / "videos").mkdir(parents=True)
     rows = make_rows("train", 18)
     for row in rows:
@@ -287,7 +289,7 @@ def make_extraction(folder: Path) -> Kind:
 
 
 def make_merging(folder: Path) -> Kind:
-    """Of three shards."""
+    """Return the merging of three shards."""
     shards = [shard_path(folder / "part.h5", index, 3) for index in range(3)]
     for index, shard in enumerate(shards):
         rows = make_rows("train", 30)
@@ -300,7 +302,7 @@ def make_merging(folder: Path) -> Kind:
 
 
 def make_tables(folder: Path, corpus: Corpus) -> dict[str, Kind]:
-    """A sweep over two rows, and the report of one that is finished."""
+    """Return a sweep over two rows, and the report of a finished sweep."""
     experiments, finished = write_table(folder, corpus), folder / "runs"
 
     def swept(place: Path) -> Any:
@@ -316,7 +318,7 @@ def make_tables(folder: Path, corpus: Corpus) -> dict[str, Kind]:
 
     assert main(["sweep", *arguments(experiments, finished)]) == 0
     return {
-        # A job that could not be written has failed; the sweep goes on with the next.
+        # A job that cannot be written has failed; the sweep continues with the next job.
         "sweep": Kind(lambda place: ["sweep", *arguments(experiments, place)], swept, refusals=(1, 2)),
         "report": Kind(
             lambda place: ["report", *arguments(experiments, finished, "--out", str(place))], reported
@@ -325,7 +327,7 @@ def make_tables(folder: Path, corpus: Corpus) -> dict[str, Kind]:
 
 
 def contents(place: Path) -> dict[str, Any] | None:
-    """Every value of the feature file."""
+    """Return every value of the feature file."""
     if not (place / "f.h5").exists():
         return None
     found: dict[str, Any] = {}
@@ -338,14 +340,14 @@ def contents(place: Path) -> dict[str, Any] | None:
 
 
 def run_all(options: argparse.Namespace) -> int:
-    """As many kills of every kind as wanted, and a quarter as many bad disks of both sorts."""
+    """Run every kind with the requested kills, and a quarter as many full and read-only disks."""
     is_bad = False
     with tempfile.TemporaryDirectory() as name:
         with contextlib.redirect_stderr(open(os.devnull, "w")):
             kinds = make_kinds(Path(name))
         for index, kind in enumerate([options.kind] if options.kind else kinds):
             draw = random.Random(f"{options.seed} {kind}")
-            tally = torment(kinds[kind], Path(name, f"torment {index}"), options.kills, draw)
+            tally = run_with_faults(kinds[kind], Path(name, f"faults {index}"), options.kills, draw)
             sys.stdout.write(f"{kind:<24} {tally}\n")
             sys.stdout.writelines(f"  {problem}\n" for problem in tally.lost)
             sys.stdout.flush()
@@ -355,7 +357,7 @@ def run_all(options: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=20, help="of each kind (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of all moments (%(default)s)")
-    parser.add_argument("--kind", help="only this one")
+    parser.add_argument("--kills", type=int, default=20, help="kills per kind (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the fault moments (%(default)s)")
+    parser.add_argument("--kind", help="run only this kind")
     sys.exit(run_all(parser.parse_args()))

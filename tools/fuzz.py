@@ -1,7 +1,7 @@
-"""``make fuzz``: broken files of every kind must end in success or in one line of user error.
+"""``make fuzz``: commands must accept a broken file or refuse it with a one-line user error.
 
-Never in a traceback, in a crash, in more than 20 seconds or in 8 GiB of memory. A case is known by its kind and
-number: ``python tools/fuzz.py --kind checkpoints --first 17 --cases 1`` repeats it.
+A traceback, a crash, more than 20 seconds or more than 8 GiB of memory is a failure. Kind and number determine a
+case: ``python tools/fuzz.py --kind checkpoints --first 17 --cases 1`` repeats it.
 """
 
 import argparse
@@ -50,7 +50,7 @@ from sdst.sweeps.tables import experiments_dir
 SECONDS_PER_CASE = 20
 MEMORY = 8 * 2**30
 ACCEPTED = (0, 2, 3)
-"""Exit statuses that a command may have: success, user error, some of many failed."""
+"""Allowed exit statuses: success, user error, some of many inputs failed."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Kind:
 
     Attributes:
         originals: Good files, or folders that hold the ``target``.
-        read: What the user does with a broken one.
-        mutations: Ways to break it, besides its bytes.
+        read: Command or reader that gets the broken file.
+        mutations: Ways to break it, besides changing bytes.
         targets: Files in the folder to break; empty where the original is the file.
     """
 
@@ -77,7 +77,7 @@ def command(*arguments: object) -> int:
 
 
 class ReachedTrainingError(Exception):
-    """Everything was accepted: a case ends where training would begin."""
+    """The input was accepted, so the case ends before training starts."""
 
 
 def resume(folder: Path) -> None:
@@ -109,7 +109,7 @@ def decode(path: Path) -> None:
 
 
 def make_kinds(corpus: Corpus, run: Path, folder: Path) -> dict[str, Kind]:
-    """Kinds by name; originals that have to be made go to the folder."""
+    """Return kinds by name; write generated originals to the folder."""
     val, features, best = corpus.paths["val"], corpus.features, run / "checkpoints/best.ckpt"
     submission = run / "val_submission.jsonl"
     stored = ["--features", features, "--annotations", val]
@@ -214,7 +214,7 @@ TEXT |= {"fusion_layer": 2, "vocab_size": 11, "max_position_embeddings": 9, "lay
 
 
 def make_sweep(runs: Path, run: Path) -> None:
-    """A finished job of table 3 and what a sweep says of it."""
+    """Write a finished job of table 3 and the manifest of its sweep."""
     shutil.copytree(run, runs / "jobs" / JOB)
     shutil.rmtree(runs / "jobs" / JOB / "checkpoints")
     (runs / "sweeps").mkdir()
@@ -225,7 +225,7 @@ def make_sweep(runs: Path, run: Path) -> None:
 
 
 def run_case(kind: Kind, name: str, number: int, folder: Path) -> tuple[str, str]:
-    """("accepted", "refused" or "UNEXPECTED", details) of one case, which only its kind and number decide."""
+    """Run one case, determined by kind and number; return ("accepted", "refused" or "UNEXPECTED", details)."""
     rng = np.random.default_rng([number, *name.encode()])
     original = kind.originals[int(rng.integers(len(kind.originals)))]
     with tempfile.TemporaryDirectory(dir=folder) as place:
@@ -254,7 +254,7 @@ def run_case(kind: Kind, name: str, number: int, folder: Path) -> tuple[str, str
 
 @contextlib.contextmanager
 def alarm() -> Iterator[None]:
-    """Raise where the block takes too long, in seconds of the processor: other programs are not its fault."""
+    """Raise if the block takes too much processor time, which other programs do not affect."""
 
     def expired(*_: Any) -> None:
         raise TimeoutError(f"more than {SECONDS_PER_CASE} s")
@@ -269,7 +269,7 @@ def alarm() -> Iterator[None]:
 
 
 def _work(kind: Kind, name: str, first: int, cases: int, until: float, folder: Path, pipe: Any) -> None:
-    """In a process of its own, for a library may crash: tell each case's number, then its result."""
+    """Send the number and then the result of each case; a separate process, because a library may crash."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for number in range(first, first + cases):
         if time.monotonic() > until:
@@ -280,7 +280,7 @@ def _work(kind: Kind, name: str, first: int, cases: int, until: float, folder: P
 
 
 def fuzz(kind: Kind, name: str, first: int, cases: int, seconds: float, folder: Path) -> Counter[str]:
-    """Try cases until their number or the time is used up; tells the unexpected ones."""
+    """Run cases until their number or the time is used up; print the unexpected ones."""
     found: Counter[str] = Counter()
     until = time.monotonic() + seconds
     context = multiprocessing.get_context("fork")
@@ -295,7 +295,9 @@ def fuzz(kind: Kind, name: str, first: int, cases: int, seconds: float, folder: 
         try:
             while (current := ours.recv()) is not None:
                 number = current
-                if not ours.poll(10 * SECONDS_PER_CASE):  # asleep, or stuck where no signal reaches it
+                if not ours.poll(
+                    10 * SECONDS_PER_CASE
+                ):  # asleep, or stuck where the timer signal cannot interrupt it
                     worker.kill()
                 outcome, details = ours.recv()
                 found[outcome] += 1
@@ -313,7 +315,7 @@ def fuzz(kind: Kind, name: str, first: int, cases: int, seconds: float, folder: 
 
 
 def make_originals(folder: Path) -> tuple[Corpus, Path]:
-    """A corpus and a finished run."""
+    """Make a corpus and a finished run."""
     rows = {split: make_rows(split, count) for split, count in (("train", 10), ("val", 5), ("test", 4))}
     corpus = make_corpus(folder / "corpus", rows)
     with contextlib.redirect_stderr(io.StringIO()):
@@ -332,13 +334,13 @@ def fuzz_all(arguments: argparse.Namespace) -> int:
             share = arguments.seconds / len(chosen)
             found = fuzz(kinds[kind], kind, arguments.first, arguments.cases, share, folder)
             totals.update(found)
-            sys.stdout.write(f"{kind:<20} {_told(found)}\n")
+            sys.stdout.write(f"{kind:<20} {_summary(found)}\n")
             sys.stdout.flush()
-    sys.stdout.write(f"{'all':<20} {_told(totals)}\n")
+    sys.stdout.write(f"{'all':<20} {_summary(totals)}\n")
     return int(totals["UNEXPECTED"] > 0)
 
 
-def _told(found: Counter[str]) -> str:
+def _summary(found: Counter[str]) -> str:
     return (
         f"{found.total():>6} cases  {found['refused']:>6} refused  {found['accepted']:>6} accepted  "
         f"{found['UNEXPECTED']:>3} unexpected"
@@ -347,8 +349,10 @@ def _told(found: Counter[str]) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=300, help="for all kinds together (%(default)s)")
-    parser.add_argument("--cases", type=int, default=10**9, help="of each kind, at most")
+    parser.add_argument(
+        "--seconds", type=float, default=300, help="time limit of all kinds together (%(default)s)"
+    )
+    parser.add_argument("--cases", type=int, default=10**9, help="maximum number of cases per kind")
     parser.add_argument("--first", type=int, default=0, help="number of the first case (%(default)s)")
-    parser.add_argument("--kind", help="only this one")
+    parser.add_argument("--kind", help="run only this kind")
     sys.exit(fuzz_all(parser.parse_args()))

@@ -1,4 +1,4 @@
-"""Ways to break a good file: in its bytes, or in what it means. All randomness comes from the given generator."""
+"""Ways to break a valid file, in its bytes or its content. All randomness comes from the given generator."""
 
 import copy
 import io
@@ -15,7 +15,7 @@ import yaml
 
 Rng = np.random.Generator
 Mutation = Callable[[Path, Rng], None]
-"""Changes a file in place."""
+"""Function that changes a file in place."""
 
 NAMES = [
     "../../x",
@@ -84,12 +84,12 @@ ODD += [
 
 
 def pick(values: list[Any], rng: Rng) -> Any:
-    """One of any values, which NumPy would make an array of; a copy, for it is changed further."""
+    """Copy of a random value; ``rng.choice`` would convert the values to an array."""
     return copy.deepcopy(values[int(rng.integers(len(values)))])
 
 
 def mutate_bytes(path: Path, rng: Rng) -> None:
-    """Flip bits, cut, repeat, insert or overwrite, once to three times."""
+    """Flip, cut, repeat, insert or overwrite bytes, one to three times."""
     content = bytearray(path.read_bytes())
     for _ in range(rng.integers(1, 4)):
         start, stop = sorted(rng.integers(0, len(content) + 1, 2).tolist())
@@ -110,7 +110,7 @@ def mutate_bytes(path: Path, rng: Rng) -> None:
 
 
 def mutate_tree(tree: Any, rng: Rng, odd: list[Any] = ODD) -> Any:
-    """Plain values with one to three values at any depth replaced, removed, repeated or renamed."""
+    """Replace, remove, repeat or rename one to three values at any depth of plain data."""
     for _ in range(rng.integers(1, 4)):
         places = [(tree, key) for tree in _containers(tree) for key in _keys(tree)]
         if not places:
@@ -140,7 +140,7 @@ def _keys(tree: Any) -> list[Any]:
 
 
 def mutate_rows(path: Path, rng: Rng) -> None:
-    """JSON Lines: change, repeat or remove rows."""
+    """Change, repeat or remove a row of a JSON Lines file."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     index = int(rng.integers(len(rows)))
     match int(rng.integers(8)):
@@ -154,19 +154,19 @@ def mutate_rows(path: Path, rng: Rng) -> None:
 
 
 def mutate_json(path: Path, rng: Rng) -> None:
-    """One JSON document."""
+    """Change values of a JSON document."""
     path.write_text(json.dumps(mutate_tree(json.loads(path.read_text()), rng)))
 
 
 def mutate_yaml(path: Path, rng: Rng) -> None:
-    """One YAML document."""
+    """Change values of a YAML document."""
     writable = [value for value in ODD if value != "\ud800"]
     tree = mutate_tree(yaml.safe_load(path.read_text()), rng, writable)
     path.write_text(yaml.safe_dump(tree, allow_unicode=True), errors="replace")
 
 
 def mutate_checkpoint(path: Path, rng: Rng) -> None:
-    """What ``torch.save`` has written: configuration, recipe, or the whole with its weights."""
+    """Change the configuration, the recipe or any other part of a checkpoint."""
     stored = torch.load(path, weights_only=True)
     odd = [*ODD, torch.zeros(3), torch.full((2, 2), torch.nan), torch.zeros(1).expand(10**9)]
     targets = [stored["sdst"]["config"], stored["sdst"]["recipe"], stored["sdst"], stored]
@@ -175,7 +175,7 @@ def mutate_checkpoint(path: Path, rng: Rng) -> None:
 
 
 def mutate_hdf5(path: Path, rng: Rng) -> None:
-    """Attributes, links and arrays of a feature file."""
+    """Change attributes, links or arrays of a feature file."""
     with h5py.File(path, "r+") as file:
         items: list[str] = []
         file.visit(items.append)
@@ -236,7 +236,7 @@ ARRAYS: list[dict[str, Any]] = [
 
 
 def mutate_arrays(path: Path, rng: Rng) -> None:
-    """A NumPy or PyTorch file of features: another array, an object, or a bomb in an archive."""
+    """Replace a NumPy or PyTorch feature file by another array, an object or a decompression bomb."""
     values: Any = pick(
         [*(a["data"] for a in ARRAYS if "data" in a), np.array([{}]), np.zeros((2, 2), "U3")], rng
     )

@@ -1,6 +1,6 @@
-"""Make the pictures of the documentation from a demo: ``python tools/pictures.py``, after ``make demo``.
+"""Make the pictures of the documentation from a demo: run ``make demo``, then ``python tools/pictures.py``.
 
-Needs Chromium and Pillow, which matplotlib brings.
+Needs Chromium and Pillow, which matplotlib installs.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from PIL import Image
 from helpers.browser import Browser
 
 COLOURS = 128
-"""Of a picture: few enough for a fifth of the bytes, and not to be seen."""
+"""Colours per picture: a fifth of the bytes without a visible difference."""
 OPEN_SAMPLE = """(() => {
     const sample = [...document.querySelectorAll('.sample')].find(one => one.textContent.includes('wobbles sideways'));
     sample.click();
@@ -33,7 +33,7 @@ def shrink(picture: Image.Image, path: Path) -> None:
 
 
 def screenshot(browser: Browser) -> Image.Image:
-    """What the window shows."""
+    """Return a picture of the window."""
     answer = browser.send("Page.captureScreenshot", format="png")
     return Image.open(io.BytesIO(base64.b64decode(answer["data"])))
 
@@ -41,7 +41,7 @@ def screenshot(browser: Browser) -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/demo/run"), help="folder of the demo's run")
-    parser.add_argument("--out", type=Path, default=Path("docs/images"), help="where the pictures go")
+    parser.add_argument("--out", type=Path, default=Path("docs/images"), help="output folder of the pictures")
     args = parser.parse_args()
     plot = Image.open(args.run / "predictions.png")
     plot.thumbnail(PLOT)

@@ -1,4 +1,4 @@
-"""Every other model through the command line: train, resume, predict, a submission that evaluates."""
+"""Every baseline model trains, predicts and is evaluated through the command line."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Train = Callable[[str, Path], int]
 
 @pytest.fixture
 def train(corpus: Corpus) -> Train:
-    """Train a tiny model on the corpus; the exit status."""
+    """Function that trains a tiny model on the corpus and returns the exit status."""
 
     def run(name: str, run_dir: Path) -> int:
         common = [item for item in corpus.overrides if not item.startswith(("model.", "levels."))]
@@ -35,7 +35,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_run_predicts_what_it_submitted_and_what_evaluates_to_its_metrics(
+def test_predict_and_evaluate_reproduce_the_runs_submission_and_metrics(
     train: Train, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     run_dir, out = tmp_path / "run", tmp_path / "out.jsonl"
@@ -46,7 +46,7 @@ def test_a_run_predicts_what_it_submitted_and_what_evaluates_to_its_metrics(
     submission = run_dir / "val_submission.jsonl"
     for ours, theirs in zip(rows(out), rows(submission), strict=True):
         assert ours["qid"] == theirs["qid"]
-        # Not to the last bit: a convolution rounds differently in a batch of another size.
+        # Not bit for bit: a convolution rounds differently at another batch size.
         for key in ("pred_relevant_windows", "pred_saliency_scores"):
             np.testing.assert_allclose(ours[key], theirs[key], atol=1e-6)
     capsys.readouterr()
@@ -55,7 +55,7 @@ def test_a_run_predicts_what_it_submitted_and_what_evaluates_to_its_metrics(
     assert brief == json.loads((run_dir / "metrics.json").read_text())["best"]["val"]
 
 
-def test_an_option_of_another_model_is_refused_in_one_line(
+def test_train_refuses_an_option_of_another_model_in_one_line(
     corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", *corpus.overrides, "model=r2_tuning", f"run_dir={tmp_path / 'run'}"]) == 2

@@ -1,4 +1,4 @@
-"""The demo end to end on a handful of videos: every file it names is there, and a second call makes nothing again."""
+"""``sdst demo`` end to end on a few videos: it writes every file it names, and a second call reuses them."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from sdst.cli import main
 
 
 @pytest.mark.slow
-def test_the_demo_leads_from_videos_to_a_moment(demo: Path) -> None:
+def test_demo_trains_predicts_and_writes_an_answer(demo: Path) -> None:
     printed = (demo / "printed.txt").read_text()
     for text in ("val split", "test split", "whole video", "MR-full-mAP", "sdst predict --video"):
         assert text in printed
@@ -30,12 +30,12 @@ def test_the_demo_leads_from_videos_to_a_moment(demo: Path) -> None:
     for picture in (run_dir / "predictions.png", run_dir / "answer" / "answer.png"):
         assert picture.stat().st_size > 10_000
     page = (run_dir / "show.html").read_text()
-    assert "../world/videos/world-val-0000.mp4" in page  # which plays from where it lies
+    assert "../world/videos/world-val-0000.mp4" in page  # the page links to the video in place
 
 
 @pytest.mark.slow
-def test_a_second_call_reuses_what_is_there(demo: Path, tmp_path: Path) -> None:
-    out = tmp_path / "it's a demo, k=1"  # nothing in Hydra's grammar
+def test_second_demo_call_reuses_existing_files(demo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "it's a demo, k=1"  # characters that Hydra's override grammar reserves
     shutil.copytree(demo, out)
     made = [*out.glob("world/**/*.mp4"), out / "world" / "features.h5", out / "run-1-epochs" / "metrics.json"]
     before = {path: path.stat().st_mtime_ns for path in made}
@@ -44,7 +44,7 @@ def test_a_second_call_reuses_what_is_there(demo: Path, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in made} == before
 
 
-def test_a_split_without_videos_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_refuses_a_split_without_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--out", str(tmp_path), "--videos", "1", "0", "1"]) == 2
     assert "--videos" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The command ``sdst evaluate``: its outputs, its refusals, and that it starts without torch."""
+"""``sdst evaluate``: its output, its errors, and its start without importing torch."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ PREDICTED = {"qid": 7, "pred_relevant_windows": [[0, 6, 0.9]], "pred_saliency_sc
 
 @pytest.fixture
 def files(tmp_path):
-    """Write rows (or a text) to both files and return their names."""
+    """Function that writes rows (or raw text) to both files and returns their names."""
 
     def write(predictions, annotations):
         names = []
@@ -29,7 +29,7 @@ def files(tmp_path):
     return write
 
 
-def test_json_alone_goes_to_stdout_and_the_same_to_the_file(files, tmp_path, capsys):
+def test_evaluate_prints_only_json_and_writes_the_same_to_the_file(files, tmp_path, capsys):
     out = tmp_path / "metrics.json"
     assert main(["evaluate", *files([PREDICTED], [RATED]), "--json", "--out", str(out)]) == 0
     stdout = capsys.readouterr().out
@@ -41,7 +41,7 @@ def test_json_alone_goes_to_stdout_and_the_same_to_the_file(files, tmp_path, cap
     assert "NaN" not in stdout
 
 
-def test_a_table_shows_every_metric_and_which_have_no_value(files, capsys):
+def test_table_lists_every_metric_and_marks_those_without_value(files, capsys):
     assert main(["evaluate", *files([PREDICTED], [TRUE])]) == 0
     cells = [line.split("│")[1:3] for line in capsys.readouterr().out.splitlines() if "│" in line]
     table = {name.strip(): value.strip() for name, value in cells}
@@ -59,7 +59,7 @@ def test_a_table_shows_every_metric_and_which_have_no_value(files, capsys):
     }
 
 
-def test_the_dataset_option_overrides_what_the_annotations_suggest(files, capsys):
+def test_dataset_option_overrides_the_protocol_detected_from_annotations(files, capsys):
     names = files([PREDICTED], [RATED])
     assert main(["evaluate", *names, "--json", "--dataset", "tacos"]) == 0
     brief = json.loads(capsys.readouterr().out)["brief"]
@@ -67,7 +67,7 @@ def test_the_dataset_option_overrides_what_the_annotations_suggest(files, capsys
     assert not any(name.startswith("HL") for name in brief)
 
 
-def test_repairs_and_left_out_metrics_are_logged(files, caplog):
+def test_evaluate_logs_repairs_and_omitted_metrics(files, caplog):
     predicted = {key: PREDICTED[key] for key in ("qid", "pred_relevant_windows")}
     assert main(["evaluate", *files([predicted], [RATED | {"relevant_windows": [[10, 0]]}]), "--json"]) == 0
     assert [record.getMessage().split(" (")[0] for record in caplog.records] == [
@@ -91,7 +91,7 @@ def test_repairs_and_left_out_metrics_are_logged(files, caplog):
         ([PREDICTED], [TRUE], ["absent.jsonl"], "unrecognized arguments: absent.jsonl"),
     ],
 )
-def test_bad_input_is_one_line_on_stderr_and_status_2(
+def test_evaluate_refuses_invalid_input_in_one_line_with_status_2(
     files, capsys, predictions, annotations, options, message
 ):
     assert main(["evaluate", *files(predictions, annotations), *options]) == 2
@@ -102,7 +102,7 @@ def test_bad_input_is_one_line_on_stderr_and_status_2(
     assert message in captured.err
 
 
-def test_help_and_missing_files(capsys, tmp_path):
+def test_evaluate_prints_help_and_refuses_missing_files(capsys, tmp_path):
     assert main(["evaluate", str(tmp_path / "no.jsonl"), str(tmp_path / "none.jsonl")]) == 2
     assert "none.jsonl: cannot be read" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
@@ -112,7 +112,7 @@ def test_help_and_missing_files(capsys, tmp_path):
 
 
 @pytest.mark.processes
-def test_evaluating_imports_no_torch(files):
+def test_evaluate_imports_neither_torch_nor_scipy(files):
     script = (
         "import sys; from sdst.cli import main; status = main(sys.argv[1:]); "
         "sys.exit(status or ('torch' in sys.modules and 3) or ('scipy' in sys.modules and 4))"
@@ -122,7 +122,7 @@ def test_evaluating_imports_no_torch(files):
 
 
 @needs_shared
-def test_the_official_sample_from_the_command_line(capsys):
+def test_evaluate_reproduces_the_official_sample_metrics(capsys):
     names = ["evaluation/sample_val_preds.jsonl", "annotations/qvhighlights/highlight_val_release.jsonl"]
     assert main(["evaluate", *[str(SHARED / name) for name in names], "--json"]) == 0
     expected = (SHARED / "evaluation/sample_val_preds_metrics_raw.json").read_text()

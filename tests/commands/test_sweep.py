@@ -1,13 +1,12 @@
-"""``sdst sweep``: it runs the right jobs, each once, and reports those that fail."""
+"""``sdst sweep`` runs every job of an experiment once and reports the jobs that fail."""
 
 import fcntl
 import importlib.util
 import json
 import logging
 import tempfile
-import threading
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import hydra
 import pytest
@@ -20,6 +19,7 @@ from helpers.sweep_table import ROWS, arguments, write_table
 from sdst.cli import main
 from sdst.config.compose import compose, conf_dir
 from sdst.errors import UserError
+from sdst.files.locks import lock
 from sdst.sweeps import jobs as sweep_jobs
 from sdst.sweeps.commands import Planned, manifest, plan, read_manifest
 from sdst.sweeps.gpus import claim_gpu
@@ -53,10 +53,10 @@ def result(runs: Path, name: str) -> dict[str, Any]:
     return {key: stored[key] for key in ("best", "last", "selected", "epochs")}
 
 
-# --- what a sweep leaves ---
+# --- jobs of a sweep ---
 
 
-def test_each_row_and_seed_is_a_finished_job(swept: Path) -> None:
+def test_sweep_finishes_one_job_per_row_and_seed(swept: Path) -> None:
     found = jobs(swept)
     assert list(found) == [("Standard", 0), ("Standard", 1), ("Ours", 0), ("Ours", 1)]
     assert set(found.values()) == set(finished_at(swept))
@@ -67,13 +67,15 @@ def test_each_row_and_seed_is_a_finished_job(swept: Path) -> None:
         assert "best of 1 epochs" in (swept / "jobs" / f"{name}.log").read_text()
 
 
-def test_a_job_gives_the_numbers_of_the_same_run_by_hand(swept: Path, corpus: Corpus, tmp_path: Path) -> None:
+def test_sweep_job_has_the_metrics_of_the_same_train_command(
+    swept: Path, corpus: Corpus, tmp_path: Path
+) -> None:
     overrides = [*corpus.overrides, "trainer.max_epochs=1", "model.attention=standard", "seed=1"]
     assert main(["train", *overrides, f"run_dir={tmp_path / 'jobs/hand'}"]) == 0
     assert result(tmp_path, "hand") == result(swept, str(jobs(swept)["Standard", 1]))
 
 
-def test_a_second_sweep_trains_nothing_and_another_seed_is_added(
+def test_second_sweep_trains_only_new_seeds(
     tables: Path, corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -87,7 +89,7 @@ def test_a_second_sweep_trains_nothing_and_another_seed_is_added(
     assert list(jobs(tmp_path)) == [("Standard", 0), ("Standard", 1), ("Ours", 0), ("Ours", 1)]
 
 
-def test_seeds_of_an_earlier_sweep_are_forgotten_where_the_jobs_would_be_others(tables: Path) -> None:
+def test_plan_keeps_earlier_seeds_only_while_their_jobs_are_unchanged(tables: Path) -> None:
     from sdst.sweeps.tables import find_experiment
 
     table = find_experiment("tableX", tables)
@@ -104,7 +106,7 @@ def test_seeds_of_an_earlier_sweep_are_forgotten_where_the_jobs_would_be_others(
     assert {job.seed for job in third} == {1}
 
 
-def test_two_experiments_share_their_common_job(tables: Path, corpus: Corpus, tmp_path: Path) -> None:
+def test_two_experiments_train_a_common_job_once(tables: Path, corpus: Corpus, tmp_path: Path) -> None:
     folder = write_table(
         tmp_path / "experiments", corpus, rows=ROWS.partition("  - label: Standard")[0] + OURS
     )
@@ -122,31 +124,35 @@ OURS = "  - {label: SDST, overrides: [], paper: [null, null, null, null]}\n"
 OTHER = "  - {label: Last, overrides: [levels.source=last], paper: [null, null, null, null]}\n"
 
 
-def test_a_job_of_another_sweep_is_waited_for(tmp_path: Path) -> None:
-    found: list[str] = []
-    waiting = threading.Thread(target=lambda: found.append(run_job(tmp_path, "abc", wait=True)))
+def test_sweep_waits_for_a_job_that_another_sweep_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[bool] = []
     with (tmp_path / "abc.lock").open("a") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)  # which counts within a process too
+        fcntl.flock(other, fcntl.LOCK_EX)  # excludes a second open file of the same process too
         assert run_job(tmp_path, "abc", wait=False) == "busy"
         assert [path.name for path in tmp_path.iterdir()] == ["abc.lock"]
-        waiting.start()
-        waiting.join(0.2)
-        assert waiting.is_alive()
-        (tmp_path / "abc").mkdir()
-        (tmp_path / "abc/metrics.json").write_text("{}")
-        waiting.join(0.2)
-        assert waiting.is_alive()
-    waiting.join(60)
-    assert found == ["finished"]
+
+        def finish_other_sweep(file: IO[Any], *, wait: bool) -> bool:
+            waits.append(wait)
+            assert not lock(file)
+            (tmp_path / "abc").mkdir()
+            (tmp_path / "abc/metrics.json").write_text("{}")
+            other.close()
+            return lock(file, wait=wait)
+
+        monkeypatch.setattr(sweep_jobs, "lock", finish_other_sweep)
+        assert run_job(tmp_path, "abc", wait=True) == "finished"
+    assert waits == [True]
 
 
 @pytest.mark.processes
-def test_two_sweeps_at_once_train_each_job_once_and_both_finish(tables: Path, tmp_path: Path) -> None:
+def test_two_concurrent_sweeps_train_each_job_once(tables: Path, tmp_path: Path) -> None:
     both = [Command(["sweep", *arguments(tables, tmp_path, "--seeds", "0", "1")]) for _ in range(2)]
     for sweep in both:
-        status, told = sweep.wait()
-        assert status == 0, told
-        assert told
+        status, lines = sweep.wait()
+        assert status == 0, lines
+        assert lines
     logs = [path.read_text() for path in tmp_path.glob("jobs/*.log")]
     assert [log.count("best of 1 epochs") for log in logs] == [1, 1, 1, 1]
 
@@ -154,7 +160,7 @@ def test_two_sweeps_at_once_train_each_job_once_and_both_finish(tables: Path, tm
 # --- failures ---
 
 
-def test_a_failing_job_does_not_stop_the_others_and_is_tried_again(
+def test_sweep_continues_after_a_failed_job_and_the_next_sweep_retries_it(
     tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -198,7 +204,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *given: str) -> str:
         ("model.attention=standard", "hydra/launcher=joblib", ["hydra/launcher=joblib", "to sdst sweep"]),
     ],
 )
-def test_a_bad_row_is_refused_before_any_work(
+def test_sweep_refuses_an_invalid_row_before_it_writes_anything(
     corpus: Corpus,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -213,7 +219,9 @@ def test_a_bad_row_is_refused_before_any_work(
     assert not (tmp_path / "runs").exists()
 
 
-def test_bad_arguments_are_refused(tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sweep_refuses_invalid_arguments(
+    tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for extra, named in {
         "seed=3": "--seeds 3",
         "model.dimm=3": "model.dim",
@@ -225,7 +233,7 @@ def test_bad_arguments_are_refused(tables: Path, tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_row_without_its_model_is_skipped_and_named(
+def test_sweep_skips_and_names_a_row_whose_model_does_not_exist(
     corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -242,7 +250,7 @@ def test_a_row_without_its_model_is_skipped_and_named(
 
 @pytest.mark.slow
 @pytest.mark.processes
-def test_joblib_trains_in_two_processes_with_the_same_numbers(
+def test_joblib_launcher_gives_the_metrics_of_a_sequential_sweep(
     tables: Path, swept: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
@@ -267,7 +275,7 @@ def test_every_launcher_configuration_composes(name: str) -> None:
     assert needs in config.hydra.launcher._target_
 
 
-def test_each_job_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_jobs_claim_different_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with claim_gpu() as gpu:
@@ -301,17 +309,17 @@ def another(value: Any) -> Any:
     return f"{value}x"
 
 
-def test_identity_changes_with_every_value_but_place_and_machine(
+def test_identity_depends_on_every_key_except_paths_and_machine(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Not what it calls: that would stay in its cache for other tests.
+    # The cached function below it is not patched: its cache would keep the value for other tests.
     monkeypatch.setattr(sweep_jobs, "_features_hash", lambda path, pooling: "fixed")
     config = OmegaConf.create(OmegaConf.to_container(compose(corpus.overrides), resolve=True))
     before = identity(config)
     kept = []
     for key, value in leaves(OmegaConf.to_container(config)).items():
         if key in ("data.features", "data.annotations"):
-            continue  # their content counts, see below
+            continue  # identity hashes their content; tested below
         changed = config.copy()
         OmegaConf.update(changed, key, {"x": 1} if isinstance(value, dict) else another(value), merge=False)
         if identity(changed) == before:
@@ -329,7 +337,7 @@ def test_identity_changes_with_every_value_but_place_and_machine(
     assert set(kept) - {"group"} == places
 
 
-def test_identity_goes_by_the_content_of_files_and_not_their_names(corpus: Corpus, tmp_path: Path) -> None:
+def test_identity_depends_on_file_contents_and_not_on_file_names(corpus: Corpus, tmp_path: Path) -> None:
     rows = {split: make_rows(split, count) for split, count in (("train", 10), ("val", 5), ("test", 4))}
     same = make_corpus(tmp_path / "same", rows)
     assert identity(compose(same.overrides)) == identity(compose(corpus.overrides))
@@ -341,7 +349,7 @@ def test_identity_goes_by_the_content_of_files_and_not_their_names(corpus: Corpu
     assert identity(compose(mixed)) != identity(compose(annotated.overrides))
 
 
-def test_a_manifest_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_reader_refuses_a_manifest_that_sweep_did_not_write(tmp_path: Path) -> None:
     path = tmp_path / "tableX-laptop.json"
     assert read_manifest(path) == []
     for text in ("{", "{}", '{"jobs": [{"row": "a"}]}'):
@@ -352,10 +360,10 @@ def test_a_manifest_of_something_else_is_refused(tmp_path: Path) -> None:
     assert read_manifest(path) == [Planned("a", "b", 0, None)]
 
 
-# --- going on ---
+# --- resuming ---
 
 
-def test_an_interrupted_job_goes_on_where_its_files_are_now(
+def test_interrupted_job_resumes_with_its_files_moved(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[None] = []
@@ -363,7 +371,7 @@ def test_an_interrupted_job_goes_on_where_its_files_are_now(
 
     def interrupted(self: GroundingModule, *given: Any) -> Any:
         steps.append(None)
-        if len(steps) == 5:  # the second of the second epoch
+        if len(steps) == 5:  # second step of the second epoch
             raise RuntimeError
         return step(self, *given)
 
@@ -375,14 +383,14 @@ def test_an_interrupted_job_goes_on_where_its_files_are_now(
     with pytest.raises(RuntimeError):
         train_once(tmp_path / "jobs/cut", compose([*corpus.overrides, f"data.features={moved}"]))
     moved.unlink()
-    config = compose([*corpus.overrides, "model.dim=32"])  # the run goes on as it was begun, in the new place
+    config = compose([*corpus.overrides, "model.dim=32"])  # the stored configuration wins, except for paths
     assert train_once(tmp_path / "jobs/cut", config)["best"] == whole["best"]
     assert len(steps) == 5 + 3
     stored = OmegaConf.load(tmp_path / "jobs/cut/config.yaml")
     assert (stored.model.dim, stored.data.features) == (16, str(corpus.features))
 
 
-def test_speed_counts_the_steps_of_the_run(finished: Path) -> None:
+def test_metrics_report_fit_seconds_and_steps_per_second(finished: Path) -> None:
     stored = json.loads((finished / "metrics.json").read_text())
     assert stored["fit_seconds"] > 0
     assert stored["steps_per_second"] >= 6 / stored["fit_seconds"]  # two epochs of three steps

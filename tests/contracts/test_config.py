@@ -1,4 +1,4 @@
-"""Configuration files: all compose, agree with the code and the paper, and every option has an effect."""
+"""Every configuration composes, agrees with the code and the paper, and every option has an effect."""
 
 import inspect
 from functools import cache
@@ -33,7 +33,7 @@ def names(group: str) -> list[str]:
     ("model", "logger"),
     [("sdst", logger) for logger in names("logger")] + [(m, "csv") for m in names("model")],
 )
-def test_every_choice_composes_to_a_whole_configuration(data: str, model: str, logger: str) -> None:
+def test_every_choice_composes_to_a_complete_configuration(data: str, model: str, logger: str) -> None:
     config = compose([f"data={data}", f"model={model}", f"logger={logger}"])
     OmegaConf.resolve(config)
     assert not OmegaConf.missing_keys(config)
@@ -65,7 +65,7 @@ R2_TUNING = {  # the official configurations
 
 
 @pytest.mark.parametrize("data", ["qvhighlights", "charades", "tacos"])
-def test_r2_tuning_is_trained_and_decoded_with_its_own_values(data: str) -> None:
+def test_r2_tuning_uses_its_official_values(data: str) -> None:
     config = compose([f"data={data}", "model=r2_tuning"])
     resolve_auto_options(config)
     expected = {key: values[data] for key, values in R2_TUNING.items()}
@@ -104,7 +104,7 @@ PAPER_FOR_ALL = {
 
 
 @pytest.mark.parametrize("data", ["qvhighlights", "charades", "tacos"])
-def test_datasets_are_trained_with_the_papers_values(data: str) -> None:
+def test_sdst_uses_the_papers_values_on_each_dataset(data: str) -> None:
     config = compose([f"data={data}"])
     expected = PAPER_FOR_ALL | {key: values[data] for key, values in PAPER.items()}
     assert {key: OmegaConf.select(config, key) for key in expected} == expected
@@ -112,7 +112,7 @@ def test_datasets_are_trained_with_the_papers_values(data: str) -> None:
 
 
 @pytest.mark.parametrize("model", names("model"))
-def test_model_file_repeats_the_constructors_defaults(model: str) -> None:
+def test_model_files_repeat_the_constructor_defaults(model: str) -> None:
     given = OmegaConf.to_container(compose([f"model={model}"]).model)
     constructor = get_class(given.pop("_target_"))
     if model == "sdst":
@@ -142,7 +142,7 @@ def another(option: str, value: Any) -> Any:
 
 
 def fingerprint(options: dict[str, Any]) -> list[Any]:
-    """Parameter names and shapes, and output and gradients of a training step."""
+    """Parameter names and shapes, and the output and gradients of a training step."""
     torch.manual_seed(0)
     model = build_model(
         {"model": options, "levels": {"count": 2}}, {"video_dim": 6, "text_dim": 5}
@@ -160,7 +160,7 @@ def fingerprint(options: dict[str, Any]) -> list[Any]:
 
 @cache
 def unchanged(model: str) -> tuple[dict[str, Any], list[Any]]:
-    """A model's options, of a tiny size, and its fingerprint."""
+    """Options of a tiny model and its fingerprint."""
     options: Any = OmegaConf.to_container(compose([f"model={model}"]).model)
     options |= {key: value for key, value in SMALL.items() if key in options}
     before = fingerprint(options)
@@ -173,7 +173,7 @@ def unchanged(model: str) -> tuple[dict[str, Any], list[Any]]:
     [
         (model, option)
         for model in names("model")
-        if model != "sdst"  # whose options unit/models/test_variants.py changes
+        if model != "sdst"  # unit/models/test_variants.py tests its options
         for option in compose([f"model={model}"]).model
         if option != "_target_"
     ],
@@ -183,7 +183,7 @@ def test_every_model_option_changes_the_model(model: str, option: str) -> None:
     assert fingerprint(options | {option: another(option, options[option])}) != before
 
 
-def test_environment_variables_move_the_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_set_the_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, folder in {"DATA": "/d", "FEATURES": "/f", "RUNS": "/r"}.items():
         monkeypatch.setenv(f"SDST_{name}", folder)
     config = compose(["data=tacos"])
@@ -194,7 +194,7 @@ def test_environment_variables_move_the_paths(monkeypatch: pytest.MonkeyPatch) -
     assert compose(["data=tacos"]).data.features == "/d/features/tacos.h5"
 
 
-def test_a_missing_configuration_folder_names_the_variable_that_sets_it(
+def test_error_for_a_missing_configuration_folder_names_sdst_conf(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert conf_dir() == CONF
@@ -203,7 +203,7 @@ def test_a_missing_configuration_folder_names_the_variable_that_sets_it(
         conf_dir()
 
 
-def test_a_folder_of_ones_own_adds_choices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_dir_option_adds_choices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/mine.yaml").write_text(
         "# @package _global_\ndefaults: [world, _self_]\ndata: {batch_size: 3}\n"
@@ -215,14 +215,14 @@ def test_a_folder_of_ones_own_adds_choices(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("flag", ["--config-path", "--config-name", "-cp", "-cn"])
-def test_hydras_options_that_replace_the_configuration_are_refused(
+def test_train_refuses_hydra_options_that_replace_the_configuration(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
 ) -> None:
     assert main(["train", flag, str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith(f"sdst: error: sdst train: unknown option {flag};")
 
 
-def test_building_refuses_an_unknown_argument_as_a_user_error() -> None:
+def test_build_raises_user_error_for_an_unknown_argument() -> None:
     node = DictConfig({"_target_": "lightning.Trainer", "rate": 1})
     with pytest.raises(UserError, match=r"lightning\.Trainer.*rate"):
         build(node)

@@ -1,4 +1,4 @@
-"""Every command of the README and the documentation runs, in its order, on tiny data under the names it uses."""
+"""Every command in the README and the documentation runs, in order, on tiny data with the documented file names."""
 
 import ast
 import os
@@ -44,22 +44,22 @@ SMALLER = {
     ("bench", "profile"): ["--rounds", "1", "--batch", "2", "--clips", "8"],
     ("bench", "scale"): ["--rounds", "1", "--batch", "2", "--over", "clips=4,8"],
 }
-"""Command -> what makes it take a second."""
-NOT_IDENTITY = ("make", "pip", "source", "jupyter")
-"""Programs that are looked up instead of run: ``make test`` and CI run them."""
+"""Command -> extra arguments that make it take about a second."""
+NOT_RUN = ("make", "pip", "source", "jupyter")
+"""Programs whose arguments are checked instead of run."""
 NEED_GPUS = ("slurm", "gpus")
 TRIALS = "hydra.sweeper.n_trials=2"
 
 
 def fences(document: Path) -> Iterator[tuple[str, str, str]]:
-    """Language, title and content of each."""
+    """Language, title and content of each code block."""
     for indent, language, rest, content in FENCE.findall(document.read_text(encoding="utf-8")):
         title = re.search(r'title="([^"]+)"', rest)
         yield language, title[1] if title else "", re.sub(f"^{indent}", "", content, flags=re.MULTILINE)
 
 
 def commands(document: Path, *, weights: bool) -> list[list[str]]:
-    """Those that need a backbone's weights and videos, or what was made with them; or all others."""
+    """Commands that need backbone weights and videos (or files made with them) if ``weights``, else all others."""
     lines = [
         line
         for language, _, content in fences(document)
@@ -86,7 +86,7 @@ def with_weights() -> list[Path]:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to run in, with annotations and configuration where the documents have them."""
+    """Working folder with annotations and configuration at the documented paths."""
     monkeypatch.chdir(tmp_path)
     for name in ("SDST_DATA", "SDST_FEATURES", "SDST_RUNS"):
         monkeypatch.delenv(name, raising=False)
@@ -103,7 +103,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def compose_benchmark(configurations: Mapping[str, Sequence[str]], *_: object) -> list[Row]:
-    """In place of a benchmark, which counts in processes of its own and is run by its tests: what it would measure."""
+    """Replace a benchmark by composing its configurations; its own tests run it, because it starts processes."""
     return [
         {"configuration": name, "parameters": len(compose(overrides).model)}
         for name, overrides in configurations.items()
@@ -112,7 +112,7 @@ def compose_benchmark(configurations: Mapping[str, Sequence[str]], *_: object) -
 
 @pytest.fixture
 def tiny_backbone(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
-    """Videos, and a tiny official checkpoint in the place and by the name of the large one."""
+    """Write videos, and a tiny official checkpoint under the name of the large one."""
     pytest.importorskip("av")
     pytest.importorskip("transformers")
     from helpers.video_run import BACKBONE, BACKBONE_CONFIG, write_coloured_video, write_vocab
@@ -134,7 +134,7 @@ def tiny_backbone(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
 
 
 def write_examples(document: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files that a document tells to write; modules become part of the package."""
+    """Write the titled code blocks of a document as files; modules become part of the package."""
     for _, title, content in fences(document):
         if title:
             path = place / title
@@ -146,7 +146,7 @@ def write_examples(document: Path, place: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def prepare(found: list[list[str]], request: pytest.FixtureRequest) -> None:
-    """What a document's commands take to be there: features, the demo's run and a video, and a run called first."""
+    """Make what the commands expect: features, the demo's run and a video, and ``runs/first``."""
     words = {word for command in found for word in command}
     for name, out in (
         ("qvhighlights", "data/features/qvhighlights.h5"),
@@ -165,7 +165,7 @@ def prepare(found: list[list[str]], request: pytest.FixtureRequest) -> None:
 
 
 def expanded(arguments: list[str]) -> list[str]:
-    """What a shell makes of the patterns."""
+    """Arguments with file patterns expanded as a shell does."""
     return [
         name
         for argument in arguments
@@ -175,7 +175,7 @@ def expanded(arguments: list[str]) -> list[str]:
 
 def run(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     program, *arguments = command
-    if program in NOT_IDENTITY:
+    if program in NOT_RUN:
         look_up(program, arguments)
         return
     assert program == "sdst", command
@@ -183,7 +183,7 @@ def run(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     if arguments[0] == "sweep" and ("paper" in arguments or set(launchers) & set(NEED_GPUS)):
         look_up_sweep(arguments[1:])
     elif arguments[0] == "serve":
-        # A port that there is not: the last thing that is looked at before it would wait.
+        # An invalid port: serve checks it last, right before it would block.
         assert main([*arguments, "--port", "99999"]) == 2
         assert "port 99999" in capsys.readouterr().err
     else:
@@ -194,7 +194,7 @@ def run(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def run_python(document: Path, *, weights: bool) -> None:
-    """The code that a document shows, which asks for moments of a video."""
+    """Run the Python code of a document, which finds a moment in a video."""
     for language, title, code in fences(document):
         if language == "python" and not title and ("weights/" in code) == weights:
             names: dict[str, Any] = {}
@@ -203,7 +203,7 @@ def run_python(document: Path, *, weights: bool) -> None:
 
 
 def look_up(program: str, arguments: list[str]) -> None:
-    """That a target, an extra or a package is there by that name."""
+    """Check that the named target, extra or package exists."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     if program == "make":
         tables = {path.stem for path in (ROOT / "experiments").glob("*.yaml")}
@@ -222,7 +222,7 @@ def look_up(program: str, arguments: list[str]) -> None:
 
 
 def look_up_sweep(arguments: list[str]) -> None:
-    """That a sweep for other machines names a table, and a launcher with options that it may have."""
+    """Check that a sweep for other machines names an existing table and launcher."""
     find_experiment(arguments[0], None)
     overrides = OverridesParser.create().parse_overrides([arg for arg in arguments if "=" in arg])
     for override in overrides:
@@ -233,7 +233,7 @@ def look_up_sweep(arguments: list[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
-def test_every_command_that_needs_no_weights_runs(
+def test_commands_without_backbone_weights_run(
     document: Path,
     place: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -255,7 +255,7 @@ def test_every_command_that_needs_no_weights_runs(
 @needs_shared
 @pytest.mark.slow
 @pytest.mark.parametrize("document", with_weights(), ids=lambda path: path.stem)
-def test_every_command_that_needs_weights_runs(
+def test_commands_with_backbone_weights_run(
     document: Path, place: Path, tiny_backbone: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for command in commands(document, weights=True):
@@ -266,7 +266,7 @@ def test_every_command_that_needs_weights_runs(
         assert len(list((place / "moments").iterdir())) == 2
 
 
-def test_the_documents_show_every_command_but_the_tools_of_development() -> None:
+def test_documents_show_every_command_except_demo() -> None:
     from sdst.cli import COMMANDS
 
     shown = {
@@ -276,11 +276,11 @@ def test_the_documents_show_every_command_but_the_tools_of_development() -> None
         for command in commands(document, weights=weights)
         if command[0] == "sdst"
     }
-    assert COMMANDS.keys() - shown == {"demo"}  # which `make demo` calls
+    assert COMMANDS.keys() - shown == {"demo"}  # shown as `make demo`
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
-def test_every_file_that_a_document_names_exists(document: Path) -> None:
+def test_documents_name_only_existing_files(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     written = {title for _, title, _ in fences(document)}
     named = re.findall(r"`((?:src|conf|tests|docs|experiments)/[\w./]+)`", text)
@@ -292,7 +292,7 @@ def test_every_file_that_a_document_names_exists(document: Path) -> None:
     assert [name for name in named if not (ROOT / name).exists() and name not in {*written, *made}] == []
 
 
-def test_the_map_from_the_paper_names_what_is_in_the_code() -> None:
+def test_paper_to_code_map_names_only_existing_symbols() -> None:
     rows = re.findall(
         r"^\|[^|]+\|([^|]+)\|([^|]*)\|$", (ROOT / "docs/paper-to-code.md").read_text(), re.MULTILINE
     )

@@ -1,4 +1,4 @@
-"""Imports lead down the floors of the house and never in a circle; commands that start quickly import nothing heavy."""
+"""Imports go down the layers and never in a cycle; light commands import no heavy package."""
 
 import ast
 import subprocess
@@ -37,7 +37,7 @@ def part_of(module: str) -> str:
 
 
 def imports(module: str) -> Iterator[tuple[str, int]]:
-    """Modules of ours that a module imports, also lazily or for its annotations, and the lines where it does."""
+    """``sdst`` modules that a module imports, also lazily or for annotations, with line numbers."""
     for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -57,26 +57,26 @@ def imports(module: str) -> Iterator[tuple[str, int]]:
                 yield name, node.lineno
 
 
-def test_every_part_of_the_package_is_on_a_floor() -> None:
+def test_every_package_has_a_floor() -> None:
     parts = {part_of(module) for module in MODULES}
     assert parts == HEIGHT.keys()
 
 
-def test_imports_lead_to_lower_floors_only() -> None:
+def test_packages_import_only_from_lower_floors() -> None:
     wrong = [
         f"{MODULES[module].relative_to(PACKAGE)}:{line} imports {name}:"
         f" {part_of(name)} is not below {part_of(module)}"
         for module in sorted(MODULES)
         for name, line in imports(module)
         if part_of(name) != part_of(module)
-        # A part that is on no floor is the other test's business.
+        # The test above reports a part without a floor.
         and HEIGHT.get(part_of(name), -1) >= HEIGHT.get(part_of(module), len(FLOORS))
     ]
     assert not wrong, "\n" + "\n".join(wrong)
 
 
 def circle(graph: dict[str, set[str]]) -> list[str]:
-    """Nodes of a graph that lead from one to the next and back to the first; empty if there is no circle."""
+    """Nodes of a cycle in a graph, the first repeated at the end; empty if there is no cycle."""
     done: set[str] = set()
 
     def search(node: str, path: list[str]) -> list[str]:
@@ -92,13 +92,13 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
     return next(filter(None, (search(node, []) for node in sorted(graph))), [])
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_modules_have_no_import_cycle() -> None:
     assert circle({"a": {"b"}, "b": {"c", "d"}, "c": set(), "d": {"b"}}) == ["b", "d", "b"]
     found = circle({module: {name for name, _ in imports(module)} for module in MODULES})
     assert not found, " -> ".join(found)
 
 
-def test_lazy_imports_and_those_for_annotations_are_seen() -> None:
+def test_import_scan_finds_lazy_and_annotation_imports() -> None:
     assert "sdst.training.fit" in {name for name, _ in imports("sdst.training.train")}
     seen = {
         part_of(name) for module in MODULES if part_of(module) == "training" for name, _ in imports(module)
@@ -107,7 +107,7 @@ def test_lazy_imports_and_those_for_annotations_are_seen() -> None:
 
 
 def imported(modules: Sequence[str], *heavy: str) -> dict[str, str]:
-    """Which of the heavy packages the imports of modules, one after the other, bring in, and which module does."""
+    """Heavy packages that importing the modules in order loads, with the module that loads each."""
     program = f"""
 import importlib, sys
 found = {{}}
@@ -124,14 +124,14 @@ print(repr(found))
 
 
 @pytest.mark.processes
-def test_evaluation_and_published_numbers_need_no_torch() -> None:
+def test_evaluation_and_published_numbers_import_no_torch() -> None:
     modules = ["sdst", "sdst.types", "sdst.cli", "sdst.metrics.commands", "sdst.analysis.commands"]
     modules += ["sdst.reports.published"]
     assert imported(modules, "torch", "lightning", "hydra", "torchmetrics", "matplotlib") == {}
 
 
 @pytest.mark.processes
-def test_commands_do_not_wait_for_lightning_before_they_train() -> None:
+def test_command_modules_do_not_import_lightning() -> None:
     found = imported(
         [module for module, _ in COMMANDS.values()],
         "torch",

@@ -1,4 +1,4 @@
-"""Notebooks run from top to bottom on a small demo, only import what they use, and are stored without outputs."""
+"""Notebooks run from top to bottom on a small demo, define no functions or classes, and store no outputs."""
 
 import ast
 from pathlib import Path
@@ -23,7 +23,7 @@ def code_cells(path: Path) -> list[nbformat.NotebookNode]:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_imports_and_never_defines_and_has_no_outputs(path: Path) -> None:
+def test_notebooks_define_nothing_and_store_no_outputs(path: Path) -> None:
     cells = code_cells(path)
     assert any("from sdst" in cell.source for cell in cells)
     for cell in cells:
@@ -34,8 +34,8 @@ def test_a_notebook_imports_and_never_defines_and_has_no_outputs(path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_on_a_small_demo(path: Path, demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here: a kernel of its own would import everything again."""
+def test_notebooks_run_on_a_small_demo(path: Path, demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in this process, because a separate kernel would repeat all imports."""
     pyplot = pytest.importorskip("matplotlib.pyplot")
     monkeypatch.setattr(pyplot, "show", lambda: pyplot.close("all"))
     monkeypatch.setenv("SDST_DEMO", str(demo))

@@ -1,4 +1,4 @@
-"""The documentation builds without a warning, needs nothing from elsewhere, and has every option and module."""
+"""The documentation builds without warnings, fetches nothing external, and lists every option and module."""
 
 import os
 import re
@@ -43,7 +43,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def text(page: Path) -> str:
-    """What a reader sees of a page."""
+    """Text of a page without its tags."""
     return re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8")).replace("&gt;", ">")
 
 
@@ -55,7 +55,7 @@ def keys(node: Any, prefix: str = "") -> Iterator[str]:
             yield prefix + key
 
 
-def test_no_page_fetches_anything_from_elsewhere(site: Path) -> None:
+def test_pages_fetch_nothing_external(site: Path) -> None:
     pages = [path for path in site.rglob("*") if path.suffix in (".html", ".css")]
     assert len(pages) > 25
     for page in pages:
@@ -64,7 +64,7 @@ def test_no_page_fetches_anything_from_elsewhere(site: Path) -> None:
         assert not LINKED.search(content), page
 
 
-def test_every_option_of_every_choice_is_told_with_its_default(site: Path) -> None:
+def test_options_page_lists_every_option_with_its_default(site: Path) -> None:
     content = (site / "options.html").read_text(encoding="utf-8")
     rows = {
         key: (default, meaning)
@@ -85,11 +85,11 @@ def test_every_option_of_every_choice_is_told_with_its_default(site: Path) -> No
     assert rows["model.sharing"][0] == "true"
     for path in [*(conf_dir() / "model").glob("*.yaml"), *(conf_dir() / "data").glob("*.yaml")]:
         assert f"{path.parent.name}={path.stem}" in text(site / "options.html")
-    for name in ("bottleneck_ratio", "reduction", "see_padding"):  # of other models alone
+    for name in ("bottleneck_ratio", "reduction", "see_padding"):  # options that only baseline models have
         assert f"model.{name}" in rows
 
 
-def test_every_module_has_a_place_in_the_python_interface(site: Path) -> None:
+def test_api_pages_list_every_module(site: Path) -> None:
     pages = "".join(path.read_text(encoding="utf-8") for path in (site / "api").glob("*.html"))
     source = Path(sdst.__file__).parent
     for path in source.rglob("*.py"):
@@ -100,7 +100,7 @@ def test_every_module_has_a_place_in_the_python_interface(site: Path) -> None:
     assert ":func:" not in pages
 
 
-def test_the_model_card_and_the_pictures_are_there(site: Path) -> None:
+def test_site_contains_the_model_card_and_small_pictures(site: Path) -> None:
     assert "Architecture" in text(site / "small-backbone.html")
     for picture in (ROOT / "docs/images").glob("*.png"):
         assert picture.stat().st_size < 200_000
@@ -108,8 +108,8 @@ def test_the_model_card_and_the_pictures_are_there(site: Path) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-def test_a_browser_fetches_files_of_the_site_alone(site: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_browser_fetches_only_local_files(site: Path, tmp_path: Path) -> None:
     browser = Browser(tmp_path)
     try:
         for page in ("index.html", "options.html", "api/sdst.models.html"):

@@ -1,4 +1,4 @@
-"""The reader of experiments/*.yaml: what it returns, what it refuses, and that every row's configuration composes."""
+"""Reading experiments/*.yaml: results, errors, and that the configuration of every row composes."""
 
 import re
 from functools import cache
@@ -59,7 +59,7 @@ def good(tmp_path: Path) -> Path:
     return path
 
 
-def test_reading(good: Path) -> None:
+def test_reader_returns_rows_columns_and_notes(good: Path) -> None:
     table = read_experiment(good)
     assert (table.name, table.title, table.source, table.selection, table.notes) == (
         "tableX",
@@ -87,7 +87,7 @@ def test_reading(good: Path) -> None:
     ]
 
 
-def test_jobs_are_the_rows_that_are_run_on_each_data_set_of_the_scale(good: Path) -> None:
+def test_jobs_pair_each_runnable_row_with_each_data_set_of_the_scale(good: Path) -> None:
     table = read_experiment(good)
     variant = ("model.attention=standard", "model.modules=[ca,rdsa]")
     assert table.jobs("laptop") == [
@@ -115,12 +115,12 @@ def test_jobs_are_the_rows_that_are_run_on_each_data_set_of_the_scale(good: Path
         ("18.38 (+0.74)", 18.38),
     ],
 )
-def test_the_number_of_a_cell(cell: str, value: float) -> None:
+def test_number_parses_a_published_cell(cell: str, value: float) -> None:
     assert number(cell) == value
     assert number(None) is None
 
 
-BAD = {  # what is replaced, by what, and what the message must name
+BAD = {  # old text, new text, texts that the message must contain
     "not YAML": ("title: Attention", "title: [", ["not the YAML"]),
     "a repeated key": ("title: Attention", "title: a\ntitle: b", ["title"]),
     "an unknown key": ("title: Attention", "titel: Attention", ["unknown key 'titel'", "title"]),
@@ -169,7 +169,7 @@ BAD = {  # what is replaced, by what, and what the message must name
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_file_is_refused_in_one_line(good: Path, case: str) -> None:
+def test_reader_refuses_an_invalid_file_in_one_line(good: Path, case: str) -> None:
     old, new, named = BAD[case]
     assert GOOD.count(old) == 1
     good.write_text(GOOD.replace(old, new), encoding="utf-8")
@@ -183,19 +183,19 @@ def test_a_bad_file_is_refused_in_one_line(good: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "- a", "just text", "rows: []"])
-def test_a_file_of_something_else_is_refused(good: Path, text: str) -> None:
+def test_reader_refuses_a_file_that_is_not_an_experiment(good: Path, text: str) -> None:
     good.write_text(text)
     with pytest.raises(UserError, match=r"tableX\.yaml: "):
         read_experiment(good)
 
 
-def test_no_rows(good: Path) -> None:
+def test_reader_refuses_an_experiment_without_rows(good: Path) -> None:
     good.write_text(GOOD.partition("rows:")[0] + "rows: []\n", encoding="utf-8")
     with pytest.raises(UserError, match="got 0 rows"):
         read_experiment(good)
 
 
-def test_a_missing_file_and_one_that_is_not_text(tmp_path: Path) -> None:
+def test_reader_refuses_missing_and_binary_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.yaml: cannot be read"):
         read_experiment(tmp_path / "none.yaml")
     (tmp_path / "bytes.yaml").write_bytes(b"title: \xff\xfe")
@@ -203,7 +203,7 @@ def test_a_missing_file_and_one_that_is_not_text(tmp_path: Path) -> None:
         read_experiment(tmp_path / "bytes.yaml")
 
 
-def test_listing(good: Path, tmp_path: Path) -> None:
+def test_list_experiments_finds_yaml_files_and_refuses_a_missing_folder(good: Path, tmp_path: Path) -> None:
     (tmp_path / "figure9.yaml").touch()
     (tmp_path / "notes.txt").touch()
     assert list_experiments(tmp_path) == [tmp_path / "figure9.yaml", good]
@@ -221,18 +221,18 @@ JOBS = [
 
 @cache
 def composed_once(overrides: tuple[str, ...]) -> DictConfig:
-    """Tables share jobs, and several tests look at all of them. Read only."""
+    """Configuration of these overrides, cached because tables share jobs. Read only."""
     return compose(overrides)
 
 
 def composed(name: str, scale: str) -> dict[Job, DictConfig]:
-    """The configuration of every job."""
+    """Configuration of every job."""
     jobs = read_experiment(EXPERIMENTS / f"{name}.yaml").jobs(scale)
     return {job: composed_once(job.overrides) for job in jobs}
 
 
 @pytest.mark.parametrize(("name", "scale"), JOBS)
-def test_every_job_composes_to_a_configuration_of_its_own(name: str, scale: str) -> None:
+def test_jobs_of_a_table_compose_to_different_configurations(name: str, scale: str) -> None:
     configs = composed(name, scale)
     assert len({OmegaConf.to_yaml(config) for config in configs.values()}) == len(configs)
 
@@ -241,7 +241,7 @@ AT_LAPTOP_SCALE = [name for name, scale in (case.values for case in JOBS) if sca
 
 
 @pytest.mark.parametrize("name", AT_LAPTOP_SCALE)
-def test_the_small_world_has_what_every_row_needs(name: str) -> None:
+def test_small_world_features_serve_every_laptop_row(name: str) -> None:
     makefile = (EXPERIMENTS.parent / "Makefile").read_text()
     ((layers, poolings),) = re.findall(r"--layers (\d) --pooling ([a-z ]+) --out", makefile)
     sizes = PRESETS["small-world"]
@@ -262,12 +262,12 @@ def test_the_small_world_has_what_every_row_needs(name: str) -> None:
             assert protocol.highlights
 
 
-def test_all_tables_at_laptop_scale_share_the_job_of_sdst_itself() -> None:
+def test_laptop_tables_share_the_default_sdst_job() -> None:
     shared = OmegaConf.to_yaml(compose(["data=laptop"]))
     for name in AT_LAPTOP_SCALE:
         rows = {row.label: row for row in read_experiment(EXPERIMENTS / f"{name}.yaml").rows}
         configs = composed(name, "laptop")
         (itself,) = (config for job, config in configs.items() if rows[job.label].overrides == ())
-        # The three rows of Tab. 4 are of K = 2.
+        # The three rows of Tab. 4 use K = 2.
         wanted = shared.replace("count: 4", "count: 2") if name == "table4" else shared
         assert OmegaConf.to_yaml(itself) == wanted

@@ -1,4 +1,4 @@
-"""What an installed wheel has: the package with its data, the configuration and the experiments, and nothing else."""
+"""The wheel contains exactly the package with its data, the configuration and the experiments."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def test_a_wheel_has_the_package_its_data_the_configuration_and_the_experiments(
+def test_wheel_contains_package_data_configuration_and_experiments(
     wheel: zipfile.ZipFile,
 ) -> None:
     package = {
@@ -44,11 +44,11 @@ def test_a_wheel_has_the_package_its_data_the_configuration_and_the_experiments(
         assert f"sdst/{name}" in built
 
 
-def test_folders_are_those_of_the_repository_or_of_the_installed_package(
+def test_shipped_folder_is_found_in_the_repository_or_the_installed_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert shipped.shipped_folder("conf") == ROOT / "conf"
     installed = tmp_path / "site-packages" / "sdst"
-    (tmp_path / "conf").mkdir()  # of something else
+    (tmp_path / "conf").mkdir()  # unrelated folder of the same name
     monkeypatch.setattr(shipped, "PACKAGE", installed)
     assert shipped.shipped_folder("conf") == installed / "conf"

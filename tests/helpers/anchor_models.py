@@ -1,4 +1,4 @@
-"""Tiny anchor-based models, every one that ``conf/model`` has, and a batch whose moments are of all sizes."""
+"""Tiny versions of every anchor-based model in ``conf/model``, and a batch with moments of many lengths."""
 
 from typing import Any
 
@@ -22,14 +22,14 @@ SAMPLES = [  # clips, tokens, moments (first clip, clip after the last)
 
 
 def configured(name: str, **changes: Any) -> dict[str, Any]:
-    """The resolved configuration of a tiny model."""
+    """Configuration of a tiny model."""
     config: Any = OmegaConf.to_container(compose([f"model={name}"]), resolve=False)
     config["model"] |= {key: value for key, value in SMALL.items() if key in config["model"]} | changes
     return config
 
 
 def build(name: str, **changes: Any) -> nn.Module:
-    """The model with all parameters random, none at a neutral start."""
+    """Model whose parameters are all random, also those that start at a neutral value."""
     torch.manual_seed(0)
     model = build_model(configured(name, **changes), {"video_dim": DV, "text_dim": DT})
     with torch.no_grad():
@@ -41,7 +41,7 @@ def build(name: str, **changes: Any) -> nn.Module:
 def make_batch(
     levels: int, order: tuple[int, ...] = (0, 1, 2, 3), extra_clips: int = 0, extra_tokens: int = 0
 ) -> Batch:
-    """The samples in the given order, padded with garbage by so much more than needed."""
+    """Samples in the given order, padded with garbage plus ``extra_clips`` and ``extra_tokens``."""
     rows = [SAMPLES[i] for i in order]
     clips, tokens = (torch.tensor([row[k] for row in rows]) for k in (0, 1))
     num_clips, num_tokens = int(clips.max()) + extra_clips, int(tokens.max()) + extra_tokens

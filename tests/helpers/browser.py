@@ -1,4 +1,4 @@
-"""A headless Chromium under remote control through two pipes (DevTools protocol), without any further package."""
+"""Control a headless Chromium through two pipes (DevTools protocol), without further packages."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PATIENCE = 60_000  # milliseconds that a page may take to fulfil a condition
+TIMEOUT = 60_000  # milliseconds until a page must meet a condition
 
 
 class Browser:
-    """One page. Its errors and what it fetched are collected.
+    """One page; collects its errors and the addresses it fetched.
 
     Args:
         profile: An empty folder.
@@ -27,7 +27,7 @@ class Browser:
         self._read, from_browser = _pipe()
         options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
         command = [CHROMIUM, *options, "--remote-debugging-pipe", "about:blank"]
-        # Chromium reads its descriptor 3 and writes to 4.
+        # Chromium reads descriptor 3 and writes to descriptor 4.
         script = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
         self._process = subprocess.Popen(
             ["bash", "-c", script, "bash", *command],
@@ -49,7 +49,7 @@ class Browser:
 
     def close(self) -> None:
         """End the browser."""
-        os.close(self._write)  # which it takes for the end of its work
+        os.close(self._write)  # Chromium quits when this pipe closes
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
@@ -58,7 +58,7 @@ class Browser:
         os.close(self._read)
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Call a method of the protocol; events that arrive before its answer are noted."""
+        """Call a protocol method and return its result; record events that arrive earlier."""
         self._count += 1
         message = {"id": self._count, "method": method, "params": parameters}
         if self._session is not None:
@@ -82,19 +82,19 @@ class Browser:
         )
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression, awaited where it is a promise."""
+        """Return the value of a JavaScript expression; a promise is awaited."""
         options = {"awaitPromise": True, "returnByValue": True, "userGesture": True}
         answer = self.send("Runtime.evaluate", expression=expression, **options)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
     def wait(self, condition: str) -> None:
-        """Until a JavaScript condition holds."""
+        """Wait until a JavaScript condition holds."""
         poll = f"""new Promise((resolve, reject) => {{
             const since = Date.now();
             const look = () => {{
                 if ({condition}) resolve();
-                else if (Date.now() - since > {PATIENCE}) reject(new Error("never: " + {json.dumps(condition)}));
+                else if (Date.now() - since > {TIMEOUT}) reject(new Error("never: " + {json.dumps(condition)}));
                 else setTimeout(look, 20);
             }};
             look();
@@ -102,7 +102,7 @@ class Browser:
         self.evaluate(poll)
 
     def press(self, key: str) -> None:
-        """Press a key, such as Enter or Tab, where the focus is."""
+        """Press Enter, Tab or space in the focused element."""
         code = {"Enter": 13, "Tab": 9, " ": 32}[key]
         text = {"Enter": "\r", " ": " "}.get(key, "")
         for kind in ("keyDown", "keyUp"):
@@ -115,7 +115,7 @@ class Browser:
             )
 
     def resize(self, width: int, height: int) -> None:
-        """Give the window another size in pixels."""
+        """Set the window size in pixels."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.send("Emulation.setDeviceMetricsOverride", **size)
 
@@ -139,7 +139,7 @@ class Browser:
 
 
 def _pipe() -> tuple[int, int]:
-    """A pipe whose descriptors are neither 3 nor 4, which Chromium's must replace."""
+    """Open a pipe with descriptors from 10 up, because 3 and 4 are reserved for Chromium."""
     ends = os.pipe()
     moved = tuple(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
     for end in ends:

@@ -1,4 +1,4 @@
-"""A tiny corpus in the style of each dataset: its annotation rows, its features, and how to train on it in seconds."""
+"""A tiny corpus in the format of each dataset: annotations, features, and overrides that train in seconds."""
 
 import json
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 def make_corpus(
     folder: Path, rows: dict[str, list[dict[str, Any]]], data: str = "qvhighlights", **features: Any
 ) -> Corpus:
-    """Write annotations and simulated features (width 16, two layers) and say how to train on them."""
+    """Write annotations and simulated features (width 16, two layers); return them with training overrides."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = {split: write_rows(folder / f"{split}.jsonl", split_rows) for split, split_rows in rows.items()}
     records = [record for path in paths.values() for record in read_annotations(path).records]

@@ -1,4 +1,4 @@
-"""Commands in processes of their own that start at once: forked from one that has imported what takes seconds."""
+"""Commands in separate processes that start fast: they are forked from a process with the slow imports done."""
 
 import multiprocessing
 import os
@@ -25,7 +25,7 @@ PRELOADED = [
 
 @cache
 def server() -> Any:
-    """The context whose processes are forked from one that has imported PyTorch and Lightning."""
+    """Context that forks processes from one that has already imported PyTorch and Lightning."""
     os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -33,18 +33,18 @@ def server() -> Any:
 
 
 def send_stderr_to(output: Connection) -> None:
-    """In a forked process, whose output would go where that of the first one goes: standard output goes nowhere."""
+    """Send standard error of a forked process to ``output`` and discard standard output."""
     os.dup2(output.fileno(), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115  # as long as the process
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115  # open until the process ends
 
 
 class Command:
-    """``sdst``, started with these arguments.
+    """Process that runs ``sdst`` with these arguments.
 
     Args:
-        arguments: What follows ``sdst``.
-        prepare: Functions of a module in ``helpers`` that the process calls first.
+        arguments: Arguments after ``sdst``.
+        prepare: Functions that the process calls first; they must be defined in a module of ``helpers``.
     """
 
     def __init__(self, arguments: Sequence[str], *prepare: Callable[[], None]) -> None:
@@ -63,9 +63,9 @@ class Command:
         return bool(self._process.is_alive())
 
     def wait(self) -> tuple[int, list[str]]:
-        """Exit status, negative for a signal, and the lines that it told."""
-        with open(self._output.fileno(), closefd=False, errors="replace") as told:
-            lines = told.read().splitlines()
+        """Return the exit status (negative for a signal) and the lines of standard error."""
+        with open(self._output.fileno(), closefd=False, errors="replace") as output:
+            lines = output.read().splitlines()
         self._process.join(60)
         return self._process.exitcode, lines
 
@@ -77,27 +77,27 @@ def _run(arguments: list[str], output: Connection, prepare: Sequence[Callable[[]
     sys.exit(main(arguments))
 
 
-# --- what a process can be prepared with ---
+# --- functions for ``prepare`` ---
 
 
 def fork_ranks() -> None:
-    """Let the processes of a distributed training be forks of this one, instead of importing everything again."""
+    """Fork the processes of a distributed training from this one, so that they do not repeat the imports."""
     context = multiprocessing.get_context("fork")
     torch.multiprocessing.get_context = lambda method=None: context
 
 
 def die_at_step_8() -> None:
-    """End this process without a word in its eighth step of training."""
+    """Kill this process in its eighth training step."""
     _at_step(8, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def terminate_at_step_2() -> None:
-    """Let the first of several processes ask the command that started them, in its second step, to stop."""
+    """Send SIGTERM to the parent command from rank 0 in its second training step."""
 
     def ask() -> None:
         if os.environ["LOCAL_RANK"] == "0":
             os.kill(os.getppid(), signal.SIGTERM)
-            time.sleep(1)  # until the command has passed it on; the others wait for this step
+            time.sleep(1)  # time for the command to pass the signal on; the other ranks wait for this step
 
     _at_step(2, ask)
 

@@ -1,4 +1,4 @@
-"""Run folders with invented numbers, as if the tables had been swept, for tests of what is made of them."""
+"""Run folders with invented metrics, as sweeps would write them, for tests of reports."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from sdst.sweeps.tables import RUN_FACTS, Experiment
 def write_runs(
     runs: Path, experiments: Sequence[Experiment], seeds: Sequence[int] = (0, 1), fit_seconds: float = 60.0
 ) -> None:
-    """Write what sweeps at laptop scale leave; rows with equal overrides share their jobs."""
+    """Write the files of laptop-scale sweeps; rows with equal overrides share jobs."""
     for experiment in experiments:
         listed = []
         for job in experiment.jobs("laptop"):

@@ -1,4 +1,4 @@
-"""What is made once for all processes that run tests, by the one that asks first."""
+"""Make a folder once for all test processes; the first process that needs it makes it."""
 
 import fcntl
 import os
@@ -9,7 +9,7 @@ import pytest
 
 
 def once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """A folder of that name, which ``make`` has filled; read only."""
+    """Return the folder of that name, filled by ``make``. Read only."""
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent

@@ -1,4 +1,4 @@
-"""What the processes of a distributed test do; a module, for they import it anew."""
+"""Functions that the processes of a distributed test run; a module, because each process imports it."""
 
 import os
 import signal
@@ -17,11 +17,11 @@ from sdst.training.gather import gather, pad_alike, world_size
 from sdst.types import Batch
 
 VIDEOS = ("u", "v", "w", "u")
-"""Of the samples: the first and the last are about the same one."""
+"""Video of each sample; the first and the last sample share one."""
 
 
 def share(name: str, order: tuple[int, ...]) -> Batch:
-    """These samples as a batch of its own."""
+    """Batch of these samples only."""
     batch = make_batch(configured(name)["levels"]["count"], order)
     vids = [VIDEOS[record.qid] for record in batch.records]
     return replace(
@@ -32,7 +32,7 @@ def share(name: str, order: tuple[int, ...]) -> Batch:
 
 
 def gradients(name: str, batch: Batch) -> dict[str, torch.Tensor]:
-    """Of a step over the shares of all processes, averaged over them."""
+    """Loss and gradients of a step over the shares of all processes, averaged over the processes."""
     config = OmegaConf.create(configured(name)).loss
     criterion = Criterion(**config)
     model = build(name)
@@ -57,7 +57,7 @@ def save_gradients(names: list[str], shares: list[tuple[int, ...]], folder: Path
 
 
 def end_in_different_ways(how: str) -> None:
-    """The second process ends badly while the first one would wait for an hour."""
+    """End the second process as ``how`` says while the first one sleeps for an hour."""
     if os.environ["LOCAL_RANK"] == "1":
         if how == "refuses":
             raise UserError("f.h5: no such file")

@@ -1,10 +1,11 @@
-"""Whether two runs came to the same result."""
+"""Compare the results of two runs."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
+
 from sdst.training.run_folder import BEST, LAST
 
 COSTS = ("fit_seconds", "steps_per_second", "peak_memory_gb")
@@ -19,7 +20,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def assert_equal(a: Any, b: Any) -> None:
-    """Equal to the last bit, through dicts and lists of tensors and numbers."""
+    """Assert bit-exact equality of nested dicts and lists of tensors and numbers."""
     if isinstance(a, torch.Tensor):
         assert torch.equal(a, b)
     elif isinstance(a, dict):
@@ -34,12 +35,12 @@ def assert_equal(a: Any, b: Any) -> None:
 
 
 def assert_same_result(run: Path, other: Path) -> None:
-    """Weights, optimizer, metrics and submissions are equal to the last bit."""
+    """Assert that weights, optimizer, metrics and submissions are equal bit for bit."""
     assert_equal(result_of_run(run), result_of_run(other))
 
 
 def result_of_run(run: Path) -> dict[str, Any]:
-    """What a finished run has come to, without what it cost."""
+    """Result of a finished run without its time and memory."""
     last, metrics = load(run / LAST), read_json(run / "metrics.json")
     kept = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
     return {

@@ -1,4 +1,4 @@
-"""A demo of a handful of videos and one epoch, and what it prints."""
+"""A demo with a few videos and one epoch, and its printed output."""
 
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -13,7 +13,7 @@ VIDEOS = (2, 1, 2)
 
 
 def run_demo(out: Path) -> int:
-    """``sdst demo``, whose worker processes would take longer to start than it takes to do their work here."""
+    """Run ``sdst demo`` without worker processes, because their start would take longer than the work."""
     options = ["--out", str(out), "--videos", *map(str, VIDEOS), "--epochs", "1"]
     whole = extract.main
 

@@ -1,4 +1,4 @@
-"""A table of two rows on the tiny corpus, for tests of sweeps and reports."""
+"""An experiment with two runnable rows on the tiny corpus, for tests of sweeps and reports."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ ROWS = """\
 
 
 def write_table(folder: Path, corpus: Corpus, name: str = "tableX", rows: str = ROWS) -> Path:
-    """Write an experiment on the corpus, of one epoch per job; its folder."""
+    """Write an experiment on the corpus with one epoch per job; return its folder."""
     folder.mkdir(exist_ok=True)
     overrides = json.dumps([*corpus.overrides, "trainer.max_epochs=1"])
     (folder / f"{name}.yaml").write_text(

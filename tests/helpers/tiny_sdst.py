@@ -1,4 +1,4 @@
-"""A tiny SDST, four samples of different lengths, and what an output says about one of them."""
+"""A tiny SDST, four samples of different lengths, and comparison of outputs per sample."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -35,7 +35,7 @@ ALL = range(len(SAMPLES))
 
 
 def build(seed: int = 0, *, trained: bool = True, **options: Any) -> SDST:
-    """A tiny model in evaluation mode; ``trained`` moves every parameter, also those that start at zero."""
+    """Tiny model in evaluation mode; ``trained`` perturbs every parameter, also those that start at zero."""
     torch.manual_seed(seed)
     model = SDST(DV, DT, **{**SIZES, **options}).eval()
     if trained:
@@ -45,7 +45,7 @@ def build(seed: int = 0, *, trained: bool = True, **options: Any) -> SDST:
 
 
 def pad(rows: list[Tensor], length: int, fill: float) -> Tensor:
-    """Stack rows of different length along their last but one axis, garbage of size ``fill`` behind."""
+    """Stack rows of different length, padded along the second-to-last axis with garbage of size ``fill``."""
     generator = torch.Generator().manual_seed(0)
     garbage = fill * torch.randn(K, length, rows[0].shape[2], generator=generator)
     return torch.stack([torch.cat([row, garbage[:, row.shape[1] :]], dim=1) for row in rows]).half()
@@ -53,7 +53,7 @@ def pad(rows: list[Tensor], length: int, fill: float) -> Tensor:
 
 @cache
 def stored(index: int) -> tuple[Tensor, Tensor]:
-    """One sample's (K, T, Dv) video and (K, L, Dt) text as stored."""
+    """(K, T, Dv) video and (K, L, Dt) text of one sample as stored."""
     generator = torch.Generator().manual_seed(index)
     clips, tokens, _, _ = SAMPLES[index]
     video, text = (torch.randn(K, n, d, generator=generator) for n, d in ((clips, DV), (tokens, DT)))
@@ -63,7 +63,7 @@ def stored(index: int) -> tuple[Tensor, Tensor]:
 def make_batch(
     order: Sequence[int] = ALL, extra_clips: int = 0, extra_tokens: int = 0, fill: float = 0
 ) -> Batch:
-    """The samples in the given order, padded by so much more than needed."""
+    """Samples in the given order, padded by ``extra_clips`` and ``extra_tokens`` more than needed."""
     rows = [SAMPLES[i] for i in order]
     clips, tokens = torch.tensor([row[0] for row in rows]), torch.tensor([row[1] for row in rows])
     length, words = int(clips.max()) + extra_clips, int(tokens.max()) + extra_tokens
@@ -97,7 +97,7 @@ def run(model: nn.Module, batch: Batch, **options: Any) -> Output:
 
 
 def valid_parts(output: Output, sample: int, clips: int) -> dict[str, Tensor]:
-    """What an output says about one sample, without its padded clips."""
+    """Output of one sample without its padded clips."""
     parts = {f.name: getattr(output, f.name) for f in fields(output)}
     parts = {name: value[sample] for name, value in parts.items() if value is not None}
     parts["saliency"], parts["dense"] = parts["saliency"][:clips], parts["dense"][:clips]

@@ -75,16 +75,16 @@ LENGTHS = ((1, 5), (6, 15), (16, 30))  # clips of a short, middle and long momen
 def write_toy_annotations(
     folder: str | Path, *, num_train: int, num_val: int, num_test: int, seed: int
 ) -> dict[str, Path]:
-    """Write train.jsonl, val.jsonl and test.jsonl, all labelled, without a video in two of them.
+    """Write train.jsonl, val.jsonl and test.jsonl, all labelled, without shared videos.
 
-    Val and test pair known verbs with known things in ways that train never does.
+    Val and test combine known verbs and things in pairs that train never has.
 
     Args:
-        folder: Where the files go; made if need be.
+        folder: Output folder; created if missing.
         num_train: Training videos; each has 1 to 3 queries, 2 on average.
         num_val: Validation videos.
         num_test: Test videos.
-        seed: The same seed gives the same files.
+        seed: Random seed; equal seeds give equal files.
 
     Returns:
         Split name -> file.
@@ -110,7 +110,7 @@ def _video_rows(vid: str, held_out: bool, rng: np.random.Generator) -> list[dict
     num_clips = int(rng.integers(40, 76))
     num_events = int(rng.integers(1, 4))
     rows = []
-    # No verb and no thing twice in a video, so that a sentence can only mean its own event.
+    # Verbs and things are unique in a video, so a sentence can only mean its own event.
     for verb, thing in _pairings(num_events, held_out, rng):
         windows = _draw_windows(num_clips, rng)
         clip_ids = [clip for start, end in windows for clip in range(start, end)]
@@ -129,7 +129,7 @@ def _video_rows(vid: str, held_out: bool, rng: np.random.Generator) -> list[dict
 
 
 def _pairings(count: int, held_out: bool, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """That many (verb, thing) without a repeated verb or thing, all held out or none."""
+    """Draw ``count`` (verb, thing) pairs without repeating a verb or thing, all held out or none."""
     allowed = [
         (verb, thing)
         for verb in range(len(VERBS))
@@ -147,7 +147,7 @@ def _pairings(count: int, held_out: bool, rng: np.random.Generator) -> list[tupl
 
 
 def _draw_windows(num_clips: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """One to three moments (first clip, end clip) of one length class, sorted, with a gap between them."""
+    """Draw one to three moments (first clip, end clip) of one length class, sorted, with gaps between them."""
     kind = rng.integers(len(LENGTHS))
     count = 1 if LENGTHS[kind] == LENGTHS[-1] else rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15])
     windows: list[tuple[int, int]] = []
@@ -162,7 +162,7 @@ def _draw_windows(num_clips: int, rng: np.random.Generator) -> list[tuple[int, i
 
 
 def _draw_scores(window: tuple[int, int], rng: np.random.Generator) -> Sequence[list[int]]:
-    """Three annotators' scores 0-4 for each clip of a moment, highest in its middle."""
+    """Draw three annotators' scores 0-4 for each clip of a moment, highest in its middle."""
     length = window[1] - window[0]
     bump = np.sin(np.pi * (np.arange(length) + 0.5) / length)[:, None]
     scores: NDArray[np.float64] = 1 + 2.5 * bump + rng.normal(0, 0.5, (length, 3))

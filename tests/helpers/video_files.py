@@ -1,4 +1,4 @@
-"""Makes small video files whose every pixel is known."""
+"""Write small video files with known pixels."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +19,7 @@ def write_video(
     rotation: int = 0,
     **options: str,
 ) -> Path:
-    """RGB pictures (H, W, 3) at times in seconds; the default codec, in .mov or .mkv, is lossless."""
+    """Write RGB pictures (H, W, 3) at times in seconds; the default codec, in .mov or .mkv, is lossless."""
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=TICKS)
         stream.height, stream.width = pictures[0].shape[:2]
@@ -36,14 +36,14 @@ def write_video(
 
 
 def write_grey_video(path: Path, times: list[float], size: tuple[int, int] = (16, 16), **how: str) -> Path:
-    """Frame i is all grey i (modulo 256)."""
+    """Write a video whose frame i is uniformly grey i (modulo 256)."""
     return write_video(
         path, [np.full((*size, 3), i % 256, np.uint8) for i in range(len(times))], times, **how
     )
 
 
 def write_sound(path: Path) -> Path:
-    """One second of silence without pictures."""
+    """Write one second of silence without pictures."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=8000, layout="mono")
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")

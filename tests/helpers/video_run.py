@@ -19,7 +19,7 @@ WORDS = ["dog", "cat", "man", "jumps", "sleeps", "sings", "red", "ball", "##s"]
 
 @dataclass(frozen=True)
 class VideoRun:
-    """Where everything is; the longest training video has 6 clips, the features 2 s ones."""
+    """Paths of the run; the longest training video has 6 clips of 2 s."""
 
     folder: Path
     rows: list[dict[str, object]]
@@ -44,7 +44,7 @@ class VideoRun:
 
 
 def write_vocab(path: Path) -> Path:
-    """As many words as the tiny text tower has."""
+    """Write a vocabulary of the size of the tiny text tower."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     size = read_config(BACKBONE_CONFIG).text.vocab_size
     path.write_text("\n".join([*words, *(f"filler{n}" for n in range(size - len(words)))]) + "\n")
@@ -52,7 +52,7 @@ def write_vocab(path: Path) -> Path:
 
 
 def write_coloured_video(path: Path, seconds: float, seed: int = 0) -> Path:
-    """Two random coarse pictures a second, to the millisecond as long as asked for."""
+    """Write two random coarse pictures per second; the duration is exact to the millisecond."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (int(2 * seconds), 6, 8, 3), dtype=np.uint8)
     pictures = list(coarse.repeat(8, axis=1).repeat(8, axis=2))
@@ -61,7 +61,7 @@ def write_coloured_video(path: Path, seconds: float, seed: int = 0) -> Path:
 
 
 def make_video_run(folder: Path) -> VideoRun:
-    """Write videos and rows, ``sdst extract``, ``sdst train``."""
+    """Write videos and annotations, then run ``sdst extract`` and ``sdst train``."""
     rows: list[dict[str, object]] = []
     (folder / "videos").mkdir()
     for seed, (vid, seconds) in enumerate(SECONDS.items()):

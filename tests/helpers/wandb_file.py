@@ -1,4 +1,4 @@
-"""Reads back the file that an offline wandb run writes: records in LevelDB's log format."""
+"""Read the file of an offline wandb run: records in LevelDB's log format."""
 
 import json
 import struct
@@ -12,10 +12,10 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def payloads(path: Path) -> Iterator[bytes]:
-    """The records of a log, whole: pieces of type first, middle, last are joined, checksums compared."""
+    """Yield the complete records of a log: pieces are joined and their checksums checked."""
     data = path.read_bytes()
     assert data[:4] == b":W&B"
-    place, pieces = 7, b""  # behind the header: name, magic number, version
+    place, pieces = 7, b""  # after the header: name, magic number, version
     while place < len(data):
         if BLOCK - place % BLOCK < 7:  # no room for a piece: the block ends in padding
             place += BLOCK - place % BLOCK
@@ -31,13 +31,13 @@ def payloads(path: Path) -> Iterator[bytes]:
 
 
 class WandbFile:
-    """What one offline run file says.
+    """Content of one offline run file.
 
     Attributes:
-        run: Project, group, id, name, tags: the run record.
-        config: The logged configuration, of the last update of each key.
+        run: Run record with project, group, id, name and tags.
+        config: Logged configuration; the last update of each key counts.
         history: One dictionary per logged step.
-        exit_code: As which the run ended; None where it did not end.
+        exit_code: Exit code of the run; None if it did not end.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,5 +68,5 @@ class WandbFile:
             self.config[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
 
     def curve(self, name: str) -> list[float]:
-        """The values of a metric in the order they were logged."""
+        """Return the values of a metric in logged order."""
         return [row[name] for row in self.history if name in row]

@@ -15,7 +15,7 @@ MEANINGS = {
 
 
 def meaning(text: str) -> Fact:
-    """What a sentence of one phrase says."""
+    """Return the fact that a sentence of one phrase states."""
     return MEANINGS[text.rstrip(".").split(" ", 1)[1]]
 
 
@@ -29,7 +29,7 @@ def actor(*acts: Act, colour: str = "red", shape: str = "disc", **more: Any) -> 
 
 
 def scene(*actors: Actor, num_clips: int = 4, pillars: tuple[Pillar, ...] = (), **more: Any) -> Scene:
-    """By default nothing but the actors moves, and there is no noise."""
+    """Scene without noise in which, by default, only the actors move."""
     plain = Scene(
         "v",
         num_clips,

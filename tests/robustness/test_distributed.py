@@ -1,4 +1,4 @@
-"""Two real processes on a CPU: their step is that of one process, and they end together."""
+"""Two real processes on a CPU take the same step as one process, and they end together."""
 
 import json
 import os
@@ -23,18 +23,18 @@ from sdst.training.run_folder import BEST, LAST
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
-SMALL_STEPS = ["data.batch_size=2", "loss.weights.act=0"]  # of one head no parameter has a gradient
+SMALL_STEPS = ["data.batch_size=2", "loss.weights.act=0"]  # one head gets no gradient at all
 SHARES = [(0, 1), (2, 3, 0)]
-"""Of other lengths and sizes, about a common video; the first sample fills up the second share."""
+"""Sample indices per process: shares of different lengths with a common video; sample 0 fills up the second share."""
 
 
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes need not import everything again."""
+    """Fork the training processes, so that they do not repeat the imports."""
     monkeypatch.setattr(torch.multiprocessing, "get_context", lambda method: server())
 
 
-def test_loss_and_gradients_of_two_processes_are_those_of_the_whole_batch(
+def test_two_processes_compute_the_loss_and_gradients_of_the_whole_batch(
     forked: None, tmp_path: Path
 ) -> None:
     names = ["sdst", "r2_tuning"]
@@ -57,7 +57,7 @@ def test_loss_and_gradients_of_two_processes_are_those_of_the_whole_batch(
         ("dies", "process 2 of 2 ended with SIGKILL"),
     ],
 )
-def test_a_process_that_ends_ends_all(forked: None, how: str, message: str) -> None:
+def test_failure_of_one_process_ends_all_processes(forked: None, how: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         run_processes(2, end_in_different_ways, how)
 
@@ -71,7 +71,7 @@ def start(
 
 @pytest.fixture(scope="module")
 def pair(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """Folder of a run with two processes, started as a user starts it, and the lines that they told."""
+    """Folder of a two-process run, started as a user starts it, and the lines it printed."""
     run_dir = tmp_path_factory.mktemp("pair") / "run"
     arguments = [*corpus.overrides, "trainer.devices=2", f"run_dir={run_dir}", *SMALL_STEPS]
     program = "import sys; from sdst.cli import main; sys.exit(main())"
@@ -82,13 +82,13 @@ def pair(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return run_dir, done.stderr.splitlines()
 
 
-def test_two_processes_train_one_run_with_the_metrics_of_its_predictions(
+def test_two_processes_write_one_run_whose_metrics_match_its_predictions(
     pair: tuple[Path, list[str]], corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_dir, told = pair
+    run_dir, lines = pair
     for line in ("trainable parameters", "epoch 1/2", "best of 2 epochs", "train: 10 queries"):
-        assert sum(line in other for other in told) == 1
-    assert not [line for line in told if "Warning" in line or "distributed" in line]
+        assert sum(line in other for other in lines) == 1
+    assert not [line for line in lines if "Warning" in line or "distributed" in line]
     result = json.loads((run_dir / "metrics.json").read_text())
     assert torch.load(run_dir / LAST, weights_only=True)["global_step"] == 2 * 3  # 10 queries, 2 x 2 a step
     for split in ("val", "test"):
@@ -103,22 +103,22 @@ def test_two_processes_train_one_run_with_the_metrics_of_its_predictions(
         assert json.loads(capsys.readouterr().out)["brief"] == result["best"][split]
 
 
-def test_sigterm_to_the_command_saves_the_run_of_all_which_resumes_to_the_same_result(
+def test_two_process_run_stopped_by_sigterm_resumes_to_the_same_result(
     pair: tuple[Path, list[str]], corpus: Corpus, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
-    status, told = start(corpus, run_dir, *SMALL_STEPS, prepare=[terminate_at_step_2]).wait()
+    status, lines = start(corpus, run_dir, *SMALL_STEPS, prepare=[terminate_at_step_2]).wait()
     assert status == 143
-    assert told[-1] == f"stopped by SIGTERM; continue with: sdst train resume={run_dir}"
-    assert not [line for line in told if "Error" in line or "Warning" in line]
-    assert torch.load(run_dir / LAST, weights_only=True)["global_step"] == 2  # of the 3 of the first epoch
-    status, told = Command(["train", f"resume={run_dir}"], fork_ranks).wait()
-    assert status == 0, told
+    assert lines[-1] == f"stopped by SIGTERM; continue with: sdst train resume={run_dir}"
+    assert not [line for line in lines if "Error" in line or "Warning" in line]
+    assert torch.load(run_dir / LAST, weights_only=True)["global_step"] == 2  # the first epoch has 3
+    status, lines = Command(["train", f"resume={run_dir}"], fork_ranks).wait()
+    assert status == 0, lines
     assert_same_result(run_dir, pair[0])
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux to find the processes")
-def test_a_killed_process_ends_the_run_in_one_line(corpus: Corpus, tmp_path: Path) -> None:
+def test_killed_process_ends_the_run_with_a_one_line_error(corpus: Corpus, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     process = start(corpus, run_dir, "trainer.max_epochs=100000")
     while not (run_dir / LAST).exists():
@@ -127,15 +127,15 @@ def test_a_killed_process_ends_the_run_in_one_line(corpus: Corpus, tmp_path: Pat
     ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(ranks) == 2
     os.kill(int(ranks[1]), signal.SIGKILL)
-    status, told = process.wait()
+    status, lines = process.wait()
     assert status == 2
-    assert told[-1].startswith("sdst: error: trainer.devices: process 2 of 2 ended with SIGKILL")
+    assert lines[-1].startswith("sdst: error: trainer.devices: process 2 of 2 ended with SIGKILL")
     assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
-    torch.load(run_dir / LAST, weights_only=True)  # is whole
+    torch.load(run_dir / LAST, weights_only=True)  # it loads, so it is complete
 
 
 @pytest.mark.parametrize("devices", ["0", "-1", "[]", "[0,0]", "[-1]", "auto", "1.5", "true"])
-def test_devices_that_are_none(
+def test_train_refuses_invalid_devices(
     corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str], devices: str
 ) -> None:
     arguments = [*corpus.overrides, f"trainer.devices={devices}", f"run_dir={tmp_path / 'run'}"]
@@ -143,7 +143,7 @@ def test_devices_that_are_none(
     assert "trainer.devices" in capsys.readouterr().err
 
 
-def test_what_cannot_be_shared_is_refused(
+def test_two_devices_are_refused_for_short_splits_resumed_runs_and_sweeps(
     forked: None, corpus: Corpus, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "one.jsonl").write_text(corpus.paths["test"].read_text().splitlines()[0])

@@ -1,4 +1,4 @@
-"""A short, fixed part of ``make test-faults``."""
+"""A short, fixed subset of ``make test-faults``."""
 
 import random
 from pathlib import Path
@@ -8,9 +8,9 @@ import pytest
 pytest.importorskip("av")
 pytest.importorskip("transformers")
 if not Path("/proc/self/schedstat").exists():
-    pytest.skip("needs Linux to tell what a process does", allow_module_level=True)
+    pytest.skip("needs /proc/self/schedstat of Linux to measure processor time", allow_module_level=True)
 
-from faults import Kind, Tally, is_same, make_kinds, misbehaviour, torment, unreadable
+from faults import Kind, Tally, is_same, make_kinds, misbehaviour, run_with_faults, unreadable
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
@@ -21,10 +21,10 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
 
 
 @pytest.mark.parametrize("name", ["training", "extraction", "merging", "sweep", "report"])
-def test_ended_again_and_again_it_comes_to_the_undisturbed_result(
+def test_command_interrupted_repeatedly_reaches_the_undisturbed_result(
     kinds: dict[str, Kind], tmp_path: Path, name: str
 ) -> None:
-    tally = torment(kinds[name], tmp_path, 1, random.Random(f"test {name}"))
+    tally = run_with_faults(kinds[name], tmp_path, 1, random.Random(f"test {name}"))
     assert not tally.lost
     assert tally.results
     assert all(tally.results)
@@ -32,7 +32,7 @@ def test_ended_again_and_again_it_comes_to_the_undisturbed_result(
     assert tally.faults.total() == 3
 
 
-def test_what_is_lost_is_seen(kinds: dict[str, Kind], tmp_path: Path) -> None:
+def test_fault_checks_detect_lost_files_and_wrong_exits(kinds: dict[str, Kind], tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text('{"best": ')
     (tmp_path / "features.h5").write_bytes(b"\x89HDF")
     assert len(unreadable(tmp_path)) == 2

@@ -1,4 +1,4 @@
-"""A short, fixed part of ``make fuzz``, and any JSON value in any field of a row."""
+"""A short, fixed subset of ``make fuzz``, and arbitrary JSON values in every field of a row."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,9 @@ def kinds(corpus: Corpus, finished: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_broken_files_end_in_success_or_one_line(kinds: dict[str, Kind], tmp_path: Path, name: str) -> None:
+def test_commands_accept_or_refuse_broken_files_in_one_line(
+    kinds: dict[str, Kind], tmp_path: Path, name: str
+) -> None:
     outcomes = []
     for number in range(6):
         outcome, details = run_case(kinds[name], name, number, tmp_path)
@@ -32,10 +34,10 @@ def test_broken_files_end_in_success_or_one_line(kinds: dict[str, Kind], tmp_pat
         "arrays",
         "journals",
         "backbone weights",
-    )  # these suppress, or cut
+    )  # these kinds suppress the error or cut the file
 
 
-def test_a_reader_that_breaks_is_seen(kinds: dict[str, Kind], tmp_path: Path) -> None:
+def test_run_case_reports_an_unexpected_error(kinds: dict[str, Kind], tmp_path: Path) -> None:
     broken = Kind(kinds["predictions"].originals, lambda path: {}[path], [])
     assert run_case(broken, "broken", 0, tmp_path)[0] == "UNEXPECTED"
 
@@ -55,7 +57,7 @@ PREDICTED = [
 
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(field=st.sampled_from(sorted({*ROW[0], *PREDICTED[0]})), value=VALUES)
-def test_any_value_in_any_field_is_evaluated_or_refused_in_one_line(
+def test_evaluate_accepts_or_refuses_any_field_value_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], field: str, value: Any
 ) -> None:
     annotations, predictions = tmp_path / "a.jsonl", tmp_path / "p.jsonl"

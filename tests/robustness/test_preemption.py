@@ -1,4 +1,4 @@
-"""SIGTERM saves a run and ends it; a run that was ended at any moment goes on to the same result."""
+"""SIGTERM saves a run and stops it; the resumed run gives the result of an uninterrupted one."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from sdst.training.module import GroundingModule
 from sdst.training.run_folder import LAST
 
 STEPS = ["data.batch_size=2", "trainer.max_epochs=2", "decode.round_to=null"]
-"""An epoch has 5 steps."""
+"""Overrides with which an epoch has 5 steps."""
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def uninterrupted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def terminate_at(monkeypatch: pytest.MonkeyPatch, method: str, call: int) -> None:
-    """Send SIGTERM to this process when it calls a method of the module for the nth time."""
+    """Send SIGTERM to this process at the nth call of a method of the module."""
     original, calls = getattr(GroundingModule, method), []
 
     def noted(self: GroundingModule, *arguments: Any) -> Any:
@@ -42,13 +42,13 @@ def terminate_at(monkeypatch: pytest.MonkeyPatch, method: str, call: int) -> Non
     [
         ("training_step", 1, [], 0, 1),
         ("training_step", 8, ["data.num_workers=1"], 1, 8),
-        ("training_step", 5, [], 0, 5),  # the last of its epoch, whose validation follows
-        ("training_step", 10, [], 1, 10),  # the last of all
+        ("training_step", 5, [], 0, 5),  # last step of its epoch: validation follows
+        ("training_step", 10, [], 1, 10),  # last step of the run
         ("validation_step", 2, [], 0, 5),
-        ("validation_step", 8, [], 1, 10),  # of the best checkpoint
+        ("validation_step", 8, [], 1, 10),  # evaluation of the best checkpoint
     ],
 )
-def test_sigterm_saves_after_the_step_and_the_resumed_run_equals_an_uninterrupted_one_exactly(
+def test_run_stopped_by_sigterm_resumes_to_the_uninterrupted_result(
     corpus: Corpus,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -75,7 +75,7 @@ def test_sigterm_saves_after_the_step_and_the_resumed_run_equals_an_uninterrupte
     assert_same_result(run_dir, uninterrupted)
 
 
-def test_gradients_that_are_being_collected_are_not_lost(
+def test_sigterm_does_not_lose_accumulated_gradients(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     arguments = [*corpus.overrides, *STEPS, "trainer.accumulate_grad_batches=2"]
@@ -88,7 +88,7 @@ def test_gradients_that_are_being_collected_are_not_lost(
     assert_same_result(tmp_path / "run", tmp_path / "whole")
 
 
-def test_auto_begins_continues_and_leaves_a_finished_run(
+def test_resume_auto_starts_continues_and_keeps_a_finished_run(
     corpus: Corpus,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -101,7 +101,7 @@ def test_auto_begins_continues_and_leaves_a_finished_run(
     with pytest.raises(ZeroDivisionError):
         main(command)
     monkeypatch.undo()
-    assert not (run_dir / LAST).exists()  # so it is continued from its beginning
+    assert not (run_dir / LAST).exists()  # so the next call starts over
     terminate_at(monkeypatch, "training_step", 7)
     with pytest.raises(SystemExit):
         main(command)
@@ -119,7 +119,7 @@ def test_auto_begins_continues_and_leaves_a_finished_run(
     assert "resume=auto: needs run_dir=" in capsys.readouterr().err
 
 
-def test_a_job_of_slurm_keeps_its_own_processes_and_signals(
+def test_run_inside_a_slurm_job_handles_sigterm_itself(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uninterrupted: Path
 ) -> None:
     for name, value in {

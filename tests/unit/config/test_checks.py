@@ -21,7 +21,9 @@ Train = Callable[..., Path]
 @pytest.mark.parametrize(
     ("off", "score", "match"), [([], "both", 1.0), (["act"], "class", 1.0), (["cls"], "actionness", 0.0)]
 )
-def test_only_trained_heads_rank_and_match_moments(off: list[str], score: str, match: float) -> None:
+def test_auto_options_exclude_untrained_heads_from_score_and_matching(
+    off: list[str], score: str, match: float
+) -> None:
     config = compose([f"loss.weights.{term}=0" for term in off])
     resolve_auto_options(config)
     assert config.decode.score == score
@@ -32,7 +34,7 @@ def test_only_trained_heads_rank_and_match_moments(off: list[str], score: str, m
 
 
 @pytest.mark.parametrize("score", ["class", "actionness"])
-def test_a_trained_factor_may_be_left_out_of_the_score(score: str) -> None:
+def test_score_may_omit_a_trained_head(score: str) -> None:
     config = compose([f"decode.score={score}"])
     resolve_auto_options(config)
     assert config.decode.score == score
@@ -47,12 +49,12 @@ def test_a_trained_factor_may_be_left_out_of_the_score(score: str) -> None:
         (["loss.weights.cls=0", "decode.score=class"], "decode.score: class .*loss.weights.cls"),
     ],
 )
-def test_an_untrained_score_is_refused(overrides: list[str], named: str) -> None:
+def test_auto_options_refuse_an_untrained_score(overrides: list[str], named: str) -> None:
     with pytest.raises(UserError, match=named):
         resolve_auto_options(compose(overrides))
 
 
-def test_a_model_without_actionness_head_is_ranked_by_class_and_refuses_its_loss() -> None:
+def test_model_without_actionness_head_ranks_by_class_and_refuses_actionness_loss() -> None:
     config = compose(["model=r2_tuning"])
     check_options(config)
     resolve_auto_options(config)
@@ -67,7 +69,7 @@ def test_a_model_without_actionness_head_is_ranked_by_class_and_refuses_its_loss
 
 
 def spoil(checkpoint: Path, out: Path, prefix: str) -> Path:
-    """The checkpoint with other weights in one part of the model."""
+    """Write the checkpoint with random weights in one part of the model; return ``out``."""
     stored = torch.load(checkpoint, weights_only=True)
     spoilt = [name for name in stored["state_dict"] if name.startswith(f"model.{prefix}")]
     assert spoilt
@@ -80,7 +82,7 @@ def spoil(checkpoint: Path, out: Path, prefix: str) -> Path:
 @pytest.mark.parametrize(
     ("off", "untrained", "trained"), [("act", "actionness", "classify"), ("cls", "classify", "actionness")]
 )
-def test_prediction_ignores_untrained_heads(
+def test_predict_ignores_untrained_heads(
     train: Train, corpus: Corpus, tmp_path: Path, off: str, untrained: str, trained: str
 ) -> None:
     options = [f"loss.weights.{off}=0", "trainer.max_epochs=1", "data.annotations.test=null"]

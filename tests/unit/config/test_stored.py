@@ -1,7 +1,7 @@
-"""Runs of earlier versions: their configuration reads, their checkpoint predicts, and a begun run resumes.
+"""Runs of earlier versions load: configuration, checkpoint, page and resuming.
 
-``tests/data/run_of_6d3aee6`` was trained by commit 6d3aee6, on a corpus that lies in it, for one epoch. Its paths are
-relative to the folder that holds it.
+``tests/data/run_of_6d3aee6`` was trained by commit 6d3aee6 for one epoch on the corpus inside it. Its paths are
+relative to its parent folder.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ STORED = Path(__file__).parents[2] / "data" / NAME
 
 @pytest.fixture
 def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the run, at the relative path that it was trained at."""
+    """Copy of the run at the relative path it was trained at."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(STORED, tmp_path / NAME)
     return Path(NAME)
@@ -39,7 +39,7 @@ def rows_of(text: str) -> dict[Any, dict[str, Any]]:
     return {row["qid"]: row for row in rows}
 
 
-def test_its_configuration_has_the_names_of_today() -> None:
+def test_stored_configuration_gets_the_current_names() -> None:
     config = stored_config(STORED / "config.yaml")
     assert config.levels.direction == "descending"
     assert "order" not in config.levels
@@ -47,7 +47,7 @@ def test_its_configuration_has_the_names_of_today() -> None:
     assert config.model == OmegaConf.load(STORED / "config.yaml").model
 
 
-def test_a_renamed_target_is_found_at_any_depth() -> None:
+def test_renamed_targets_are_replaced_at_any_depth() -> None:
     values: Any = OmegaConf.to_container(OmegaConf.load(STORED / "config.yaml"))
     values["trainer"]["callbacks"] = [{"_target_": "sdst.tracking.wandb_logger", "tags": ["a"]}]
     config = as_config(values, "config.yaml")
@@ -55,7 +55,7 @@ def test_a_renamed_target_is_found_at_any_depth() -> None:
     assert values["trainer"]["callbacks"][0]["_target_"] == "sdst.tracking.wandb_logger"
 
 
-def test_a_wandb_logger_is_one_of_several_now() -> None:
+def test_old_single_logger_becomes_a_named_logger() -> None:
     values: Any = OmegaConf.to_container(OmegaConf.load(STORED / "config.yaml"))
     values["logger"] = {
         "_target_": "sdst.tracking.wandb_logger",
@@ -67,7 +67,9 @@ def test_a_wandb_logger_is_one_of_several_now() -> None:
     assert as_config(values, "config.yaml").logger == {"wandb": wandb}
 
 
-def test_its_checkpoint_predicts_as_it_did(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_old_checkpoint_gives_its_stored_predictions(
+    run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     files = [
         "--features",
         str(run_dir / "corpus/features.h5"),
@@ -83,13 +85,13 @@ def test_its_checkpoint_predicts_as_it_did(run_dir: Path, capsys: pytest.Capture
             np.testing.assert_allclose(ours[qid][key], row[key], rtol=1e-3, atol=1e-3)
 
 
-def test_its_page_is_made(run_dir: Path, tmp_path: Path) -> None:
+def test_show_writes_the_page_of_an_old_run(run_dir: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     assert main(["show", str(run_dir), "--out", str(page)]) == 0
     assert NAME in page.read_text()
 
 
-def test_it_resumes(run_dir: Path) -> None:
+def test_old_run_resumes(run_dir: Path) -> None:
     first = json.loads((run_dir / "metrics.json").read_text())
     (run_dir / "metrics.json").unlink()
     assert main(["train", f"resume={run_dir}", "trainer.max_epochs=2"]) == 0
@@ -97,8 +99,8 @@ def test_it_resumes(run_dir: Path) -> None:
     assert stored_config(run_dir / "config.yaml").levels.direction == "descending"
 
 
-def test_a_jobs_identity_is_that_of_the_configuration_as_it_was_spelled_before(corpus: Corpus) -> None:
-    """Committed results and runs of earlier versions are found by it."""
+def test_identity_is_computed_with_the_old_option_names(corpus: Corpus) -> None:
+    """Committed results and old runs are found by this identity."""
     config = compose([*corpus.overrides, "levels.direction=descending", "seed=3"])
     before: Any = OmegaConf.to_container(config, resolve=True)
     before["levels"] = {
