@@ -209,7 +209,7 @@ def test_stored_features_that_lack_an_attribute_or_the_pooling_are_refused(video
     other.write_bytes(video_run.features.read_bytes())
     with h5py.File(other, "r+") as file:
         del file.attrs["backbone_weights"]
-    with pytest.raises(UserError, match="backbone_weights must be .* got not stated"):
+    with pytest.raises(UserError, match=r"backbone_weights must be .* got not stated"):
         open_matching_store(other, grounder.recipe)
     with pytest.raises(UserError, match="/video/avg"):
         open_matching_store(video_run.features, {**grounder.recipe, "pooling": "avg"})
