@@ -83,14 +83,16 @@ def _schema_rows(schema: Any, section: Any, prefix: str) -> Iterator[tuple[str, 
 
 
 def _built(node: Any, key: str) -> str:
-    """The class built for a configuration node, and a table of its arguments."""
+    """The class built for a configuration node and a table of its arguments, or those of each named node in it."""
+    if "_target_" not in node:
+        return "\n\n".join(_built(node[name], f"{key}.{name}") for name in node)
     values = OmegaConf.to_container(node, resolve=False)
     target = find_target(OmegaConf.to_container(node, resolve=True), key)
     parameters = inspect.signature(target).parameters
     meanings = _meanings(target)
     if inspect.isclass(target):
         meanings = _meanings(target.__init__) | meanings
-    comments = _comments(conf_dir() / key)
+    comments = _comments(conf_dir() / key.partition(".")[0])
     rows = (
         (f"{key}.{name}", _annotation(parameters[name], value), value, comments.get(name) or meanings[name])
         for name, value in values.items()
@@ -108,18 +110,25 @@ def _choice(default: DictConfig, group: str, name: str) -> str:
         for line in (conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
         if line.startswith("# ") and "@package" not in line
     )
-    other_target = chosen[group]._target_ != default[group]._target_
-    built = _built(chosen[group], group) if other_target else ""
+    other = _other_nodes(chosen[group], default[group], group)
+    built = "\n\n".join(_built(node, key) for key, node in other.items())
     before, after = _leaves(default), _leaves(chosen)
     changed = [
         f"- `{key}={_shown(value)}`"
         for key, value in after.items()
-        if before.get(key, "absent") != value and not (other_target and key.startswith(f"{group}."))
+        if before.get(key, "absent") != value and not any(key.startswith(f"{node}.") for node in other)
     ]
     effect = "It sets\n\n" + "\n".join(changed) if changed else ""
     if name == _default_choice(group):
         effect = "The default."
     return "\n\n".join(part for part in (heading, about, built, effect) if part)
+
+
+def _other_nodes(chosen: Any, default: Any, key: str) -> dict[str, Any]:
+    """The nodes of a choice, by key, that build another class than the default choice does."""
+    if "_target_" in chosen:
+        return {key: chosen} if chosen._target_ != default._target_ else {}
+    return {f"{key}.{name}": chosen[name] for name in chosen if name not in default}
 
 
 def _default_choice(group: str) -> str:

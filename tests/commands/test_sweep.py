@@ -251,13 +251,12 @@ def test_sweep_skips_and_names_a_row_whose_model_does_not_exist(
 @pytest.mark.slow
 @pytest.mark.processes
 def test_joblib_launcher_gives_the_metrics_of_a_sequential_sweep(
-    tables: Path, swept: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tables: Path, swept: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     pytest.importorskip("joblib")
     launcher = ["hydra/launcher=processes", "hydra.launcher.n_jobs=2"]
     assert main(["sweep", *arguments(tables, tmp_path), *launcher]) == 0
-    assert "0 failed, 0 left" in capfd.readouterr().err
     for name in finished_at(tmp_path):
         assert result(tmp_path, name) == result(swept, name)
     assert len(finished_at(tmp_path)) == 2
