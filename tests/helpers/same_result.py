@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from sdst.training.run_folder import BEST, LAST
 
 COSTS = ("fit_seconds", "steps_per_second", "peak_memory_gb")
