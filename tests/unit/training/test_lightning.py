@@ -1,6 +1,7 @@
 """A script with a plain ``L.Trainer`` does what ``sdst train`` does: fit, validate, test, predict, resume."""
 
 import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,20 @@ def test_a_plain_trainer_fits_to_the_weights_and_metrics_of_sdst_train(
     assert "val/MR-full-mAP" in logged
     for key, value in logged.items():
         assert float(value) == pytest.approx(float(rows[0][key]), abs=1e-6)
+
+
+def test_the_script_in_the_documentation_runs(
+    corpus: Corpus, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parents[3] / "docs/training.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```py\n(.*?)```", text, flags=re.DOTALL)
+    for written, tiny in (('["data=qvhighlights"]', "overrides"), ("max_epochs=60", "max_epochs=2")):
+        assert written in script
+        script = script.replace(written, tiny)
+    monkeypatch.chdir(tmp_path)  # Lightning writes its log and checkpoints here
+    names: dict[str, Any] = {"overrides": corpus.overrides}
+    exec(script, names)
+    assert names["module"].metrics["brief"] == read_json(finished / "metrics.json")["last"]["val"]
 
 
 def test_validate_gives_the_metrics_of_the_last_epoch(
