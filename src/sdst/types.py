@@ -71,6 +71,10 @@ class Prediction:
     windows: NDArray[np.float64]
     saliency: NDArray[np.float64] | None = None
 
+    def to(self, device: torch.device | str) -> Prediction:
+        """Return this prediction, whose arrays are in main memory; ``Trainer.predict`` moves what steps return."""
+        return self
+
 
 @dataclass
 class Batch:

@@ -15,7 +15,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 
 
-assert len(NOTEBOOKS) >= 4
+assert len(NOTEBOOKS) >= 5
 
 
 def code_cells(path: Path) -> list[nbformat.NotebookNode]:

@@ -41,6 +41,8 @@ SET_BY_SDST = {
     "enable_model_summary": "run.json has the number of parameters",
 }
 """Trainer options that sdst sets itself, and why they cannot be given."""
+DATA_FROM_RUN = {"seed": "seed", "levels": "levels", "validation_split": "select.split"}
+"""Arguments of the data module that are options of the run: argument -> option."""
 
 
 def complete(config: DictConfig) -> DictConfig:
@@ -55,6 +57,11 @@ def complete(config: DictConfig) -> DictConfig:
     for key, reason in SET_BY_SDST.items():
         if key in config.trainer:
             raise UserError(f"trainer.{key}: set by sdst train ({reason}); remove it")
+    for key, option in DATA_FROM_RUN.items():
+        if key in config.data:
+            raise UserError(
+                f"data.{key}: set from {option}, which is an option of the run; give {option} instead"
+            )
     resolve_auto_options(config)
     return config
 
@@ -65,6 +72,7 @@ def make_datamodule(config: DictConfig) -> GroundingDataModule:
     Raises:
         UserError: An option or the feature file is bad.
     """
+    config = complete(config)
     options = _options(config)
     data: GroundingDataModule = build(
         config.data, levels=options.levels, seed=options.seed, validation_split=options.select.split

@@ -92,6 +92,7 @@ def test_a_run_shows_its_configuration_origin_curves_and_predictions(
         assert curve[-1] == pytest.approx(brief["MR-full-mAP"], abs=1e-4)
     (line,) = [message for message in caplog.messages if "wandb sync" in message]
     assert line.endswith(f"wandb sync {run_dir}/wandb/offline-run-*")
+    assert (run_dir / "csv/version_0/metrics.csv").is_file()  # sdst show draws its curves
 
 
 def test_a_run_shows_plots_and_a_table_of_a_few_validation_queries(

@@ -1,0 +1,75 @@
+"""Options that a run sets itself are refused in one line; those that it passes on, such as loggers, work."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from helpers.corpus import Corpus
+from helpers.same_result import assert_same_result
+from sdst.config.compose import compose
+from sdst.errors import UserError
+from sdst.training.builders import SET_BY_SDST, make_datamodule
+
+Train = Callable[..., Path]
+FROM_RUN = [
+    ("+data.seed=1", "data.seed", "give seed instead"),
+    ("+data.levels={count:1}", "data.levels", "give levels instead"),
+    ("+data.validation_split=test", "data.validation_split", "give select.split instead"),
+]
+
+
+@pytest.mark.parametrize(
+    ("override", "named", "advice"),
+    [*((f"+trainer.{key}=null", f"trainer.{key}", "remove it") for key in SET_BY_SDST), *FROM_RUN],
+    ids=lambda text: text.partition("=")[0],
+)
+def test_what_a_run_sets_itself_is_refused_before_anything_is_written(
+    train: Train,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+    named: str,
+    advice: str,
+) -> None:
+    train(tmp_path / "runs/run", override, status=2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{named}: set " in line
+    assert line.endswith(advice)
+    assert not list(tmp_path.rglob("run"))
+
+
+@pytest.mark.parametrize(("override", "named", "advice"), FROM_RUN, ids=lambda text: text.partition("=")[0])
+def test_a_script_gives_the_data_module_no_options_of_the_run(
+    corpus: Corpus, override: str, named: str, advice: str
+) -> None:
+    with pytest.raises(UserError, match=f"{named}: .*{advice}"):
+        make_datamodule(compose([*corpus.overrides, override]))
+
+
+def test_a_strategy_is_passed_to_the_trainer(train: Train, finished: Path, tmp_path: Path) -> None:
+    assert_same_result(train(tmp_path / "run", "+trainer.strategy=auto"), finished)
+
+
+@pytest.mark.parametrize(
+    ("choice", "loggers"),
+    [("csv", {"csv"}), ("wandb", {"wandb"}), ("tensorboard", {"tensorboard"}), ("many", {"csv", "wandb"})],
+)
+def test_a_choice_of_loggers_composes(choice: str, loggers: set[str]) -> None:
+    assert set(compose([f"logger={choice}"]).logger) == loggers
+
+
+def test_tensorboard_logs_beside_the_csv_or_its_missing_package_is_named(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["logger=tensorboard", "trainer.max_epochs=1", "data.annotations.test=null"]
+    if find_spec("tensorboard") or find_spec("tensorboardX"):
+        run_dir = train(tmp_path / "run", *options)
+        assert (run_dir / "csv/version_0/metrics.csv").is_file()
+        assert list(run_dir.glob("tensorboard/version_0/events.*"))
+        return
+    train(tmp_path / "run", *options, status=2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "logger.tensorboard: a package is missing" in line
+    assert not (tmp_path / "run").exists()
