@@ -31,7 +31,7 @@ FINER = ["decode.round_to=null", "trainer.max_epochs=4"]
 # --- what a run writes ---
 
 
-def test_run_folder_tells_configuration_origin_and_result(finished: Path, corpus: Corpus) -> None:
+def test_run_folder_has_configuration_origin_and_result(finished: Path, corpus: Corpus) -> None:
     config = yaml.safe_load((finished / "config.yaml").read_text())
     assert (config["model"]["dim"], config["seed"], config["run_dir"]) == (16, 0, str(finished))
     assert config["data"]["annotations"]["val"] == str(corpus.paths["val"])
@@ -71,7 +71,7 @@ def test_submission_passes_evaluate_with_the_numbers_that_the_run_logged(
         assert value is None or float(logged[f"{split}/{name}"]) == pytest.approx(value, abs=1e-4)
 
 
-def test_best_checkpoint_is_that_of_the_best_validation(finished: Path) -> None:
+def test_best_checkpoint_has_the_best_validation(finished: Path) -> None:
     with open(finished / "csv/version_0/metrics.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["val/MR-full-mAP"] and not row["test/loss"]]
     by_epoch = {int(row["epoch"]): float(row["val/MR-full-mAP"]) for row in rows}
@@ -83,7 +83,7 @@ def test_best_checkpoint_is_that_of_the_best_validation(finished: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.processes
-def test_console_script_trains_and_is_quiet_where_there_is_no_terminal(
+def test_console_script_draws_no_progress_bar_without_a_terminal(
     finished: Path, corpus: Corpus, tmp_path: Path
 ) -> None:
     script = Path(sys.executable).with_name("sdst")
@@ -124,8 +124,8 @@ def test_a_killed_run_resumed_as_latest_equals_an_uninterrupted_one_exactly(
     corpus: Corpus, tmp_path: Path, uninterrupted: Path
 ) -> None:
     arguments = [*corpus.overrides, *FINER, f"run_dir={tmp_path / 'runs/killed'}"]
-    status, told = Command(["train", *arguments], die_at_step_8).wait()  # the second of the third epoch
-    assert status == -signal.SIGKILL, told
+    status, output = Command(["train", *arguments], die_at_step_8).wait()  # the second of the third epoch
+    assert status == -signal.SIGKILL, output
     assert load(tmp_path / "runs/killed" / LAST)["epoch"] == 1
     shutil.copytree(uninterrupted, tmp_path / "runs/later")  # a finished run is not the one to resume
     assert main(["train", "resume=latest", f"paths.runs={tmp_path / 'runs'}"]) == 0
@@ -198,7 +198,7 @@ def test_the_best_epoch_before_an_interruption_stays_the_best(
     assert read_json(tmp_path / "run/metrics.json")["selected"]["epoch"] == 1
 
 
-def test_resuming_for_longer_continues_and_the_folder_tells_so(
+def test_resuming_with_more_epochs_continues_and_updates_the_folder(
     train: Train, tmp_path: Path, finished: Path
 ) -> None:
     run_dir = tmp_path / "run"
@@ -255,7 +255,7 @@ def test_an_unfinished_run_is_refused_without_resume(
         ("trainer.accumulate_grad_batches=2", "another trainer.accumulate_grad_batches;"),
     ],
 )
-def test_resume_refuses_what_would_make_another_run_of_it(
+def test_resume_refuses_options_that_would_change_the_run(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, named: str
 ) -> None:
     shutil.copytree(finished, tmp_path / "run")
@@ -267,7 +267,7 @@ def test_resume_refuses_what_would_make_another_run_of_it(
     assert contents(tmp_path) == before
 
 
-def test_a_run_that_a_process_trains_is_left_alone(
+def test_a_second_process_cannot_train_the_same_run(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = tmp_path / "run"
@@ -287,13 +287,13 @@ def test_a_run_that_a_process_trains_is_left_alone(
     assert not (run_dir / LOCK).exists()
 
 
-def test_the_folder_of_a_refused_run_is_not_left_behind(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_refused_run_leaves_no_folder(corpus: Corpus, tmp_path: Path) -> None:
     options = [*corpus.overrides, f"run_dir={tmp_path / 'run'}"]
     assert main(["train", *options, "trainer.limit_val_batches=0.001"]) == 2
     assert list(tmp_path.iterdir()) == []
 
 
-def test_data_that_moved_with_their_folder_are_found_again(
+def test_resume_finds_data_that_moved(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -333,7 +333,7 @@ def test_resume_refuses_a_damaged_checkpoint_one_of_weights_alone_and_a_folder_w
     assert "no run folder" in refusal(capsys, f"resume={tmp_path}")
 
 
-def test_multirun_gives_each_job_its_own_folder_and_tells_of_refused_ones_last(
+def test_multirun_gives_each_job_a_folder_and_reports_refused_jobs_last(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = train(tmp_path / "sweep", "-m", "seed=1,2", "levels.count=2,0", status=2)
@@ -377,7 +377,7 @@ def search(
     return status, [line for line in capsys.readouterr().err.splitlines() if line.startswith("sdst: error")]
 
 
-def test_a_search_tells_the_trial_with_the_highest_selected_metric(
+def test_a_search_reports_the_trial_with_the_highest_selected_metric(
     corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sampler = ["hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=1", "hydra.sweeper.n_trials=6"]
@@ -523,7 +523,7 @@ def test_datasets_with_one_moment_and_no_saliency_run(
 
 
 @pytest.mark.slow
-def test_a_batch_is_learnt_by_heart(tmp_path: Path) -> None:
+def test_training_overfits_one_batch(tmp_path: Path) -> None:
     rows = make_rows("train", 16)
     corpus = make_corpus(tmp_path, {"train": rows, "val": rows})
     learn = [

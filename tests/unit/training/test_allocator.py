@@ -19,7 +19,7 @@ def test_only_blocks_over_a_gibibyte_go_back_to_the_system(monkeypatch: pytest.M
     assert sorted(asked) == [(-3, 2**30), (-1, 2**30)]  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
 
 
-def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_c_libraries_are_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
     allocator.keep_freed_memory()
     allocator.return_freed_memory()
@@ -29,7 +29,7 @@ class ReachedError(Exception):
     pass
 
 
-def test_training_keeps_what_it_frees(
+def test_training_keeps_freed_memory(
     corpus: Corpus, train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def reached() -> None:

@@ -166,7 +166,7 @@ def test_each_job_of_a_sweep_is_a_run_of_its_own_and_only_the_failed_one_is_mark
     assert not (sweep / "0" / LAST).exists()
 
 
-def test_a_disabled_run_and_one_that_is_logged_elsewhere_leave_nothing_of_wandb(
+def test_runs_without_wandb_write_no_wandb_files(
     train: Train,
     finished: Path,
     tmp_path: Path,
@@ -206,14 +206,14 @@ def test_a_run_is_online_only_with_a_key_and_a_server_that_answers(
     assert mode(tmp_path) is None
 
 
-def test_the_group_is_what_the_sweep_sets_unless_the_logger_is_told_another() -> None:
+def test_loggers_group_is_the_sweeps_unless_it_is_overridden() -> None:
     assert compose(["logger=wandb"]).logger.wandb.group is None
     assert compose(["logger=wandb", "group=table5"]).logger.wandb.group == "table5"
     assert compose(["logger=wandb", "group=table5", "logger.wandb.group=mine"]).logger.wandb.group == "mine"
 
 
 @pytest.mark.parametrize("package", ["wandb", "matplotlib"])
-def test_what_is_not_installed_is_told_before_the_run_starts(
+def test_missing_package_is_reported_before_the_run_starts(
     train: Train,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

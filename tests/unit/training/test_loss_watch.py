@@ -1,4 +1,4 @@
-"""Numbers that watch themselves: what is not finite stops the run; spikes, other features and leaks are told."""
+"""A run stops at values that are not finite and at changed features; spikes and leaks are logged."""
 
 import json
 import logging
@@ -45,7 +45,7 @@ SPOILT = {
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("kind", SPOILT)
-def test_what_is_not_finite_stops_the_run_and_its_queries_are_written_down(
+def test_a_value_that_is_not_finite_stops_the_run_and_its_queries_are_written_down(
     train: Train,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -89,23 +89,23 @@ def test_a_gradient_scaler_may_skip_some_steps_in_a_row_but_not_all() -> None:
         watch.on_before_optimizer_step(trainer, module, optimizer)
 
 
-def test_a_spike_is_told_against_the_median_of_the_steps_before_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_loss_far_above_the_median_of_earlier_steps_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     watch, trainer = (
         LossWatch(RunFolder(Path())),
         SimpleNamespace(is_global_zero=True, current_epoch=4, global_step=77),
     )
 
-    def told(loss: float) -> list[str]:
+    def logged(loss: float) -> list[str]:
         caplog.clear()
         trainer.callback_metrics = {"train/loss": torch.tensor(loss)}
         watch.on_train_batch_end(trainer, None, None, None, 0)
         return [record.getMessage() for record in caplog.records]
 
     with caplog.at_level(logging.WARNING, "sdst"):
-        assert not told(1000.0)  # nothing to compare with yet
-        assert not any(told(2.0) for _ in range(SPIKE_STEPS - 1))
-        assert not told(2.0 * SPIKE)
-        (message,) = told(2.0 * SPIKE + 0.1)
+        assert not logged(1000.0)  # nothing to compare with yet
+        assert not any(logged(2.0) for _ in range(SPIKE_STEPS - 1))
+        assert not logged(2.0 * SPIKE)
+        (message,) = logged(2.0 * SPIKE + 0.1)
     assert message.startswith("epoch 5, step 77: the loss 6.1 is 3.")
 
 
@@ -137,7 +137,7 @@ def test_features_that_changed_since_the_checkpoint_are_refused(
     assert main(["train", f"resume={run_dir}", f"data.features={features}"]) == 0
 
 
-def test_a_checkpoint_from_before_fingerprints_is_continued(finished: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_fingerprint_resumes(finished: Path, tmp_path: Path) -> None:
     run_dir = interrupt(finished, tmp_path)
     stored = torch.load(run_dir / LAST, weights_only=True)
     del stored["sdst"]["recipe"]["fingerprint"]
@@ -145,7 +145,7 @@ def test_a_checkpoint_from_before_fingerprints_is_continued(finished: Path, tmp_
     assert main(["train", f"resume={run_dir}"]) == 0
 
 
-def test_videos_of_training_in_another_split_are_told(
+def test_splits_that_share_videos_with_training_are_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = {split: make_rows(split, 6) for split in ("train", "val", "test")}

@@ -27,7 +27,7 @@ def test_factor_is_linear_warm_up_times_step_decay(
     assert optimization.factor(step, steps_per_epoch) == pytest.approx(expected, rel=1e-9)
 
 
-def test_defaults_are_the_papers() -> None:
+def test_defaults_equal_the_papers() -> None:
     optimization, epoch = Optimization(), 226
     assert (optimization.lr, optimization.weight_decay) == (1e-4, 1e-4)
     for step, expected in {

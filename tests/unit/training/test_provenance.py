@@ -100,7 +100,7 @@ def test_wandb_is_offline_on_demand_or_without_key_or_network(
     }
 
 
-def test_wandb_finds_the_key_that_its_login_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_wandb_finds_the_key_of_its_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert not tracking._has_key("api.wandb.ai")
