@@ -155,9 +155,9 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 @pytest.mark.parametrize(
     ("made_with", "named"),
     [
-        ({"video_dim": 24}, "video_dim is 24"),
-        ({"text_dim": 24}, "text_dim is 24"),
-        ({"clip_seconds": 1.0}, "clip_seconds is 1"),
+        ({"video_dim": 24}, "video_dim must be 16 as in the features of the training, got 24"),
+        ({"text_dim": 24}, "text_dim must be 16 as in the features of the training, got 24"),
+        ({"clip_seconds": 1.0}, "clip_seconds must be 2.0 as in the features of the training, got 1"),
         ({"levels": 1}, "video_layers"),
     ],
 )
@@ -177,7 +177,7 @@ def test_features_of_another_backbone_are_refused(
     monkeypatch.setattr(simulate, "BACKBONE", "other-net")
     other = make_corpus(tmp_path, {"val": make_rows("val", 3)})
     options = ["--checkpoint", finished / BEST, "--features", other.features]
-    assert "backbone is other-net" in refusal(capsys, *options, "--annotations", other.paths["val"])
+    assert "got other-net" in refusal(capsys, *options, "--annotations", other.paths["val"])
 
 
 def test_unknown_names_and_bad_options_are_refused(

@@ -246,13 +246,13 @@ def test_an_unfinished_run_is_refused_without_resume(
 @pytest.mark.parametrize(
     ("override", "named"),
     [
-        ("data=tacos", "another data;"),
-        ("model=sdst", "another model;"),
-        ("model.dim=32", "another model.dim;"),
-        ("levels.count=1", "another levels.count;"),
-        ("optim.lr=0.5", "another optim.lr;"),
-        ("seed=5", "another seed;"),
-        ("trainer.accumulate_grad_batches=2", "another trainer.accumulate_grad_batches;"),
+        ("data=tacos", "another data, which cannot change"),
+        ("model=sdst", "another model, which cannot change"),
+        ("model.dim=32", "another model.dim, which cannot change"),
+        ("levels.count=1", "another levels.count, which cannot change"),
+        ("optim.lr=0.5", "another optim.lr, which cannot change"),
+        ("seed=5", "another seed, which cannot change"),
+        ("trainer.accumulate_grad_batches=2", "another trainer.accumulate_grad_batches, which cannot change"),
     ],
 )
 def test_resume_refuses_options_that_would_change_the_run(
@@ -306,7 +306,7 @@ def test_resume_finds_data_that_moved(
     Path("run/metrics.json").unlink()
     Path("d").rename("moved here")
     moved = ["paths.data=moved here", "paths.features=moved here"]
-    assert "give data=NAME with it" in refusal(capsys, "resume=run", *moved)
+    assert "needs data=NAME" in refusal(capsys, "resume=run", *moved)
     assert main(["train", "resume=run", *command, *moved]) == 0
     assert "moved here/qvhighlights.h5" in Path("run/config.yaml").read_text()
 
@@ -329,8 +329,8 @@ def test_resume_refuses_a_damaged_checkpoint_one_of_weights_alone_and_a_folder_w
     (run_dir / LAST).write_bytes((run_dir / LAST).read_bytes()[:5000])
     assert str(LAST) in refusal(capsys, f"resume={run_dir}")
     shutil.copy(run_dir / BEST, run_dir / LAST)
-    assert "how far training was" in refusal(capsys, f"resume={run_dir}")
-    assert "no run folder" in refusal(capsys, f"resume={tmp_path}")
+    assert "state of training is missing" in refusal(capsys, f"resume={run_dir}")
+    assert "not a run folder" in refusal(capsys, f"resume={tmp_path}")
 
 
 def test_multirun_gives_each_job_a_folder_and_reports_refused_jobs_last(

@@ -149,7 +149,7 @@ def test_two_devices_are_refused_for_short_splits_resumed_runs_and_sweeps(
     (tmp_path / "one.jsonl").write_text(corpus.paths["test"].read_text().splitlines()[0])
     arguments = [*corpus.overrides, "trainer.devices=2", f"data.annotations.test={tmp_path / 'one.jsonl'}"]
     assert main(["train", *arguments, f"run_dir={tmp_path / 'run'}"]) == 2
-    assert "data.annotations.test: has fewer rows" in capsys.readouterr().err
+    assert "data.annotations.test: needs at least one row for each of 2" in capsys.readouterr().err
     assert main(["train", f"resume={finished}", "trainer.devices=2"]) == 2
     assert "was started with trainer.devices=1" in capsys.readouterr().err
     assert main(["sweep", "table3", "trainer.devices=2", f"paths.runs={tmp_path}"]) == 2

@@ -24,5 +24,5 @@ def test_batches_are_skipped_only_in_an_epoch_that_was_interrupted() -> None:
 def test_a_checkpoint_without_the_progress_of_training_is_refused(missing: str) -> None:
     checkpoint = make_checkpoint(2, is_last_batch=False)
     del checkpoint[missing]
-    with pytest.raises(UserError, match=r"last\.ckpt: does not tell how far training was"):
+    with pytest.raises(UserError, match=r"last\.ckpt: the state of training is missing"):
         batches_done(checkpoint, Path("last.ckpt"))
