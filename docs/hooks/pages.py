@@ -19,6 +19,7 @@ RESULTS = ROOT / "experiments" / "results" / "laptop"
 COPIED = {
     "security.md": "SECURITY.md",
     "small-backbone.md": "src/sdst/features/small_world/MODEL_CARD.md",
+    "longer-training.md": "experiments/results/learning/README.md",
     **{f"tables/{path.name}": str(path.relative_to(ROOT)) for path in sorted(RESULTS.iterdir())},
 }
 """Page, picture or data file of the site -> its source in the repository."""
