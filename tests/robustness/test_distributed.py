@@ -31,7 +31,8 @@ SHARES = [(0, 1), (2, 3, 0)]
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fork the training processes, so that they do not repeat the imports."""
-    monkeypatch.setattr(torch.multiprocessing, "get_context", lambda method: server())
+    context = server()
+    monkeypatch.setattr(torch.multiprocessing, "get_context", lambda method: context)
 
 
 def test_two_processes_compute_the_loss_and_gradients_of_the_whole_batch(

@@ -161,7 +161,8 @@ Run = Callable[..., dict[str, bytes]]
 @pytest.fixture(autouse=True)
 def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that draw need not import everything again."""
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: server())
+    context = server()  # before the patch, because it calls get_context itself
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: context)
 
 
 @pytest.fixture
