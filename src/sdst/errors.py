@@ -1,4 +1,4 @@
-"""Exceptions that are not bugs: bad input, and a stop by SIGTERM."""
+"""Exceptions that are not bugs: bad input, failed jobs, and a stop by SIGTERM."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ class UserError(ValueError):
     def __init__(self, message: str) -> None:
         # A DataLoader raises a worker's exception again with the worker's traceback as the message.
         super().__init__(message.rpartition(f"{__name__}.UserError: ")[2])
+
+
+class JobsFailed(Exception):  # noqa: N818  # says what happened
+    """Jobs of a multirun have failed; their reasons were printed. The command ends with status 1."""
 
 
 class Stopped(SystemExit):

@@ -28,7 +28,7 @@ from sdst.reports.noise import QUERIES, SEEDS, marks, query_values
 from sdst.reports.overview import duration
 from sdst.reports.render import comma_separated, escape_latex
 from sdst.reports.results import Results, collect
-from sdst.sweeps.commands import manifest, read_manifest
+from sdst.sweeps.manifest import manifest, read_manifest
 from sdst.sweeps.tables import find_experiment, list_experiments, read_experiment
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

@@ -21,9 +21,9 @@ from sdst.config.compose import compose, conf_dir
 from sdst.errors import UserError
 from sdst.files.locks import lock
 from sdst.sweeps import jobs as sweep_jobs
-from sdst.sweeps.commands import Planned, manifest, plan, read_manifest
 from sdst.sweeps.gpus import claim_gpu
 from sdst.sweeps.jobs import NOT_IDENTITY, identity, run_job, train_once
+from sdst.sweeps.manifest import Planned, manifest, plan, read_manifest
 from sdst.training.module import GroundingModule
 
 

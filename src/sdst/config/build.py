@@ -59,6 +59,8 @@ def _check_types(node: DictConfig) -> None:
             OmegaConf.is_list(value) and all(_is("str", item) for item in value)
         ):
             raise UserError(f"{key} must be a list of names like [a,b], got {value!r}")
+        if OmegaConf.is_dict(value) and "_target_" in value:
+            _check_types(value)
 
 
 def _is(annotation: str, value: object) -> bool:

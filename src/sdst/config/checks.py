@@ -103,11 +103,11 @@ def num_processes(trainer: DictConfig) -> int:
 
 def _check_variants(config: DictConfig) -> None:
     """Refuse variants that contradict the losses or the choice of layers, which a model's constructor cannot see."""
-    attention = config.model.get("attention")
-    if attention in ("pure_init", "mixed_init") and not config.loss.weights.get("cls"):
+    start = OmegaConf.select(config, "model.attention.start")
+    if start in ("pure", "mixed") and not config.loss.weights.get("cls"):
         raise UserError(
-            f"model.attention: {attention} selects clips by the class score, so loss.weights.cls must be positive, "
-            "got 0; raise it or choose another attention"
+            f"attention={start}_init selects clips by the class score, so loss.weights.cls must be positive, got 0; "
+            "raise it or choose another attention"
         )
     if config.loss.weights.get("act") and "actionness_dim" not in config.model:
         raise UserError(

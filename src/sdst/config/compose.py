@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -44,8 +45,14 @@ def register_schema() -> None:
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """Compose the configuration that ``sdst train`` uses with these overrides."""
     register_schema()
-    with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
-        return hydra.compose("train", list(overrides))
+    # A multirun asks for it while Hydra is running, which holds one application at a time.
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
+            return hydra.compose("train", list(overrides))
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def quoted(value: Any) -> str:

@@ -206,7 +206,9 @@ class TrainConfig:
     """Everything a run depends on.
 
     Attributes:
-        group: Name that runs share, such as a table's; a sweep sets it, and wandb shows such runs together.
+        group: Name that runs share, such as a table's, for loggers that show such runs together; a multirun sets it.
+        name: Name of the run for loggers, such as "table5/Stand. CA/seed 1"; a multirun sets it.
+        tags: Words to find the run by in loggers; a multirun sets them to its choices.
         seed: Seed of initial weights, shuffling, positive clips and dropout.
         run_dir: Run folder to write; one that holds a finished run is refused.
         resume: Folder of a run to continue, or ``latest`` for the newest unfinished one below ``paths.runs``;
@@ -222,11 +224,14 @@ class TrainConfig:
         model: Constructor of the model.
         data: Constructor of the data module.
         trainer: Constructor of the Lightning trainer.
+        callbacks: Name -> constructor of a Lightning callback, besides those of sdst.
         logger: Constructors of the loggers.
         paths: Folders of data, features and runs.
     """
 
     group: str | None = None
+    name: str | None = None
+    tags: list[str] = field(default_factory=list)
     seed: int = 0
     run_dir: str = MISSING
     resume: str | None = None
@@ -240,5 +245,6 @@ class TrainConfig:
     model: Any = MISSING
     data: Any = MISSING
     trainer: Any = MISSING
+    callbacks: Any = field(default_factory=dict)
     logger: Any = MISSING
     paths: PathsConfig = field(default_factory=PathsConfig)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,21 @@ NEW_OPTIONS = {
     ("levels", "order"): "direction",
 }
 """Section and former name of an option -> its name today."""
+OF_ATTENTION = {
+    "num_points": ("num_points", 4),
+    "sampling": ("sampling", ["l", "c", "r"]),
+    "cnn_depth": ("cnn_depth", 2),
+    "rdsa_dim": ("query_dim", 64),
+}
+"""Former option of SDST, which is one of its attention today -> its name there, and its default."""
+ATTENTIONS: dict[str, dict[str, Any]] = {
+    "rdsa": {"_target_": "sdst.models.attention.RDSA"},
+    "deformable": {"_target_": "sdst.models.attention.Deformable", "start": "learned"},
+    "pure_init": {"_target_": "sdst.models.attention.Deformable", "start": "pure"},
+    "mixed_init": {"_target_": "sdst.models.attention.Deformable", "start": "mixed"},
+    "standard": {"_target_": "sdst.models.attention.Standard"},
+}
+"""Former value of ``model.attention`` -> the attention's configuration, without sizes."""
 
 
 def stored_config(path: Path) -> DictConfig:
@@ -67,10 +83,37 @@ def _with_new_names(values: dict[str, Any]) -> dict[str, Any]:
         options = new.get(section)
         if isinstance(options, dict) and old in options:
             options[name] = options.pop(old)
+    model = new.get("model")
+    if isinstance(model, dict) and model.get("attention") in [*ATTENTIONS]:
+        new["model"] = _with_attention(model)
     logger = new.get("logger")
     if isinstance(logger, dict) and "_target_" in logger:  # runs of before had a single logger
         new["logger"] = {"wandb" if logger["_target_"] in NEW_TARGETS.values() else "csv": logger}
     return new
+
+
+def _with_attention(model: dict[str, Any]) -> dict[str, Any]:
+    """A stored model of before, with the options of its attention in a node of their own."""
+    kept = {name: value for name, value in model.items() if name not in OF_ATTENTION}
+    attention = dict(ATTENTIONS[model["attention"]])
+    used = {"rdsa": tuple(OF_ATTENTION), "standard": ()}.get(model["attention"], ("num_points",))
+    attention |= {OF_ATTENTION[name][0]: model[name] for name in used if name in model}
+    return kept | {"attention": attention}
+
+
+def with_first_names(values: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a resolved configuration as the first version wrote it, for identities that must not change."""
+    first = copy.deepcopy(values)
+    for (section, old), name in NEW_OPTIONS.items():
+        first[section][old] = first[section].pop(name)
+    attention = first["model"].get("attention")
+    if attention is not None:
+        sizes = {old: attention.get(new, default) for old, (new, default) in OF_ATTENTION.items()}
+        kinds = {name: kind for name, kind in ATTENTIONS.items() if kind.items() <= attention.items()}
+        first["model"] |= sizes | {"attention": next(iter(kinds))}
+    if not first["callbacks"]:
+        del first["callbacks"]
+    return first
 
 
 def _with_new_targets(value: Any) -> Any:

@@ -9,6 +9,9 @@ arguments.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -16,16 +19,14 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import nn
 
+from sdst.errors import UserError
 from sdst.models.interpolation import ClipAxis, interpolate, interpolate_sum
 from sdst.models.layers import MultiHeadAttention, sinusoidal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
-ATTENTIONS = ("standard", "deformable", "pure_init", "mixed_init", "rdsa")
-"""The rows of Tab. 5; both initialisations (``proposals.py``) use deformable attention."""
+STARTS = ("learned", "pure", "mixed")
 POINTS = {"l": -1.0, "c": 0.0, "r": 1.0}
 """Positions at which eq. 10 reads the moment, in half widths from its centre."""
 
@@ -122,7 +123,13 @@ class DeformableAttention(nn.Module):
     """
 
     def __init__(
-        self, dim: int, heads: int, num_points: int, sampling: Sequence[str], cnn_depth: int, query_dim: int
+        self,
+        dim: int,
+        heads: int,
+        num_points: int,
+        sampling: Sequence[str] = (),
+        cnn_depth: int = 0,
+        query_dim: int = 0,
     ) -> None:
         super().__init__()
         self.heads = heads
@@ -194,3 +201,87 @@ class DeformableAttention(nn.Module):
         read = interpolate_sum(values, axis.position(where), attention, axis.count, outside="zero")
         update: Tensor = self.out(rearrange(read, "B M H c -> B M (H c)"))
         return update, (attention * offsets).sum(dim=-1)
+
+
+class AttentionOptions(ABC):
+    """Which attention the module ``rdsa`` of the sparse stream stands for (Tab. 5), and its sizes."""
+
+    @abstractmethod
+    def make(self, dim: int, heads: int) -> DeformableAttention | ClipAttention:
+        """The attention for queries of width d with H heads."""
+
+
+@dataclass(frozen=True)
+class Standard(AttentionOptions):
+    """Standard cross-attention to all clips (Tab. 5, Stand. CA)."""
+
+    def make(self, dim: int, heads: int) -> ClipAttention:
+        """See :meth:`AttentionOptions.make`."""
+        return ClipAttention(dim, heads)
+
+
+@dataclass(frozen=True)
+class Deformable(AttentionOptions):
+    """Deformable attention (eq. 8; Tab. 5, Def. CA).
+
+    Attributes:
+        num_points: P, the sampling points per head.
+        start: Where the queries come from: ``learned``, or selected clips as in DINO's ``pure`` or ``mixed`` query
+            selection (``proposals.py``; Tab. 5, +PureInit and +MixedInit).
+
+    Raises:
+        UserError: A value is out of range.
+    """
+
+    num_points: int = 4
+    start: str = "learned"
+
+    def __post_init__(self) -> None:
+        _require_points(self.num_points)
+        if self.start not in STARTS:
+            raise UserError(f"model.attention.start must be one of {', '.join(STARTS)}, got {self.start!r}")
+
+    def make(self, dim: int, heads: int) -> DeformableAttention:
+        """See :meth:`AttentionOptions.make`."""
+        return DeformableAttention(dim, heads, self.num_points)
+
+
+@dataclass(frozen=True)
+class RDSA(AttentionOptions):
+    """Reference-based deformable self-attention (Sec. 3.3.4, eq. 9-11; Tab. 5, Ours).
+
+    Attributes:
+        num_points: P, the sampling points per head.
+        sampling: Clips of the moment that determine where it samples, any of l, c, r (Tab. M).
+        cnn_depth: Number of convolutions over the clips before ``sampling`` (Tab. M), 0 for none.
+        query_dim: Width of the query z of eq. 10.
+
+    Raises:
+        UserError: A value is out of range.
+    """
+
+    num_points: int = 4
+    sampling: Sequence[str] = ("l", "c", "r")
+    cnn_depth: int = 2
+    query_dim: int = 64
+
+    def __post_init__(self) -> None:
+        _require_points(self.num_points)
+        if self.query_dim < 1:
+            raise UserError(f"model.attention.query_dim must be at least 1, got {self.query_dim}")
+        if self.cnn_depth < 0:
+            raise UserError(f"model.attention.cnn_depth must be at least 0, got {self.cnn_depth}")
+        chosen = list(self.sampling)
+        if not chosen or set(chosen) - set(POINTS) or len(set(chosen)) < len(chosen):
+            raise UserError(
+                f"model.attention.sampling must be one or more of {', '.join(POINTS)}, each at most once, got {chosen}"
+            )
+
+    def make(self, dim: int, heads: int) -> DeformableAttention:
+        """See :meth:`AttentionOptions.make`."""
+        return DeformableAttention(dim, heads, self.num_points, self.sampling, self.cnn_depth, self.query_dim)
+
+
+def _require_points(num_points: int) -> None:
+    if num_points < 1:
+        raise UserError(f"model.attention.num_points must be at least 1, got {num_points}")

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from sdst.errors import UserError
-from sdst.models.attention import ATTENTIONS, POINTS, ClipAttention, DeformableAttention
+from sdst.models.attention import POINTS, RDSA, AttentionOptions, Deformable
 from sdst.models.checks import check_levels, require_at_least, require_heads, require_probabilities
 from sdst.models.dense_stream import SIGNALS, DenseStream
 from sdst.models.heads import ActionnessHead, class_head, regression_head, saliency_scores
@@ -44,13 +44,8 @@ class SDST(nn.Module):
         signal: Stage of the dense stream that the sparse stream attends to (Tab. 6): raw, post_ca, post_ca_sa or
             post_ca_sa_ffn.
         modules: Modules of the sparse stream in the order in which they run (Tab. 7, N).
-        attention: Attention that the module ``rdsa`` stands for (Tab. 5): rdsa; deformable; deformable with queries
-            initialised by DINO's pure_init or mixed_init; or standard. Sizes of the other attentions are unused.
-        num_points: P, sampling points per head. Unused by standard attention.
-        sampling: Clips of the moment that determine where RDSA samples, any of l, c, r (Tab. M); all of them without
-            RDSA.
-        cnn_depth: Number of convolutions over the clips before ``sampling`` (Tab. M), 0 for none; not 0 without RDSA.
-        rdsa_dim: Width of RDSA's query z. Only used by RDSA.
+        attention: Attention that the module ``rdsa`` stands for (Tab. 5), with its own sizes: RDSA, Deformable or
+            Standard of :mod:`sdst.models.attention`.
         stop_reference_gradient: Whether the next level treats a level's references as constants, as in DAB-DETR.
             *Reading.*
         roi_bins: Samples per moment of the actionness head.
@@ -77,11 +72,7 @@ class SDST(nn.Module):
         sharing: bool = True,
         signal: str = "post_ca_sa_ffn",
         modules: Sequence[str] = ("ca", "sa", "rdsa", "ffn"),
-        attention: str = "rdsa",
-        num_points: int = 4,
-        sampling: Sequence[str] = ("l", "c", "r"),
-        cnn_depth: int = 2,
-        rdsa_dim: int = 64,
+        attention: AttentionOptions = RDSA(),  # noqa: B008  # frozen
         stop_reference_gradient: bool = True,
         roi_bins: int = 16,
         actionness_dim: int = 128,
@@ -89,12 +80,10 @@ class SDST(nn.Module):
         super().__init__()
         self.recompute = False
         require_heads(dim, heads)
-        require_at_least(1, num_queries=num_queries, num_points=num_points, rdsa_dim=rdsa_dim)
-        require_at_least(1, levels=levels, ffn_ratio=ffn_ratio, roi_bins=roi_bins)
-        require_at_least(1, actionness_dim=actionness_dim)
-        require_at_least(0, cnn_depth=cnn_depth)
+        require_at_least(1, num_queries=num_queries, levels=levels, ffn_ratio=ffn_ratio)
+        require_at_least(1, roi_bins=roi_bins, actionness_dim=actionness_dim)
         require_probabilities(dropout=dropout, drop_path=drop_path)
-        _check_variant(signal, modules, attention, sampling, cnn_depth)
+        _check_variant(signal, modules, attention)
         self.dim, self.levels, self.signal = dim, levels, signal
         self.video_dim, self.text_dim = video_dim, text_dim
         self.stop_reference_gradient = stop_reference_gradient
@@ -104,21 +93,21 @@ class SDST(nn.Module):
         self.gates = nn.Parameter(torch.zeros(levels))  # γ^k
         self.references = nn.Parameter(spread_references(num_queries).logit())  # σ^{-1}(R^0)
         self.queries = nn.Parameter(torch.randn(num_queries, dim))  # Q^0
-        initialised = attention in ("pure_init", "mixed_init")
-        self.propose = ProposalHead(dim, pure=attention == "pure_init") if initialised else None
+        start = attention.start if isinstance(attention, Deformable) else "learned"
+        self.propose = ProposalHead(dim, pure=start == "pure") if start != "learned" else None
         copies = 1 if sharing else levels
         self.dense = nn.ModuleList(DenseStream(dim, heads, ffn_ratio, drop_path) for _ in range(copies))
 
-        def video_attention() -> DeformableAttention | ClipAttention | None:
-            if "rdsa" not in modules:
-                return None
-            if attention == "standard":
-                return ClipAttention(dim, heads)
-            steering = sampling if attention == "rdsa" else ()
-            return DeformableAttention(dim, heads, num_points, steering, cnn_depth, rdsa_dim)
-
         self.sparse = nn.ModuleList(
-            SparseStream(dim, heads, ffn_ratio, drop_path, modules, video_attention()) for _ in range(copies)
+            SparseStream(
+                dim,
+                heads,
+                ffn_ratio,
+                drop_path,
+                modules,
+                attention.make(dim, heads) if "rdsa" in modules else None,
+            )
+            for _ in range(copies)
         )
         self.pool_text = AdaptivePool(dim)
         self.classify = class_head(dim)
@@ -250,29 +239,26 @@ class SDST(nn.Module):
         )
 
 
-def _check_variant(
-    signal: str, modules: Sequence[str], attention: str, sampling: Sequence[str], cnn_depth: int
-) -> None:
-    """Refuse unknown names, and options that the chosen modules and attention do not use."""
+def _check_variant(signal: str, modules: Sequence[str], attention: AttentionOptions) -> None:
+    """Refuse an unknown signal, and choices about the attention to the video where the modules lack it."""
     if signal not in SIGNALS:
         raise UserError(f"model.signal must be one of {', '.join(SIGNALS)}, got {signal!r}")
-    if attention not in ATTENTIONS:
-        raise UserError(f"model.attention must be one of {', '.join(ATTENTIONS)}, got {attention!r}")
-    if not sampling or set(sampling) - set(POINTS) or len(set(sampling)) < len(sampling):
+    if not isinstance(attention, AttentionOptions):
         raise UserError(
-            f"model.sampling must be one or more of {', '.join(POINTS)}, each at most once, got {list(sampling)}"
+            f"model.attention must be an attention of Tab. 5, got {attention!r}; choose it with attention=NAME"
         )
-    if "rdsa" not in modules:
-        for name, value, default in (("attention", attention, "rdsa"), ("signal", signal, SIGNALS[-1])):
-            if value != default:
-                raise UserError(
-                    f"model.{name} = {value} needs 'rdsa' among model.modules, got {list(modules)}; "
-                    f"add it or leave out model.{name}"
-                )
-    steered = attention == "rdsa" and "rdsa" in modules
-    for name, reduced in (("sampling", len(sampling) < len(POINTS)), ("cnn_depth", cnn_depth == 0)):
-        if reduced and not steered:
+    if "rdsa" in modules:
+        return
+    chosen = {
+        f"signal={signal}": signal != SIGNALS[-1],
+        f"attention={type(attention).__name__.lower()}": not isinstance(attention, RDSA),
+    }
+    if isinstance(attention, RDSA):
+        chosen["attention.sampling"] = len(attention.sampling) < len(POINTS)
+        chosen["attention.cnn_depth=0"] = attention.cnn_depth == 0
+    for name, differs in chosen.items():
+        if differs:
             raise UserError(
-                f"model.{name} is an option of RDSA (Tab. M), but model.attention = {attention} with model.modules = "
-                f"{list(modules)} has no RDSA; leave out model.{name}"
+                f"model.{name} has no effect without 'rdsa' among model.modules, got {list(modules)}; "
+                "choose another order or leave it out"
             )

@@ -16,7 +16,7 @@ from sdst.reports.overview import duration, overview, records, training_seconds
 from sdst.reports.plots import plot
 from sdst.reports.published import describe as describe_published
 from sdst.reports.results import Results, collect
-from sdst.sweeps.commands import manifest, read_manifest
+from sdst.sweeps.manifest import manifest, read_manifest
 from sdst.sweeps.tables import (
     SCALES,
     Experiment,

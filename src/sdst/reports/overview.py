@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sdst.reports.results import collect
-from sdst.sweeps.commands import manifest, read_manifest
+from sdst.sweeps.manifest import manifest, read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from sdst.sweeps.commands import Planned
     from sdst.sweeps.jobs import Status
+    from sdst.sweeps.manifest import Planned
     from sdst.sweeps.tables import Column, Experiment, Row
 
 

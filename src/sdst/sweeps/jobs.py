@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import OmegaConf
 
-from sdst.config.stored import stored_config
+from sdst.config.stored import stored_config, with_first_names
 from sdst.data.fingerprint import fingerprint
 from sdst.errors import UserError
 from sdst.files.atomic import write_atomically
@@ -41,6 +41,8 @@ Status = Literal["finished", "failed", "missing"]
 
 NOT_IDENTITY = (
     "group",
+    "name",
+    "tags",
     "run_dir",
     "resume",
     "recompute",
@@ -67,7 +69,8 @@ def identity(config: DictConfig) -> str:
     Raises:
         UserError: An annotation or feature file is missing or cannot be used.
     """
-    essence: Any = OmegaConf.to_container(config, resolve=True)
+    resolved: Any = OmegaConf.to_container(config, resolve=True)
+    essence = with_first_names(resolved)
     data = essence["data"]
     files = {split: path and _file_hash(path) for split, path in data["annotations"].items()}
     features = _features_hash(data["features"], data["pooling"])
@@ -77,8 +80,6 @@ def identity(config: DictConfig) -> str:
         for parent in parents:
             node = node[parent]
         node.pop(leaf, None)
-    # The name that this option had when identities were first stored: unchanged jobs must keep theirs.
-    essence["levels"]["order"] = essence["levels"].pop("direction")
     essence["content"] = {"annotations": files, "features": features}
     return hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -107,13 +108,14 @@ def status(jobs: Path, name: str) -> Status:
     return "failed" if (jobs / name / FAILED).is_file() else "missing"
 
 
-def run_job(jobs: Path, name: str, *, wait: bool) -> Status | Literal["busy"]:
+def run_job(jobs: Path, name: str, *, wait: bool, jobs_per_gpu: int = 1) -> Status | Literal["busy"]:
     """Train a frozen job unless it is finished; a failure is written to its folder and log, not raised.
 
     Args:
         jobs: Folder of jobs.
         name: The job's identity.
         wait: If another process trains the job, wait for its result instead of returning ``busy``.
+        jobs_per_gpu: Number of jobs that may share a GPU.
     """
     run_dir = jobs / name
     with _locked(jobs / f"{name}.lock", wait) as free:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sdst.training.run_folder import RunFolder
 
 SET_BY_SDST = {
-    "callbacks": "checkpoints and resuming need sdst's own; build a Lightning Trainer in a script to add others",
+    "callbacks": "they are the group callbacks; give callbacks=NAME",
     "plugins": "checkpoints are written by sdst's own; build a Lightning Trainer in a script to add others",
     "logger": "loggers are the group logger; give logger=NAME",
     "enable_progress_bar": "a terminal gets a bar, a file a line per epoch",
@@ -141,6 +141,7 @@ def make_trainer(config: DictConfig, select: SelectConfig, run: RunFolder, timer
                 LossWatch(run),
                 StopOnSigterm(run),
                 timer,
+                *(build(config.callbacks[name]) for name in config.callbacks),
             ],
             plugins=[CheckpointFiles(), make_environment()],
             strategy=strategy,

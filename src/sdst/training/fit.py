@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sdst.config.checks import num_processes
 from sdst.config.compose import explain
 from sdst.config.schema import SelectConfig, TrainConfig
+from sdst.config.words import hydra_words
 from sdst.data.predictions import write_predictions
 from sdst.errors import UserError
 from sdst.files.atomic import write_atomically, writing_below
@@ -179,7 +180,7 @@ def _write_origin(
 ) -> None:
     """Write config.yaml and, unless the run is resumed, run.json."""
     run.path.mkdir(parents=True, exist_ok=True)
-    facts = describe_run(module.model) | {"features": data.recipe}
+    facts = describe_run(module.model) | hydra_words() | {"features": data.recipe}
     start_wandb_run(trainer.loggers, run.path, module.contents["config"], facts)
     write_atomically(run.config_path, OmegaConf.to_yaml(config))
     if not run.facts_path.exists():

@@ -75,7 +75,12 @@ def make_loggers(configs: DictConfig, run: RunFolder) -> list[Logger]:
 
 
 def wandb_logger(
-    save_dir: str, project: str, group: str | None, tags: Sequence[str], **options: Any
+    save_dir: str,
+    project: str,
+    group: str | None,
+    tags: Sequence[str],
+    name: str | None = None,
+    **options: Any,
 ) -> WandbLogger:
     """The logger of the wandb run that belongs to a run folder.
 
@@ -87,7 +92,8 @@ def wandb_logger(
         project: wandb project.
         group: Group within the project, such as a table's name.
         tags: Words to find the run by.
-        options: Further arguments of ``WandbLogger`` and ``wandb.init``: entity, name, notes, log_model.
+        name: Name of the run; None for the names of its folder and of the folder above.
+        options: Further arguments of ``WandbLogger`` and ``wandb.init``: entity, notes, log_model.
 
     Raises:
         UserError: wandb or matplotlib is not installed, or an option is refused.
@@ -105,7 +111,7 @@ def wandb_logger(
     folder = Path(save_dir).absolute()
     defaults = {
         "id": begun.read_text(encoding="utf-8").strip() if begun.is_file() else secrets.token_hex(4),
-        "name": f"{folder.parent.name}/{folder.name}",  # the jobs of a multirun are folders 0, 1, ...
+        "name": name or f"{folder.parent.name}/{folder.name}",
         "mode": "offline" if offline else None,
     }
     return WandbLogger(

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from sdst.config.compose import conf_dir, explain, register_schema
-from sdst.errors import UserError
+from sdst.errors import JobsFailed, UserError
 from sdst.training.resume import begun_run, stored_run
 from sdst.training.run_folder import RunFolder
 
@@ -67,6 +67,8 @@ def main(argv: Sequence[str]) -> int:
             _run_hydra()
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from error
+    except JobsFailed:
+        return 1
     return 0
 
 

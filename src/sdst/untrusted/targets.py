@@ -6,6 +6,7 @@ Checking the prefix is not enough: ``torch.os.system`` begins with torch, and so
 from __future__ import annotations
 
 import inspect
+from dataclasses import is_dataclass
 from typing import Any
 
 from hydra.utils import get_object
@@ -40,7 +41,7 @@ def find_target(node: dict[str, Any], place: str) -> Any:
         if target in FUNCTIONS or _is_buildable(found):
             return found
     raise UserError(
-        f"{place} must name a model, data module, trainer, callback, logger, profiler or strategy of "
+        f"{place} must name a model or its parts, a data module, trainer, callback, logger, profiler or strategy of "
         f"{', '.join(PACKAGES)}, got {target!r}"
     )
 
@@ -61,7 +62,8 @@ def _check_below(value: Any, place: str) -> None:
 def _is_buildable(found: Any) -> bool:
     if not inspect.isclass(found) or found.__module__.split(".")[0] not in PACKAGES:
         return False
-    if issubclass(found, nn.Module):
+    options = is_dataclass(found) and found.__module__.startswith("sdst.models.")
+    if options or issubclass(found, nn.Module):
         return True
     # Imported here because Lightning takes seconds, and building a model does not need it.
     import lightning as L

@@ -1,0 +1,287 @@
+"""A table of runs: what differs between them, their state, the metrics that count, and where they lie."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdst.config.words import differing, words
+from sdst.errors import UserError
+from sdst.sweeps.jobs import FAILED, status
+from sdst.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+SHOWN = (
+    "MR-full-R1@0.5",
+    "MR-full-R1@0.7",
+    "MR-full-mAP",
+    "MR-full-mIoU",
+    "HL-min-VeryGood-mAP",
+    "HL-min-VeryGood-Hit1",
+)
+"""Metrics of the printed table, as far as the runs have them; the CSV has all."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One run.
+
+    Attributes:
+        words: Option -> value, as typed.
+        state: finished, failed, missing (not started or not finished), or refused.
+        split: Split that selected the checkpoint; "" without result.
+        metric: Metric that selected it.
+        metrics: "SPLIT METRIC" -> value, of the best checkpoint.
+        folder: Run folder; None of a refused job.
+        reason: First line of the reason why it failed or was refused.
+    """
+
+    words: Mapping[str, str]
+    state: str
+    split: str = ""
+    metric: str = ""
+    metrics: Mapping[str, float] | None = None
+    folder: Path | None = None
+    reason: str = ""
+
+    @property
+    def outcome(self) -> str:
+        """The metric that selected the checkpoint, or the reason of a failure."""
+        if self.metrics is None:
+            return self.reason
+        return f"{self.split} {self.metric} {self.metrics[f'{self.split} {self.metric}']:.2f}"
+
+    def differing(self, rows: Sequence[RunRow]) -> dict[str, str]:
+        """The words in which it differs from other rows; all words if none differs."""
+        keys = differing([row.words for row in rows]) or list(self.words)
+        return {key: self.words[key] for key in keys if key in self.words}
+
+
+def of_job(jobs: Path, name: str, said: Mapping[str, str]) -> RunRow:
+    """The row of a job of a sweep; ``said`` are its words."""
+    state, folder = status(jobs, name), jobs / name
+    if state == "finished":
+        return _of_finished(folder, said)
+    return RunRow(said, state, folder=folder, reason=_reason(folder))
+
+
+def of_run(folder: Path) -> RunRow:
+    """The row of a run folder, with the words of its run.json, or all options of its configuration if it has none.
+
+    Raises:
+        UserError: It is not a run folder, or a file is damaged.
+    """
+    run = RunFolder(folder)
+    if not run.is_begun:
+        raise UserError(
+            f"{folder}: not a run folder (config.yaml is missing); give run folders, or folders of them"
+        )
+    facts = run.facts()
+    said = dict(facts.get("choices") or {}) | words(facts.get("overrides") or [])
+    said = {key: str(value) for key, value in said.items()}
+    said["seed"] = str(run.config().seed)
+    if "choices" not in facts:
+        said = _options(run)
+    if run.is_finished:
+        return _of_finished(folder, said)
+    failed = (folder / FAILED).is_file()
+    return RunRow(said, "failed" if failed else "missing", folder=folder, reason=_reason(folder))
+
+
+def find_runs(places: Sequence[Path]) -> list[Path]:
+    """Run folders among and below the given folders; each run counts once, also if links lead to it.
+
+    Raises:
+        UserError: A folder has no run.
+    """
+    found: dict[Path, Path] = {}
+    for place in places:
+        runs = (
+            [place]
+            if RunFolder(place).is_begun
+            else [path for path in sorted(place.glob("*")) if RunFolder(path).is_begun]
+        )
+        if not runs:
+            raise UserError(
+                f"{place}: no run here; give run folders, or folders of them such as a multirun's"
+            )
+        for run in runs:
+            found.setdefault(run.resolve(), run)
+    return list(found.values())
+
+
+def as_text(rows: Sequence[RunRow]) -> str:
+    """The table in aligned columns: what differs, state, metrics of the best checkpoint, folder."""
+    keys = differing([row.words for row in rows])
+    metrics = _shown(rows)
+    header = [*keys, "state", *(_short(name) for name in metrics), "folder"]
+    body = [
+        [
+            *(row.words.get(key, "") for key in keys),
+            row.state,
+            *(_cell(row.metrics, name) for name in metrics),
+            str(_relative(row.folder)) if row.folder else row.reason,
+        ]
+        for row in rows
+    ]
+    return _aligned([header, *body])
+
+
+def as_csv(rows: Sequence[RunRow]) -> str:
+    """The table with all words that differ and all metrics, unrounded."""
+    keys = differing([row.words for row in rows])
+    names = list(dict.fromkeys(name for row in rows for name in row.metrics or {}))
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*keys, "state", *names, "folder", "reason"])
+    for row in rows:
+        values = [(row.metrics or {}).get(name, "") for name in names]
+        writer.writerow(
+            [*(row.words.get(key, "") for key in keys), row.state, *values, row.folder or "", row.reason]
+        )
+    return file.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Runs that differ in nothing but their seed: number of finished ones, mean and deviation of each metric."""
+
+    words: Mapping[str, str]
+    runs: tuple[RunRow, ...]
+
+    def values(self, name: str) -> list[float]:
+        """Values of a metric."""
+        return [row.metrics[name] for row in self.runs if row.metrics and name in row.metrics]
+
+
+def grouped(rows: Sequence[RunRow]) -> list[Group]:
+    """Gather the runs that differ in their seed alone, in the order of the first of each."""
+    keys = [key for key in differing([row.words for row in rows]) if key != "seed"]
+    groups: dict[tuple[str, ...], list[RunRow]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.words.get(key, "") for key in keys), []).append(row)
+    return [Group(dict(zip(keys, said, strict=True)), tuple(runs)) for said, runs in groups.items()]
+
+
+def grouped_text(rows: Sequence[RunRow], *, markdown: bool = False) -> str:
+    """Mean ± sample standard deviation over seeds, a line per group of runs."""
+    groups, metrics = grouped(rows), _shown(rows)
+    keys = list(groups[0].words)
+    header = [*keys, "seeds", *(_short(name) for name in metrics)]
+    body = [
+        [
+            *group.words.values(),
+            str(sum(row.metrics is not None for row in group.runs)),
+            *(_mean(group.values(name)) for name in metrics),
+        ]
+        for group in groups
+    ]
+    if not markdown:
+        return _aligned([header, *body])
+    lines = [header, ["---"] * len(header), *body]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def grouped_csv(rows: Sequence[RunRow]) -> str:
+    """Mean and deviation of every metric, unrounded, a line per group of runs."""
+    groups = grouped(rows)
+    names = list(dict.fromkeys(name for row in rows for name in row.metrics or {}))
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*groups[0].words, "seeds", *(part for name in names for part in (name, f"{name} std"))])
+    for group in groups:
+        cells: list[Any] = []
+        for name in names:
+            values = group.values(name)
+            cells.append(statistics.fmean(values) if values else "")
+            cells.append(statistics.stdev(values) if len(values) > 1 else "")
+        writer.writerow([*group.words.values(), sum(row.metrics is not None for row in group.runs), *cells])
+    return file.getvalue()
+
+
+def _of_finished(folder: Path, said: Mapping[str, str]) -> RunRow:
+    content = RunFolder(folder).metrics()
+    try:
+        selected = content["selected"]
+        metrics = {
+            f"{split} {name}": float(value)
+            for split, brief in content["best"].items()
+            for name, value in brief.items()
+            if value is not None
+        }
+        split, metric = selected["split"], selected["metric"]
+        _ = metrics[f"{split} {metric}"]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{RunFolder(folder).metrics_path}: lacks the selected metric ({error}); "
+            "remove the run folder and train again"
+        ) from error
+    return RunRow(said, "finished", split, metric, metrics, folder)
+
+
+def _reason(folder: Path) -> str:
+    """First line of why a job failed; of a traceback the last."""
+    path = folder / FAILED
+    if not path.is_file():
+        return ""
+    lines = path.read_text(encoding="utf-8").strip().splitlines() or [""]
+    return lines[-1] if lines[0].startswith("Traceback") else lines[0]
+
+
+def _options(run: RunFolder) -> dict[str, str]:
+    """Every option of a run that older versions wrote, whose run.json has no words."""
+    from omegaconf import OmegaConf
+
+    return dict(_leaves(OmegaConf.to_container(run.config()), ""))
+
+
+def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{name}.")
+        elif name in words([f"{name}="]):
+            yield name, str(value)
+
+
+def _shown(rows: Sequence[RunRow]) -> list[str]:
+    """Names of the printed metrics: :data:`SHOWN` on the splits that selected checkpoints, and what selected them."""
+    splits = list(dict.fromkeys(row.split for row in rows if row.split))
+    wanted = dict.fromkeys(f"{split} {name}" for split in splits for name in SHOWN)
+    wanted |= dict.fromkeys(f"{row.split} {row.metric}" for row in rows if row.split)
+    return [name for name in wanted if any(row.metrics and name in row.metrics for row in rows)]
+
+
+def _short(name: str) -> str:
+    return name.replace("MR-full-", "").replace("HL-min-VeryGood-", "HL ")
+
+
+def _cell(metrics: Mapping[str, float] | None, name: str) -> str:
+    return f"{metrics[name]:.2f}" if metrics and name in metrics else ""
+
+
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{deviation}"
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    )
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _relative(path: Path) -> Path:
+    """The path as seen from here, if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

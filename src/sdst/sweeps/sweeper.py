@@ -1,0 +1,229 @@
+"""The runner of every multirun: plan all jobs, train those that are left through a launcher, list what came out.
+
+``hydra_plugins.sdst_jobs.JobSweeper`` is its door from Hydra. Jobs lie in ``RUNS/jobs`` (:mod:`sdst.sweeps.jobs`); the
+multirun's own folder has a link to each, named by what differs, and their table as ``jobs.csv``.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, MissingConfigException
+
+from sdst.config.compose import explain, quoted
+from sdst.config.words import described, words
+from sdst.console.terminal import log_to_stderr
+from sdst.errors import JobsFailed, UserError
+from sdst.files.atomic import write_atomically
+from sdst.sweeps.jobs import freeze, run_job, status
+from sdst.sweeps.manifest import Planned, manifest, read_manifest, write_manifest
+from sdst.sweeps.plan import Composer, Job, Refused, labels, product_jobs, table_jobs, tried
+from sdst.sweeps.runs_table import RunRow, as_csv, as_text, of_job
+from sdst.sweeps.tables import experiments_dir, find_experiment, list_experiments
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from hydra.plugins.launcher import Launcher
+    from hydra.types import TaskFunction
+    from omegaconf import DictConfig
+
+    from hydra_plugins.sdst_jobs import JobSweeper
+    from sdst.sweeps.tables import Experiment
+
+logger = logging.getLogger(__name__)
+
+
+def sweep(sweeper: JobSweeper, arguments: Sequence[str]) -> None:
+    """Train the unfinished jobs of a multirun, and print a table of all.
+
+    Args:
+        sweeper: The sweeper that Hydra made, with its options.
+        arguments: Overrides of all jobs, some with several values.
+
+    Raises:
+        UserError: No job, or not every job, can be trained; in a product, the others are trained first.
+        JobsFailed: A job has failed.
+    """
+    for package in ("hydra", "hydra_plugins"):
+        logging.getLogger(package).setLevel(logging.WARNING)
+    config = sweeper.multirun
+    composer = Composer(sweeper.context.config_loader, config)
+    runs = Path(config.paths.runs).resolve()
+    folder = runs / "jobs"
+    refused: list[Refused] = []
+    if sweeper.table is not None:
+        table: Experiment | None = find_experiment(sweeper.table)
+        jobs = table_jobs(composer, find_experiment(sweeper.table), sweeper.scale, arguments)
+    else:
+        table = _chosen_table(config)
+        try:
+            jobs, refused = product_jobs(composer, sweeper.params, sweeper.jobs, arguments)
+        except MissingConfigException as error:
+            raise explain(error) from error
+    jobs, more = _try_out(jobs, folder)
+    refused += more
+    if refused and (not jobs or sweeper.table is not None):
+        raise _told(refused)
+    _launcher(sweeper, lambda _: None)  # one that is not installed is refused before anything is written
+    if table is not None:
+        path = manifest(runs, table.name, sweeper.scale)
+        jobs = _write_rows(path, table, sweeper, composer, arguments, jobs)
+    place = Path(config.hydra.sweep.dir)
+    names = labels(jobs)
+    for job, name in zip(jobs, names, strict=True):
+        _name(job, table.name if table else place.name, name)
+    left = [job for job in jobs if status(folder, job.identity) != "finished"]
+    folder.mkdir(parents=True, exist_ok=True)
+    for job in left:
+        freeze(job.config, folder, job.identity)
+    logger.info("%d jobs: %d finished, %d to train", len(jobs), len(jobs) - len(left), len(left))
+    for reason in dict.fromkeys(item.reason for item in refused):
+        logger.info("cannot be trained: %s", reason)
+    places = {
+        job.identity: f"job {number} of {len(jobs)} ({name})"
+        for number, (job, name) in enumerate(zip(jobs, names, strict=True), start=1)
+    }
+    _launch(left, folder, sweeper, places)
+    if busy := [job for job in left if status(folder, job.identity) == "missing"]:
+        logger.info("waiting for %d jobs that another process is training", len(busy))
+        _launch(busy, folder, sweeper, places, wait=True)
+    _conclude(jobs, refused, folder, place)
+    if refused:
+        raise _told(refused)
+    if any(status(folder, job.identity) != "finished" for job in jobs):
+        raise JobsFailed
+
+
+def _launch(
+    jobs: Sequence[Job], folder: Path, sweeper: JobSweeper, places: Mapping[str, str], *, wait: bool = False
+) -> None:
+    """Train jobs through the chosen launcher; skip those that another process trains, or ``wait`` for them."""
+    if not jobs:
+        return
+    task = partial(train_job, places=places, wait=wait, jobs_per_gpu=sweeper.jobs_per_gpu)
+    overrides = [
+        [
+            *job.overrides,
+            f"run_dir={quoted(folder / job.identity)}",
+            f"hydra.sweep.dir={quoted(folder)}",
+            f"hydra.sweep.subdir={quoted(job.identity)}",
+        ]
+        for job in jobs
+    ]
+    for result in _launcher(sweeper, task).launch(overrides, initial_job_idx=0):
+        _ = result.return_value  # raises what the launcher or the disk has raised
+
+
+def _launcher(sweeper: JobSweeper, task: TaskFunction) -> Launcher:
+    try:
+        return Plugins.instance().instantiate_launcher(
+            hydra_context=sweeper.context, task_function=task, config=sweeper.multirun
+        )
+    except (ImportError, RuntimeError, HydraException) as error:
+        message = " ".join(str(error).split())
+        raise UserError(f"hydra/launcher: {message}; check the name, and install its package") from error
+
+
+def train_job(config: DictConfig, places: Mapping[str, str], wait: bool, jobs_per_gpu: int) -> None:
+    """Train one job in the process that the launcher chose; the result is written to disk, a line to the log.
+
+    Args:
+        config: The composed configuration, of which only the folder counts: the job's own was frozen at launch.
+        places: Identity -> number and name of the job, such as "job 3 of 16 (attention=standard/seed 0)".
+        wait: Whether to wait for a process that trains the job already.
+        jobs_per_gpu: Number of jobs that may share a GPU.
+    """
+    log_to_stderr()
+    folder = Path(config.run_dir)
+    jobs, name = folder.parent, folder.name
+    logger.info("%s started; log %s", places[name], jobs / f"{name}.log")
+    result = run_job(jobs, name, wait=wait, jobs_per_gpu=jobs_per_gpu)
+    outcome = of_job(jobs, name, {}).outcome
+    logger.info("%s %s%s", places[name], result, f": {outcome}" if outcome else "")
+
+
+def _try_out(jobs: Sequence[Job], folder: Path) -> tuple[list[Job], list[Refused]]:
+    """Separate the jobs that would fail when they start; finished ones need no trial."""
+    possible, refused = [], []
+    for job in jobs:
+        if status(folder, job.identity) != "finished" and (reason := tried(job)):
+            refused.append(Refused(job.overrides, reason))
+        else:
+            possible.append(job)
+    return possible, refused
+
+
+def _told(refused: Sequence[Refused]) -> UserError:
+    return UserError("; ".join(dict.fromkeys(item.reason for item in refused)))
+
+
+def _chosen_table(config: DictConfig) -> Experiment | None:
+    """The table of the chosen experiment, if it is one of the paper's."""
+    chosen = str(config.hydra.runtime.choices.experiment)
+    names = [path.stem for path in list_experiments(experiments_dir())]
+    return find_experiment(chosen) if chosen in names else None
+
+
+def _write_rows(
+    path: Path,
+    table: Experiment,
+    sweeper: JobSweeper,
+    composer: Composer,
+    arguments: Sequence[str],
+    jobs: Sequence[Job],
+) -> list[Job]:
+    """Write which jobs belong to which rows, for reports; jobs of earlier seeds stay if they would be the same today.
+
+    Returns:
+        The jobs with their rows.
+    """
+    beside = ("experiment", "scale", "seed", *sweeper.params)
+    common = [argument for argument in arguments if argument.partition("=")[0] not in beside]
+    seeds = {job.config.seed for job in jobs}
+    earlier = read_manifest(path)
+    others = {planned.seed for planned in earlier} - seeds
+    known = {job.identity: job for job in jobs}
+    rows: list[Planned] = []
+    for row in table.jobs(sweeper.scale):
+        for seed in sorted({*seeds, *others}):
+            for combination in composer.split([f"seed={seed}", *common]):
+                job = composer.job([*row.overrides, *combination])
+                entry = Planned(row.label, row.dataset, seed, job.identity)
+                if job.identity in known or entry in earlier:
+                    rows.append(entry)
+                if job.identity in known and not known[job.identity].row:
+                    known[job.identity] = replace(known[job.identity], row=row.label)
+    write_manifest(path, rows, sweeper.scale, common)
+    return list(known.values())
+
+
+def _name(job: Job, group: str, name: str) -> None:
+    """Name the run for its loggers: group, name and tags, unless the user has."""
+    config = job.config
+    config.group = config.group or group
+    config.name = config.name or f"{group}/{name}"
+    config.tags = config.tags or [f"{key}={value}" for key, value in words(job.overrides).items()]
+
+
+def _conclude(jobs: Sequence[Job], refused: Sequence[Refused], folder: Path, place: Path) -> None:
+    """Print the table of all jobs, write it into the multirun's folder, and link the jobs there."""
+    rows = [of_job(folder, job.identity, job.words) for job in jobs]
+    rows += [RunRow(words(item.overrides), "refused", reason=item.reason) for item in refused]
+    place.mkdir(parents=True, exist_ok=True)
+    write_atomically(place / "jobs.csv", as_csv(rows))
+    for row in rows:
+        name = described(row.differing(rows)).replace(", ", ",") or "job"
+        link = place / re.sub(r"[^\w.,=+\[\]-]+", "_", name)[:200]
+        if row.folder is not None and row.folder.is_dir() and not link.is_symlink():
+            link.symlink_to(row.folder)
+    sys.stdout.write(as_text(rows))
+    sys.stdout.flush()
+    logger.info("this table: %s", place / "jobs.csv")
