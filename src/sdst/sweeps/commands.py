@@ -27,6 +27,7 @@ from sdst.console.terminal import log_to_stderr
 from sdst.errors import UserError
 from sdst.files.atomic import write_atomically
 from sdst.sweeps.jobs import freeze, identity, run_job, status
+from sdst.sweeps.launchers import check_launcher
 from sdst.sweeps.tables import SCALES, Experiment, find_experiment
 
 if TYPE_CHECKING:
@@ -230,16 +231,14 @@ def _compose(overrides: Sequence[str], place: str) -> DictConfig:
 
 
 def _check_launcher(overrides: Sequence[str]) -> None:
-    """Refuse a launcher that is not installed, or an option that it does not have, before any work."""
+    """Refuse a launcher that cannot run here, or an option that it does not have, before any work."""
     try:
         with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
             config = hydra.compose("sweep", [*overrides, "job=none"], return_hydra_config=True)
-            OmegaConf.to_container(config.hydra.launcher, resolve=False)
+            check_launcher(config.hydra.launcher)
     except (HydraException, OmegaConfBaseException) as error:
         message = " ".join(str(error).split())
-        raise UserError(
-            f"sdst sweep: {message}; check the name, and install the launcher's package"
-        ) from error
+        raise UserError(f"sdst sweep: {message}; check the launcher's name and options") from error
 
 
 def _set_group(config: DictConfig, name: str) -> None:
@@ -258,7 +257,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="sdst sweep",
         description="Train all rows of a table or figure. Further arguments key=value are Hydra overrides of all jobs, "
-        "or of the launcher: hydra/launcher=processes hydra.launcher.n_jobs=2.",
+        "or of the launcher: hydra/launcher=joblib hydra.launcher.n_jobs=2.",
     )
     add = parser.add_argument
     add("experiment", help="table5, figure4, ..., or the path of an experiment's YAML file")
