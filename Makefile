@@ -4,7 +4,7 @@ VENV ?= .venv
 # The release the tests were run with; pip chooses the build for this machine. To use another release, or the file of a
 # smaller CPU build: make install TORCH=...
 TORCH ?= torch==2.13.0
-# Settings of make table5 and the like. ARGS are more overrides: ARGS="hydra/launcher=processes hydra.launcher.n_jobs=2".
+# Settings of make table5 and the like. ARGS are more overrides: ARGS="hydra/launcher=joblib hydra.launcher.n_jobs=2".
 SCALE ?= laptop
 # All tables at laptop scale with two seeds took 4.7 hours on 2 busy cores.
 SEEDS ?= $(if $(filter laptop,$(SCALE)),0 1,0 1 2)

@@ -1,27 +1,22 @@
 """``sdst sweep`` runs every job of an experiment once and reports the jobs that fail."""
 
 import fcntl
-import importlib.util
 import json
 import logging
-import tempfile
 from pathlib import Path
 from typing import IO, Any
 
-import hydra
 import pytest
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from helpers.corpus import Corpus, make_corpus, make_rows
 from helpers.forked import Command
 from helpers.sweep_table import ROWS, arguments, write_table
 from sdst.cli import main
-from sdst.config.compose import compose, conf_dir
+from sdst.config.compose import compose
 from sdst.errors import UserError
 from sdst.files.locks import lock
 from sdst.sweeps import jobs as sweep_jobs
-from sdst.sweeps.gpus import claim_gpu
 from sdst.sweeps.jobs import NOT_IDENTITY, identity, run_job, train_once
 from sdst.sweeps.manifest import Planned, manifest, plan, read_manifest
 from sdst.training.module import GroundingModule
@@ -243,48 +238,6 @@ def test_sweep_skips_and_names_a_row_whose_model_does_not_exist(
     assert "not implemented: Standard" in caplog.messages
     assert jobs(tmp_path)["Standard", 0] is None
     assert set(finished_at(tmp_path)) == {jobs(tmp_path)["Ours", 0]}
-
-
-# --- launchers ---
-
-
-@pytest.mark.slow
-@pytest.mark.processes
-def test_joblib_launcher_gives_the_metrics_of_a_sequential_sweep(
-    tables: Path, swept: Path, tmp_path: Path
-) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    pytest.importorskip("joblib")
-    launcher = ["hydra/launcher=processes", "hydra.launcher.n_jobs=2"]
-    assert main(["sweep", *arguments(tables, tmp_path), *launcher]) == 0
-    for name in finished_at(tmp_path):
-        assert result(tmp_path, name) == result(swept, name)
-    assert len(finished_at(tmp_path)) == 2
-
-
-@pytest.mark.parametrize("name", sorted(path.stem for path in (conf_dir() / "hydra/launcher").glob("*.yaml")))
-def test_every_launcher_configuration_composes(name: str) -> None:
-    needs = {"processes": "joblib", "slurm": "submitit", "gpus": "ray"}[name]
-    if importlib.util.find_spec(f"hydra_plugins.hydra_{needs}_launcher") is None:
-        pytest.skip(f"hydra-{needs}-launcher is not installed")
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = hydra.compose(
-            "sweep", [f"hydra/launcher={name}", "job=a", "jobs=b", "sweep=c"], return_hydra_config=True
-        )
-    assert needs in config.hydra.launcher._target_
-
-
-def test_concurrent_jobs_claim_different_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with claim_gpu() as gpu:
-        assert gpu is None
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with claim_gpu() as first, claim_gpu() as second, claim_gpu() as shared:
-        assert (first, second) == (0, 1)
-        assert shared in (0, 1)
-    with claim_gpu() as again:
-        assert again == 0
 
 
 # --- a job's identity ---

@@ -353,7 +353,7 @@ def test_multirun_over_three_groups_in_two_processes(
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     groups = ["model.attention=rdsa,standard", "levels.source=last", "loss.weights.act=1,-1"]
-    launcher = ["hydra/launcher=processes", "trainer.max_epochs=1"]
+    launcher = ["hydra/launcher=joblib", "trainer.max_epochs=1"]
     sweep = train(tmp_path / "sweep", "-m", *groups, *launcher, status=2)
     assert "loss" in capsys.readouterr().err.splitlines()[-1]
     finished = [

@@ -47,7 +47,8 @@ SMALLER = {
 """Command -> extra arguments that make it take about a second."""
 NOT_RUN = ("make", "pip", "source", "jupyter")
 """Programs whose arguments are checked instead of run."""
-NEED_GPUS = ("slurm", "gpus")
+OTHER_MACHINES = ("submitit_slurm", "submitit_local", "ray")
+"""Launchers whose commands are checked instead of run."""
 TRIALS = "hydra.sweeper.n_trials=2"
 
 
@@ -180,7 +181,7 @@ def run(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         return
     assert program == "sdst", command
     launchers = [arg.partition("=")[2] for arg in arguments if arg.startswith("hydra/launcher=")]
-    if arguments[0] == "sweep" and ("paper" in arguments or set(launchers) & set(NEED_GPUS)):
+    if arguments[0] == "sweep" and ("paper" in arguments or set(launchers) & set(OTHER_MACHINES)):
         look_up_sweep(arguments[1:])
     elif arguments[0] == "serve":
         # An invalid port: serve checks it last, right before it would block.

@@ -127,7 +127,7 @@ def run_job(jobs: Path, name: str, *, wait: bool, jobs_per_gpu: int = 1) -> Stat
         with _log_to(jobs / f"{name}.log"):
             try:
                 config = stored_config(jobs / f"{name}.yaml")
-                with claim_gpu() as gpu:
+                with claim_gpu(jobs_per_gpu) as gpu:
                     if gpu is not None and config.trainer.devices == 1:
                         config.trainer.devices = [gpu]
                     train_once(run_dir, config)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import MissingConfigException
 
 from sdst.config.compose import explain, quoted
 from sdst.config.words import described, words
@@ -23,6 +23,7 @@ from sdst.console.terminal import log_to_stderr
 from sdst.errors import JobsFailed, UserError
 from sdst.files.atomic import write_atomically
 from sdst.sweeps.jobs import freeze, run_job, status
+from sdst.sweeps.launchers import check_launcher
 from sdst.sweeps.manifest import Planned, manifest, read_manifest, write_manifest
 from sdst.sweeps.plan import Composer, Job, Refused, labels, product_jobs, table_jobs, tried
 from sdst.sweeps.runs_table import RunRow, as_csv, as_text, of_job
@@ -31,8 +32,6 @@ from sdst.sweeps.tables import experiments_dir, find_experiment, list_experiment
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from hydra.plugins.launcher import Launcher
-    from hydra.types import TaskFunction
     from omegaconf import DictConfig
 
     from hydra_plugins.sdst_jobs import JobSweeper
@@ -72,7 +71,7 @@ def sweep(sweeper: JobSweeper, arguments: Sequence[str]) -> None:
     refused += more
     if refused and (not jobs or sweeper.table is not None):
         raise _told(refused)
-    _launcher(sweeper, lambda _: None)  # one that is not installed is refused before anything is written
+    check_launcher(config.hydra.launcher)
     if table is not None:
         path = manifest(runs, table.name, sweeper.scale)
         jobs = _write_rows(path, table, sweeper, composer, arguments, jobs)
@@ -118,18 +117,11 @@ def _launch(
         ]
         for job in jobs
     ]
-    for result in _launcher(sweeper, task).launch(overrides, initial_job_idx=0):
+    launcher = Plugins.instance().instantiate_launcher(
+        hydra_context=sweeper.context, task_function=task, config=sweeper.multirun
+    )
+    for result in launcher.launch(overrides, initial_job_idx=0):
         _ = result.return_value  # raises what the launcher or the disk has raised
-
-
-def _launcher(sweeper: JobSweeper, task: TaskFunction) -> Launcher:
-    try:
-        return Plugins.instance().instantiate_launcher(
-            hydra_context=sweeper.context, task_function=task, config=sweeper.multirun
-        )
-    except (ImportError, RuntimeError, HydraException) as error:
-        message = " ".join(str(error).split())
-        raise UserError(f"hydra/launcher: {message}; check the name, and install its package") from error
 
 
 def train_job(config: DictConfig, places: Mapping[str, str], wait: bool, jobs_per_gpu: int) -> None:

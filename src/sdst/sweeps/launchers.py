@@ -1,0 +1,46 @@
+"""Whether a launcher can start jobs here; its options are in ``conf/hydra/launcher``."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import torch
+from omegaconf import OmegaConf
+
+from sdst.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def check_launcher(launcher: DictConfig) -> None:
+    """Refuse a launcher whose jobs could not start, before any work.
+
+    Args:
+        launcher: The composed ``hydra.launcher``.
+
+    Raises:
+        UserError: Its package is not installed, Slurm is not on this machine, or Ray would wait forever for a GPU.
+    """
+    plugin, _, name = launcher._target_.removeprefix("hydra_plugins.").partition(".")
+    if not launcher._target_.startswith("hydra_plugins."):  # Hydra's own, which runs one job after the other
+        return
+    package = plugin.replace("_", "-")
+    if not (find_spec("hydra_plugins") and find_spec(f"hydra_plugins.{plugin}")):
+        raise UserError(f"the launcher needs {package}, which is not installed; pip install {package}")
+    if name.endswith(".SlurmLauncher") and shutil.which("srun") is None:
+        raise UserError(
+            "hydra/launcher=submitit_slurm needs Slurm's srun, which was not found; start the sweep on a login node"
+        )
+    if name.endswith(".RayLauncher") and _wants_missing_gpu(launcher):
+        raise UserError(
+            "hydra/launcher=ray gives each job a GPU, and this machine has none; "
+            "add hydra.launcher.ray.remote.num_gpus=0"
+        )
+
+
+def _wants_missing_gpu(ray: DictConfig) -> bool:
+    here = OmegaConf.select(ray, "ray.init.address") == "local"
+    return here and bool(OmegaConf.select(ray, "ray.remote.num_gpus")) and torch.cuda.device_count() == 0
