@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sdst.config.build import build
 from sdst.config.checks import check_options, precision, resolve_auto_options
+from sdst.config.compose import check_keys
 from sdst.config.schema import SelectConfig, TrainConfig
 from sdst.errors import UserError
 from sdst.losses.criterion import Criterion
@@ -51,6 +52,7 @@ def complete(config: DictConfig) -> DictConfig:
     Raises:
         UserError: An option is bad.
     """
+    check_keys(config)
     config = config.copy()
     OmegaConf.resolve(config)
     check_options(config)
