@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -16,10 +14,11 @@ from omegaconf.errors import OmegaConfBaseException
 from sdst.config.schema import TrainConfig
 from sdst.config.suggestions import meant, nearest
 from sdst.errors import UserError
-from sdst.files.shipped import shipped_folder
+from sdst.files.shipped import conf_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 
 EXPECTED = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false"}
@@ -32,7 +31,7 @@ def conf_dir() -> Path:
     Raises:
         UserError: It holds no train.yaml.
     """
-    folder = Path(os.environ.get("SDST_CONF") or shipped_folder("conf"))
+    folder = conf_folder()
     if not (folder / "train.yaml").is_file():
         raise UserError(
             f"{folder} must hold train.yaml, which is missing; set SDST_CONF to sdst's conf folder"

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from sdst.training.run_folder import RunFolder
 from sdst.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from omegaconf import DictConfig
 
@@ -114,8 +115,21 @@ def _show(args: Arguments) -> None:
         if len(jobs) > 1:
             sys.stdout.write(f"{'---' * (number > 0)}\n# job {number}: {' '.join(overrides)}\n".lstrip("\n"))
         sys.argv = [PROGRAM, *args.flags, *overrides]
-        with contextlib.suppress(SystemExit):  # Hydra's end of --help
+        with _bare_logging(), contextlib.suppress(SystemExit):  # Hydra's end of --help
             _run_hydra()
+
+
+@contextlib.contextmanager
+def _bare_logging() -> Iterator[None]:
+    """Take away our log handlers for a while: ``--info`` adds its own, and each line would appear twice."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers = []
+    try:
+        yield
+    finally:
+        root.handlers = handlers
+        root.setLevel(level)
 
 
 def _check_shown(args: Arguments) -> None:
@@ -146,16 +160,25 @@ def _complete(arguments: Sequence[str]) -> None:
             )  # Hydra's script would leave the completion without its function
         _run_hydra()
         return
-    word = os.environ["COMP_LINE"].rpartition(" ")[2]
+    before, _, word = os.environ["COMP_LINE"].rpartition(" ")
     if word.startswith("-"):
         sys.stdout.write(" ".join(flags_like(word)) + "\n")
         return
+    # Of several values with commas between, Hydra completes none, and refuses them elsewhere: give it the last one.
+    given, _, last = word.rpartition(",")
+    key, first = given.split("=", 1) if "=" in given else ("", "")
+    asked = f"{key}={last}" if key else word
+    os.environ["COMP_LINE"] = f"{re.sub(r',[^ ]*', '', before)} {asked}"
+    answer = io.StringIO()
     # An unfinished command line may be refused, and the shell's prompt is no place to say so.
     with (
+        contextlib.redirect_stdout(answer),
         contextlib.redirect_stderr(io.StringIO()),
         contextlib.suppress(HydraException, OmegaConfBaseException, ValueError, SystemExit),
     ):
         _run_hydra()
+    found = answer.getvalue()
+    sys.stdout.write(found.replace(f"{key}=", f"{key}={first},") if key else found)
 
 
 def _run_hydra() -> None:
