@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-EXPECTED = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false"}
+EXPECTED = {"Float": "a number", "Integer": "a whole number"}
 """OmegaConf's name of a type -> its name in messages."""
 
 
@@ -120,6 +121,13 @@ def explain(error: HydraException | OmegaConfBaseException) -> UserError:
     if added := re.match(r"Could not (?:add|append) '([^=']+)(?:=([^']*))?'", message):
         group, choice = added[1], added[2] or "CHOICE"
         return UserError(f"+{group}={choice}: {group} is chosen already; write {group}={choice} without +")
+    if twice := re.match(
+        r"Multiple values for (\S+)\. To override a value use 'override [^:]+: ([^']*)'", message
+    ):
+        group, choice = twice[1], twice[2]
+        return UserError(
+            f"{group} has two choices; write {group}={choice} without +, or 'override /{group}: {choice}' in a file of conf/"
+        )
     if added := re.match(r"Could not append to config. An item is already at '([^']+)'", message):
         return UserError(f"+{added[1]}: this option exists already; write {added[1]}=VALUE without +")
     if named := re.match(r"Error resolving interpolation '(\$\{.*?)'", message):
@@ -146,8 +154,14 @@ def explain_plainly(error: BaseException) -> str:
 def _compose(overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
     check_group_choices(overrides)
     register_schema()
-    with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
-        return hydra.compose("train", list(overrides), return_hydra_config=with_hydra)
+    instance = GlobalHydra.instance()
+    outer = instance.hydra  # within a job, Hydra is in use
+    instance.clear()
+    try:
+        with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
+            return hydra.compose("train", list(overrides), return_hydra_config=with_hydra)
+    finally:
+        instance.hydra = outer
 
 
 def _unknown_option(key: str) -> UserError:
@@ -220,6 +234,8 @@ def _bad_value(error: OmegaConfBaseException, override: str) -> str:
     message, key = explain_plainly(error), error.full_key or override.partition("=")[0]
     if wrong := re.match(r"Value '(.*)' of type '.*' could not be converted to (\w+)", message):
         return f"{key} must be {EXPECTED.get(wrong[2], wrong[2])}, got '{wrong[1]}'"
+    if wrong := re.match(r"Value '(.*)' is not a valid bool", message):
+        return f"{key} must be true or false, got '{wrong[1]}'"
     if "is not Optional" in message:
         return f"{key} must have a value, got null"
     if "is not a subclass of" in message:
