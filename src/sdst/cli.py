@@ -7,13 +7,15 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from sdst.console import completion
 from sdst.console.terminal import log_to_stderr, printable
 from sdst.errors import UserError
 from sdst.files.atomic import FULL
+from sdst.files.shipped import conf_folder
 from sdst.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 COMMANDS = {
     "train": (
@@ -50,6 +52,11 @@ COMMANDS = {
 }
 """Command -> (module with a ``main(argv) -> exit status``, one line of help)."""
 
+GROUPS = ("data", "model", "attention", "order", "levels", "pooling", "loss", "scale", "experiment")
+"""Groups of the configuration that the help lists, if they exist."""
+LINE = 90
+"""Length at which a line of choices is broken."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; a user error prints one line on stderr and returns 2."""
@@ -62,11 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     log_to_stderr()
     try:
+        if args[0] in completion.FLAGS:
+            return completion.complete(args[1:], COMMANDS, lambda rest: _run("train", rest))
         if args[0] not in COMMANDS:
             raise UserError(_unknown_command(args[0]))
-        module = importlib.import_module(COMMANDS[args[0]][0])
-        status: int = module.main(args[1:])
-        return status
+        return _run(args[0], args[1:])
     except UserError as error:
         sys.stderr.write(f"sdst: error: {printable(' '.join(str(error).split()))}\n")
         return 2
@@ -88,6 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _run(command: str, arguments: Sequence[str]) -> int:
+    status: int = importlib.import_module(COMMANDS[command][0]).main(arguments)
+    return status
+
+
 def _unknown_command(name: str) -> str:
     import difflib  # only needed here, and `sdst --help` should stay fast
 
@@ -101,5 +113,23 @@ def _help() -> str:
     return (
         "usage: sdst COMMAND [options]\n\n"
         "Sparse-Dense Side-Tuner for video temporal grounding.\n\ncommands:\n" + "\n".join(lines) + "\n\n"
-        "sdst COMMAND --help lists a command's options; sdst --version prints the version.\n"
+        "choices of sdst train (GROUP=CHOICE; with -m, several as GROUP=A,B train once with each):\n"
+        + "".join(_choices())
+        + "\nsdst COMMAND --help lists a command's options; sdst --version prints the version.\n"
+        'eval "$(sdst -sc install=bash)" completes commands and choices with the tab key.\n'
     )
+
+
+def _choices() -> Iterator[str]:
+    """The configuration's groups and their choices, read from the folder because importing Hydra takes long."""
+    folder = conf_folder()
+    for group in GROUPS:
+        choices = sorted(file.stem for file in (folder / group).glob("*.yaml"))
+        line = ""
+        for word in (f"{choice}," for choice in choices[:-1]):
+            if len(line) + len(word) > LINE:
+                yield f"  {group:<10} {line.rstrip()}\n"
+                group, line = "", ""
+            line += f"{word} "
+        if choices:
+            yield f"  {group:<10} {line}{choices[-1]}\n"

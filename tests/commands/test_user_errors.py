@@ -17,22 +17,8 @@ import torch
 
 import sdst
 from helpers.corpus import Corpus, make_corpus, make_rows
-from sdst.cli import main
+from helpers.one_line import one_line
 from sdst.training.run_folder import BEST
-
-
-def one_line(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
-    """What the command says on stderr, which must be one line; nothing may go to stdout."""
-    capsys.readouterr()
-    assert main(arguments) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    (line,) = captured.err.splitlines()
-    assert line.startswith("sdst: error: ")
-    assert "Traceback" not in line
-    assert 'File "' not in line
-    return line
-
 
 # --- options ---
 
@@ -47,8 +33,8 @@ OPTIONS = {
     "+trainer.overfit_batches=1": ["trainer.overfit_batches", "limit_train_batches"],
     "model.dmi=32": ["model.dmi", "did you mean model.dim?"],
     "nonsense=1": ["nonsense", "--cfg job"],
-    "data=unknown": ["data/unknown", "qvhighlights"],
-    "logger=unknown": ["logger/unknown", "csv"],
+    "data=unknown": ["data=unknown", "qvhighlights"],
+    "logger=unknown": ["logger=unknown", "csv"],
     "select.metric=MR-full-mAP@0.6": ["select.metric", "MR-full-mAP@0.5"],
     "select.split=dev": ["dev", "val"],
     "select.split=train": ["select.split", "train"],
@@ -360,7 +346,7 @@ def test_console_script_prints_the_same_errors(corpus: Corpus, tmp_path: Path) -
     arguments = [script, "train", *corpus.overrides, "model.dmi=3"]
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "sdst: error: unknown override 'model.dmi'; did you mean model.dim?\n"
+    assert done.stderr == "sdst: error: unknown option 'model.dmi'; did you mean model.dim?\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -214,14 +214,6 @@ def test_config_dir_option_adds_choices(tmp_path: Path, capsys: pytest.CaptureFi
         assert (data.batch_size, data.clip_seconds) == (3, 2.0)
 
 
-@pytest.mark.parametrize("flag", ["--config-path", "--config-name", "-cp", "-cn"])
-def test_train_refuses_hydra_options_that_replace_the_configuration(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
-) -> None:
-    assert main(["train", flag, str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith(f"sdst: error: sdst train: unknown option {flag};")
-
-
 def test_build_raises_user_error_for_an_unknown_argument() -> None:
     node = DictConfig({"_target_": "lightning.Trainer", "rate": 1})
     with pytest.raises(UserError, match=r"lightning\.Trainer.*rate"):

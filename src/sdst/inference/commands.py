@@ -160,7 +160,7 @@ def _make_parser() -> Parser:
         "JSON lines in the QVHighlights submission format.",
     )
     add = parser.add_argument
-    add("--checkpoint", required=True, metavar="C", help="a run's best.ckpt or last.ckpt")
+    add("--checkpoint", required=True, metavar="C", help="a run folder, or its best.ckpt or last.ckpt")
     add(
         "--query",
         action="append",

@@ -60,7 +60,7 @@ def load(
     """Load a trained model, ready for queries about videos.
 
     Args:
-        checkpoint: A run's ``best.ckpt`` or ``last.ckpt``.
+        checkpoint: A run folder, or its ``best.ckpt`` or ``last.ckpt``.
         backbone: The backbone's official checkpoint (``.pt`` or ``.safetensors``), or a loaded backbone, which
             several models may share. With None, the backbone of the training features is loaded if it comes with
             the package; otherwise only ``Grounder.predict_encoded`` works.

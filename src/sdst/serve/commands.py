@@ -68,7 +68,7 @@ def _parser() -> Parser:
         "moments on a timeline and play them. Uploads are deleted when the server stops.",
     )
     add = parser.add_argument
-    add("--checkpoint", required=True, metavar="C", help="best.ckpt or last.ckpt of a run")
+    add("--checkpoint", required=True, metavar="C", help="a run folder, or its best.ckpt or last.ckpt")
     add("--port", type=at_least(0), default=7860, help="port; 0 for any free port (default: %(default)s)")
     add(
         "--max-upload",

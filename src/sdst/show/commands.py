@@ -65,7 +65,7 @@ def show(
     """Write the page of a finished run, or of two runs with predictions for the same queries.
 
     Args:
-        folders: One or two run folders.
+        folders: One or two run folders, or checkpoints in them.
         out: HTML file to write; by default in the first run's folder.
         split: Split whose predictions are shown; by default the one that selected the first run's checkpoint.
         annotations: Annotation file of the split; by default the one in the first run's configuration.
@@ -79,6 +79,7 @@ def show(
     Raises:
         UserError: A folder is not a finished run, files are missing, or the runs have different queries.
     """
+    folders = [RunFolder.of(folder).path for folder in folders]
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from hydra.errors import InstantiationException
-from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from sdst.config.build import build
 from sdst.config.checks import check_options, precision, resolve_auto_options
+from sdst.config.compose import check_keys
 from sdst.config.schema import SelectConfig, TrainConfig
 from sdst.errors import UserError
 from sdst.losses.criterion import Criterion
 from sdst.models.sdst import SDST
 from sdst.training import checkpoint
 from sdst.training.callbacks.checkpoints import CheckpointFiles, make_checkpoints
-from sdst.training.callbacks.epoch_log import EpochLog
+from sdst.training.callbacks.epoch_log import EpochBar, EpochLog
 from sdst.training.callbacks.loss_watch import LossWatch
 from sdst.training.callbacks.preemption import StopOnSigterm
 from sdst.training.loggers import make_loggers
@@ -41,6 +42,10 @@ SET_BY_SDST = {
     "enable_model_summary": "run.json has the number of parameters",
 }
 """Trainer options that sdst sets itself, and why they cannot be given."""
+MISSING_FEATURES = {
+    "world": "make the small world with 'make world', or use that of 'make demo': SDST_DATA=runs/demo"
+}
+"""Data set -> what to do if its feature file is missing."""
 DATA_FROM_RUN = {"seed": "seed", "levels": "levels", "validation_split": "select.split"}
 """Arguments of the data module that are options of the run: argument -> option."""
 
@@ -51,6 +56,7 @@ def complete(config: DictConfig) -> DictConfig:
     Raises:
         UserError: An option is bad.
     """
+    check_keys(config)
     config = config.copy()
     OmegaConf.resolve(config)
     check_options(config)
@@ -74,6 +80,12 @@ def make_datamodule(config: DictConfig) -> GroundingDataModule:
     """
     config = complete(config)
     options = _options(config)
+    features = config.data.get("features")
+    if isinstance(features, str) and not Path(features).exists():
+        advice = MISSING_FEATURES.get(
+            config.data.name, "extract them (docs/real-data.md), or give data.features=FILE"
+        )
+        raise UserError(f"{features}: no such file; {advice}")
     data: GroundingDataModule = build(
         config.data, levels=options.levels, seed=options.seed, validation_split=options.select.split
     )
@@ -137,7 +149,7 @@ def make_trainer(config: DictConfig, select: SelectConfig, run: RunFolder, timer
             precision=precision(config.trainer),
             callbacks=[
                 *make_checkpoints(run, monitor=f"{select.split}/{select.metric}"),
-                RichProgressBar(leave=True) if interactive else EpochLog(),
+                EpochBar(leave=True) if interactive else EpochLog(),
                 LossWatch(run),
                 StopOnSigterm(run),
                 timer,

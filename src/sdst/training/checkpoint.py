@@ -13,6 +13,7 @@ from torch import nn
 from sdst.config.build import build
 from sdst.config.stored import as_config
 from sdst.errors import UserError
+from sdst.training.run_folder import find_checkpoint
 from sdst.untrusted.checkpoint import KEY, VERSION, read_checkpoint
 
 if TYPE_CHECKING:
@@ -32,9 +33,13 @@ def contents(config: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
 def load(path: str | Path) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
     """The model in evaluation mode, the resolved configuration and the feature recipe of a checkpoint.
 
+    Args:
+        path: A checkpoint, or a run folder for its best one.
+
     Raises:
         UserError: The file is missing, not a checkpoint of this project, or its weights do not fit its configuration.
     """
+    path = find_checkpoint(path)
     stored = read_checkpoint(path)
     recipe = stored[KEY]["recipe"]
     config: Any = OmegaConf.to_container(as_config(stored[KEY]["config"], path))

@@ -74,14 +74,22 @@ def parameter_table(model: nn.Module) -> dict[str, int]:
 
 
 def _git() -> dict[str, Any] | None:
-    """Commit of the source, and whether it has uncommitted changes; None outside a checkout."""
+    """Commit of the source, and whether it has uncommitted changes; None outside a checkout.
+
+    Untracked files count in the folders that a run reads its code and configuration from: a model of one's own may
+    be one. Elsewhere, data and results may lie around.
+    """
     try:
         commit, changes = (
-            subprocess.run(
-                ["git", *args], cwd=SOURCE, capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for args in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+            subprocess.run(["git", *args], cwd=SOURCE, capture_output=True, text=True, check=True).stdout
+            for args in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=normal"))
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return {"commit": commit, "dirty": bool(changes)}
+    of_run = [line for line in changes.splitlines() if not line.startswith("?? ") or _is_read(line[3:])]
+    return {"commit": commit.strip(), "dirty": bool(of_run)}
+
+
+def _is_read(path: str) -> bool:
+    """Whether a path that git prints, relative to the repository, lies in a folder of code or configuration."""
+    return path.strip('"').startswith(("src/", "conf/"))

@@ -38,6 +38,12 @@ class RunFolder:
         self.last = self.path / LAST
         self.best = self.path / BEST
 
+    @classmethod
+    def of(cls, path: str | Path) -> RunFolder:
+        """The run folder that a path names: the folder itself, or one of its checkpoints."""
+        path = Path(path)
+        return cls(path.parents[1] if path.is_file() and path.parent.name == BEST.parent.name else path)
+
     @property
     def is_begun(self) -> bool:
         """Whether a run was started here: its configuration is the first file written."""
@@ -119,6 +125,23 @@ class RunFolder:
             splits = ", ".join(self.metrics()["best"])
             raise UserError(f"{path}: no predictions on this split; choose --split from {splits}")
         return path
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint that a path names: the file itself, or the best one of a run folder.
+
+    Raises:
+        UserError: The folder has no best checkpoint.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    best = RunFolder(path).best
+    if not best.is_file():
+        raise UserError(
+            f"{path}: expected a checkpoint, or a run folder with {BEST}, which is missing; check the path"
+        )
+    return best
 
 
 def _read_json(path: Path) -> dict[str, Any]:

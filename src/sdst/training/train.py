@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdst.config.compose import conf_dir, explain, register_schema
+from sdst.config.compose import check_group_choices, compose, conf_dir, explain, register_schema
 from sdst.errors import JobsFailed, UserError
-from sdst.training.resume import begun_run, stored_run
+from sdst.training.arguments import PROGRAM, flags_like, read_arguments
 from sdst.training.run_folder import RunFolder
+from sdst.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from omegaconf import DictConfig
 
+    from sdst.training.arguments import Arguments
+
 logger = logging.getLogger(__name__)
 
-FLAGS = (
-    *("-m", "--multirun", "--cfg", "-c", "--package", "-p", "--resolve", "--info", "-i", "--help", "-h"),
-    *("--config-dir", "-cd"),
-)
-"""Hydra's options that are supported. The folder of ``--config-dir`` adds choices, such as ``data=mine``."""
-
+SHELLS = ("bash", "zsh", "fish")
+"""Shells that Hydra completes."""
 SEARCH = "hydra/sweeper=optuna"
 """Override that chooses Optuna's sweeper, which searches for good values instead of trying all."""
 SEARCH_OPTIONS = ("hydra.sweeper.direction=maximize", "hydra.sweeper.max_failure_rate=1")
@@ -41,29 +44,20 @@ SEARCH_OPTIONS = ("hydra.sweeper.direction=maximize", "hydra.sweeper.max_failure
 def main(argv: Sequence[str]) -> int:
     """Train with the configuration of conf/train.yaml and overrides, or with ``resume=`` continue a run."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions get here instead of into Hydra's own report
-    resumed = [arg.partition("=")[2] for arg in argv if arg.startswith("resume=")]
-    resume = resumed[-1] if resumed else ""
-    argv = [arg for arg in argv if not arg.startswith("resume=")]
+    if "--version" in argv:
+        sys.stdout.write(f"sdst {__version__}, Hydra {hydra.__version__}\n")
+        return 0
+    args = read_arguments(argv)
     try:
-        if resume == "auto":
-            resume = begun_run(argv)
-            if resume and RunFolder(resume).is_finished:
-                logger.info("%s: this run is finished; nothing to do", resume)
-                return 0
-        if resume not in ("", "null"):
-            from sdst.training.fit import train
-
-            if flags := [arg for arg in argv if arg.startswith("-")]:
-                raise UserError(f"sdst train: resume={resume} takes no {flags[0]}; remove one of the two")
-            run_dir, config = stored_run(resume, argv)
-            train(config, run_dir, resume=True)
-        else:
-            _check_flags(argv)
-            overrides = [*(SEARCH_OPTIONS if SEARCH in argv else ()), *argv]
+        if args.shows:
+            _show(args)
+        elif not (args.resume and _resume(args)):
+            check_group_choices(args.overrides)
+            overrides = [*(SEARCH_OPTIONS if SEARCH in args.overrides else ()), *args.overrides]
             # Optuna imports alembic, which logs its start.
             logging.getLogger("alembic").setLevel(logging.WARNING)
-            # Hydra's parser accepts the flag only before or after all overrides.
-            sys.argv = ["sdst train", *sorted(overrides, key=lambda arg: arg not in ("-m", "--multirun"))]
+            # Hydra's parser accepts flags only before or after all overrides.
+            sys.argv = [PROGRAM, *(["--multirun"] if args.is_multirun else []), *args.flags, *overrides]
             _run_hydra()
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from error
@@ -72,12 +66,121 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _check_flags(argv: Sequence[str]) -> None:
-    for arg in argv:
-        if arg.startswith("-") and arg.partition("=")[0] not in FLAGS:
-            raise UserError(
-                f"sdst train: unknown option {arg}; options are {', '.join(FLAGS)} and overrides like seed=1"
+def _resume(args: Arguments) -> bool:
+    """Continue the run that ``resume=`` names, and return True; False if a run has yet to be started.
+
+    Raises:
+        UserError: There is no such run, or a flag contradicts resuming.
+    """
+    # Imported here because it imports torch, which help, completion and refusals do not need.
+    from sdst.training.resume import begun_run, stored_run
+
+    if args.is_multirun and args.resume == "auto":
+        logger.info("resume=auto has no effect in a multirun, which continues its unfinished jobs anyway")
+        return False
+    resume = args.resume
+    refused = "--multirun" if args.is_multirun else "--config-name" if args.config_name else ""
+    if refused:
+        raise UserError(
+            f"{PROGRAM}: resume={resume} continues one run and takes no {refused}; remove one of the two"
+        )
+    if resume == "auto":
+        resume = begun_run(args.composed)
+        if not resume:
+            return False
+        if RunFolder(resume).is_finished:
+            logger.info("%s: this run is finished; nothing to do", resume)
+            return True
+    from sdst.training.fit import train
+
+    run_dir, config = stored_run(resume, args.composed)
+    train(config, run_dir, resume=True)
+    return True
+
+
+def _show(args: Arguments) -> None:
+    """Let Hydra show help, a configuration, information, or completions, instead of training.
+
+    Raises:
+        UserError: An override is bad, or ``--package`` names nothing.
+    """
+    if args.resume:
+        raise UserError(f"{PROGRAM}: {args.shows} takes no resume={args.resume}; remove one of the two")
+    if args.shows == "--shell-completion":
+        _complete(args.overrides)
+        return
+    check_group_choices(args.overrides)
+    jobs = list(args.jobs()) if args.is_multirun and args.shows == "--cfg" else [args.overrides]
+    for number, overrides in enumerate(jobs):
+        if args.shows == "--cfg" and not args.config_name:
+            _check_shown(replace(args, overrides=overrides))
+        if len(jobs) > 1:
+            sys.stdout.write(f"{'---' * (number > 0)}\n# job {number}: {' '.join(overrides)}\n".lstrip("\n"))
+        sys.argv = [PROGRAM, *args.flags, *overrides]
+        with _bare_logging(), contextlib.suppress(SystemExit):  # Hydra's end of --help
+            _run_hydra()
+
+
+@contextlib.contextmanager
+def _bare_logging() -> Iterator[None]:
+    """Take away our log handlers for a while: ``--info`` adds its own, and each line would appear twice."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers = []
+    try:
+        yield
+    finally:
+        root.handlers = handlers
+        root.setLevel(level)
+
+
+def _check_shown(args: Arguments) -> None:
+    """Refuse unknown options before ``--cfg`` shows them, and a package that the configuration lacks."""
+    config = compose(args.composed)
+    if args.package not in ("", "_global_") and OmegaConf.select(config, args.package) is None:
+        raise UserError(
+            f"{PROGRAM}: --package {args.package} must be a part of the configuration that is not null, such as model"
+        )
+
+
+def _complete(arguments: Sequence[str]) -> None:
+    """Install or remove shell completion, or answer a shell's query with Hydra's completions.
+
+    Raises:
+        UserError: The argument is not one of those.
+    """
+    command, _, shell = arguments[0].partition("=") if len(arguments) == 1 else ("", "", "")
+    if command not in ("install", "uninstall", "query") or shell not in SHELLS:
+        raise UserError(
+            f"{PROGRAM} -sc: expected install=SHELL or uninstall=SHELL, SHELL one of {', '.join(SHELLS)}"
+        )
+    sys.argv = ["sdst", "-sc", *arguments]
+    if command != "query":
+        if command == "uninstall" and shell != "fish":
+            sys.stdout.write(
+                "complete -r sdst\n"  # Hydra's script would leave the completion without its function
             )
+        _run_hydra()
+        return
+    before, _, word = os.environ["COMP_LINE"].rpartition(" ")
+    if word.startswith("-"):
+        sys.stdout.write(" ".join(flags_like(word)) + "\n")
+        return
+    # Of several values with commas between, Hydra completes none, and refuses them elsewhere: give it the last one.
+    given, _, last = word.rpartition(",")
+    key, first = given.split("=", 1) if "=" in given else ("", "")
+    asked = f"{key}={last}" if key else word
+    os.environ["COMP_LINE"] = f"{re.sub(r',[^ ]*', '', before)} {asked}"
+    answer = io.StringIO()
+    # An unfinished command line may be refused, and the shell's prompt is no place to say so.
+    with (
+        contextlib.redirect_stdout(answer),
+        contextlib.redirect_stderr(io.StringIO()),
+        contextlib.suppress(HydraException, OmegaConfBaseException, ValueError, SystemExit),
+    ):
+        _run_hydra()
+    found = answer.getvalue()
+    sys.stdout.write(found.replace(f"{key}=", f"{key}={first},") if key else found)
 
 
 def _run_hydra() -> None:

@@ -54,6 +54,11 @@ def test_run_names_the_commit_and_uncommitted_changes_of_the_source(
     commit = git(tmp_path, "rev-parse", "HEAD")
     (tmp_path / "untracked").touch()
     assert describe_run(nn.Linear(1, 1))["git"] == {"commit": commit, "dirty": False}
+    for own in (tmp_path / "conf/model/mine.yaml", source.with_name("mine.py")):
+        own.parent.mkdir(parents=True, exist_ok=True)
+        own.touch()
+        assert describe_run(nn.Linear(1, 1))["git"] == {"commit": commit, "dirty": True}
+        own.unlink()
     source.write_text("x = 2\n")
     assert describe_run(nn.Linear(1, 1))["git"] == {"commit": commit, "dirty": True}
 

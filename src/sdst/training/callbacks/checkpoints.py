@@ -11,13 +11,21 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from sdst.files.atomic import atomic_path
+from sdst.training.callbacks.epoch_log import has_validated
 
 if TYPE_CHECKING:
+    import lightning as L
+
     from sdst.training.run_folder import RunFolder
 
 
 class RunCheckpoint(ModelCheckpoint):
     """Remembers the best epoch even if the run folder was moved, where Lightning would forget it."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save, unless the choice needs a validation that this epoch lacks: Lightning would warn that it is missing."""
+        if self.monitor is None or has_validated(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore from a checkpoint, looking for its files where the run is now."""
