@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
 
 PLACES = (
     "run_dir",
@@ -39,7 +39,23 @@ def differing(runs: Sequence[Mapping[str, str]]) -> list[str]:
 
 def described(values: Mapping[str, str]) -> str:
     """The words in one line: ``attention=standard, seed=1``."""
-    return ", ".join(f"{key}={value}" for key, value in values.items())
+    return ", ".join(typed(values))
+
+
+def typed(values: Mapping[str, str]) -> list[str]:
+    """The words as overrides: ``["attention=standard", "seed=1"]``."""
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+def run_name(values: Mapping[str, str], seed: int) -> str:
+    """A short name of a run: ``attention=standard/seed 1``."""
+    own = {key: value for key, value in values.items() if key != "seed"}
+    return f"{described(own) or 'defaults'}/seed {seed}"
+
+
+def choices_of(choices: Mapping[Any, Any]) -> dict[str, str]:
+    """Group -> choice of ``hydra.runtime.choices``, without groups that only place or show a run."""
+    return words(f"{group}={choices[group]}" for group in choices if choices[group] is not None)
 
 
 def hydra_words() -> dict[str, Any]:
@@ -47,11 +63,7 @@ def hydra_words() -> dict[str, Any]:
     if not HydraConfig.initialized():
         return {}
     config = HydraConfig.get()
-    choices: Any = OmegaConf.to_container(config.runtime.choices)
-    overrides = words(config.overrides.task)
     return {
-        "choices": {
-            str(group): choice for group, choice in choices.items() if not str(group).startswith("hydra")
-        },
-        "overrides": [f"{key}={value}" for key, value in overrides.items()],
+        "choices": choices_of(config.runtime.choices),
+        "overrides": typed(words(config.overrides.task)),
     }

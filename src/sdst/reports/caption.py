@@ -52,6 +52,8 @@ def describe(results: Results, marks: Collection[str]) -> Frame:
     caption += _data(finished)
     if results.scale == "laptop" and experiment.scales["laptop"]:
         caption.append(LAPTOP)
+    if results.overrides:
+        caption.append(f"All jobs have overrides: {', '.join(results.overrides)}.")
     if finished:
         caption.append(f"Commit: {_commits(finished)}.")
     return Frame(tuple(caption), tuple(_notes(results, marks)))

@@ -16,7 +16,8 @@ from sdst.reports.overview import duration, overview, records, training_seconds
 from sdst.reports.plots import plot
 from sdst.reports.published import describe as describe_published
 from sdst.reports.results import Results, collect
-from sdst.sweeps.manifest import manifest, read_manifest
+from sdst.sweeps.manifest import manifest, read_manifest, read_overrides
+from sdst.sweeps.runs_table import find_runs, grouped_csv, grouped_markdown, of_runs
 from sdst.sweeps.tables import (
     SCALES,
     Experiment,
@@ -39,7 +40,9 @@ def main(argv: Sequence[str]) -> int:
     """Print a report, write it to a folder, or list all experiments."""
     args = _parser().parse_args(argv)
     folder = args.experiments or experiments_dir()
-    if args.list:
+    if args.experiment and (all(map(os.path.isdir, args.experiment)) or len(args.experiment) > 1):
+        sys.stdout.write(_of_runs(args))
+    elif args.list:
         sys.stdout.write(_list(list_experiments(folder), args.runs))
     elif args.all:
         if args.out is None:
@@ -48,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     elif args.experiment is None:
         raise UserError("sdst report: no experiment given; give its name, --all or --list")
     else:
-        report = _Report(find_experiment(args.experiment, folder), args.scale, args.runs, folder)
+        report = _Report(find_experiment(args.experiment[0], folder), args.scale, args.runs, folder)
         sys.stdout.write(report.text(args.format))
         if args.out is not None:
             report.write(args.out)
@@ -66,8 +69,8 @@ class _Report:
     """
 
     def __init__(self, experiment: Experiment, scale: str, runs: Path, experiments: Path) -> None:
-        planned = read_manifest(manifest(runs, experiment.name, scale))
-        self.results: Results = collect(experiment, scale, planned, runs)
+        path = manifest(runs, experiment.name, scale)
+        self.results: Results = collect(experiment, scale, read_manifest(path), runs, read_overrides(path))
         self.marks = marks(self.results)
         self.frame = caption.describe(self.results, set(self.marks.values()))
         appendix = APPENDICES.get(experiment.name)
@@ -97,6 +100,22 @@ class _Report:
         write_atomically(folder / f"{name}.csv", self.text("csv"))
         write_atomically(folder / f"{name}.tex", self.text("latex"))
         return has_picture
+
+
+def _of_runs(args: Namespace) -> str:
+    """The table of any runs, grouped by what differs."""
+    for place in map(Path, args.experiment):
+        if not place.is_dir():
+            raise UserError(f"{place}: no such folder; give one experiment, or folders of runs")
+    rows = of_runs(find_runs([Path(place) for place in args.experiment]))
+    if args.format == "latex":
+        raise UserError("sdst report RUNS: --format must be md or csv, got latex")
+    csv = grouped_csv(rows)
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        write_atomically(args.out / "runs.csv", csv)
+        write_atomically(args.out / "runs.md", grouped_markdown(rows))
+    return csv if args.format == "csv" else grouped_markdown(rows)
 
 
 def _write_all(args: Namespace, folder: Path) -> None:
@@ -142,7 +161,13 @@ def _parser() -> Parser:
         prog="sdst report", description="Our numbers next to the paper's, from the runs of sdst sweep."
     )
     add = parser.add_argument
-    add("experiment", nargs="?", help="table5, figure4, ..., or the path of an experiment file")
+    add(
+        "experiment",
+        nargs="*",
+        metavar="EXPERIMENT | RUN",
+        help="table5, figure4, ..., or the path of an experiment file; or run folders, or folders of them such as a "
+        "multirun's: their table, grouped by what differs, mean ± deviation over seeds",
+    )
     add("--list", action="store_true", help="list all experiments with their state and cost")
     add("--all", action="store_true", help="write every report and an index to --out")
     add("--scale", choices=SCALES, default="laptop", help="scale of the sweep (default: %(default)s)")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdst.config.words import typed, words
 from sdst.errors import UserError
 from sdst.sweeps.jobs import status
 from sdst.sweeps.tables import RUN_FACTS, number
@@ -126,6 +127,7 @@ class Results:
     experiment: Experiment
     scale: str
     rows: tuple[RowResult, ...]
+    overrides: tuple[str, ...] = ()
 
     @property
     def runs(self) -> list[Run]:
@@ -162,7 +164,13 @@ class Results:
         return next((row for row in self.rows if row.row.overrides == ()), None)
 
 
-def collect(experiment: Experiment, scale: str, planned: Iterable[Planned], runs: Path) -> Results:
+def collect(
+    experiment: Experiment,
+    scale: str,
+    planned: Iterable[Planned],
+    runs: Path,
+    overrides: Sequence[str] = (),
+) -> Results:
     """Read the results of all jobs of an experiment.
 
     Args:
@@ -170,6 +178,7 @@ def collect(experiment: Experiment, scale: str, planned: Iterable[Planned], runs
         scale: Scale of its sweep.
         planned: Jobs of the sweep.
         runs: Folder that contains ``jobs``.
+        overrides: Overrides that all jobs have, besides those of their rows.
 
     Raises:
         UserError: A run's file is damaged.
@@ -183,7 +192,10 @@ def collect(experiment: Experiment, scale: str, planned: Iterable[Planned], runs
         run = Run(job.dataset, job.seed, job.identity, state, folder, metrics, files.facts())
         by_row.setdefault(job.row, []).append(run)
     return Results(
-        experiment, scale, tuple(_row(row, by_row.get(row.label, []), experiment) for row in experiment.rows)
+        experiment,
+        scale,
+        tuple(_row(row, by_row.get(row.label, []), experiment) for row in experiment.rows),
+        tuple(typed(words(overrides))),
     )
 
 

@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from sdst.config.checks import check_options, num_processes
-from sdst.config.compose import explain
-from sdst.config.words import described, differing, words
+from sdst.config.compose import check_keys, explain
+from sdst.config.words import choices_of, differing, run_name, words
 from sdst.errors import UserError
 from sdst.sweeps.jobs import identity
 
@@ -36,12 +36,14 @@ class Job:
     Attributes:
         overrides: Its overrides.
         config: Its resolved configuration.
+        choices: Group -> choice.
         identity: Name of its folder.
         row: Label of its row, if the multirun is a table's.
     """
 
     overrides: tuple[str, ...]
     config: DictConfig = field(repr=False)
+    choices: Mapping[str, str]
     identity: str
     row: str = ""
 
@@ -49,6 +51,11 @@ class Job:
     def words(self) -> dict[str, str]:
         """The overrides that say what it is."""
         return words(self.overrides)
+
+    def value(self, option: str) -> str:
+        """Choice of a group, or value of an option, as typed if it was given."""
+        given = self.words.get(option) or self.choices.get(option)
+        return given or str(OmegaConf.select(self.config, option))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +84,11 @@ class Composer:
         (combinations,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
         return [tuple(combination) for combination in combinations]
 
-    def config(self, overrides: Sequence[str]) -> DictConfig:
-        """The resolved and checked configuration of one job.
-
-        Raises:
-            UserError: An option is bad.
-            MissingConfigException: A group has no such choice.
-        """
+    def _compose(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+        """The resolved and checked configuration of one job, and its choices."""
         try:
             config = self._loader.load_sweep_config(self._config, list(overrides))
+            choices = choices_of(config.hydra.runtime.choices)
             with open_dict(config):
                 del config["hydra"]
             OmegaConf.resolve(config)
@@ -93,12 +96,13 @@ class Composer:
             raise
         except (HydraException, OmegaConfBaseException) as error:
             raise explain(error) from error
+        check_keys(config)
         check_options(config)
         if num_processes(config.trainer) > 1:
             raise UserError(
                 "trainer.devices must be one device in a multirun; use several by running several jobs at once"
             )
-        return config
+        return config, choices
 
     def job(self, overrides: Sequence[str]) -> Job:
         """Compose and identify a job; the same overrides are composed once.
@@ -109,8 +113,8 @@ class Composer:
         """
         key = tuple(overrides)
         if key not in self._jobs:
-            config = self.config(key)
-            self._jobs[key] = Job(key, config, identity(config))
+            config, choices = self._compose(key)
+            self._jobs[key] = Job(key, config, choices, identity(config))
         return self._jobs[key]
 
 
@@ -178,11 +182,21 @@ def tried(job: Job) -> str:
     return ""
 
 
+def told(jobs: Sequence[Job]) -> list[dict[str, str]]:
+    """What each job is: its row, and its value of every option that was given to any of them."""
+    options = dict.fromkeys(option for job in jobs for option in job.words)
+    return [
+        ({"row": job.row} if job.row else {}) | {option: job.value(option) for option in options}
+        for job in jobs
+    ]
+
+
 def labels(jobs: Sequence[Job]) -> list[str]:
     """A short name of each job: its row or what differs, and its seed."""
-    keys = [key for key in differing([job.words for job in jobs]) if key != "seed"]
+    values = told(jobs)
+    keys = differing(values)
     names = []
-    for job in jobs:
-        own = {key: job.words[key] for key in keys if key in job.words}
-        names.append(f"{job.row or described(own or job.words) or 'defaults'}/seed {job.config.seed}")
+    for job, own in zip(jobs, values, strict=True):
+        name = run_name({key: own[key] for key in keys or own if key in own}, job.config.seed)
+        names.append(f"{job.row}/seed {job.config.seed}" if job.row else name)
     return names

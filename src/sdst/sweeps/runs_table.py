@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdst.config.words import differing, words
+from omegaconf import OmegaConf
+
+from sdst.config.words import differing, typed, words
 from sdst.errors import UserError
 from sdst.sweeps.jobs import FAILED, status
 from sdst.training.run_folder import RunFolder
@@ -71,27 +73,32 @@ def of_job(jobs: Path, name: str, said: Mapping[str, str]) -> RunRow:
     return RunRow(said, state, folder=folder, reason=_reason(folder))
 
 
-def of_run(folder: Path) -> RunRow:
-    """The row of a run folder, with the words of its run.json, or all options of its configuration if it has none.
+def of_runs(folders: Sequence[Path]) -> list[RunRow]:
+    """The rows of run folders, in the words of their run.json; in all options if an older run has no words.
 
     Raises:
-        UserError: It is not a run folder, or a file is damaged.
+        UserError: A folder is not a run's, or a file is damaged.
     """
-    run = RunFolder(folder)
-    if not run.is_begun:
-        raise UserError(
-            f"{folder}: not a run folder (config.yaml is missing); give run folders, or folders of them"
-        )
-    facts = run.facts()
-    said = dict(facts.get("choices") or {}) | words(facts.get("overrides") or [])
-    said = {key: str(value) for key, value in said.items()}
-    said["seed"] = str(run.config().seed)
-    if "choices" not in facts:
-        said = _options(run)
+    runs = [RunFolder(folder) for folder in folders]
+    configs = [run.config() for run in runs]
+    facts = [run.facts() for run in runs]
+    if all("choices" in of for of in facts):
+        said = [words([*typed(of["choices"]), *of["overrides"]]) for of in facts]
+        options = dict.fromkeys(["seed", *(option for values in said for option in values)])
+        said = [
+            {option: values.get(option, _text(OmegaConf.select(config, option))) for option in options}
+            for values, config in zip(said, configs, strict=True)
+        ]
+    else:
+        said = [words(_leaves(OmegaConf.to_container(config), "")) for config in configs]
+    return [_of_run(run, values) for run, values in zip(runs, said, strict=True)]
+
+
+def _of_run(run: RunFolder, said: Mapping[str, str]) -> RunRow:
     if run.is_finished:
-        return _of_finished(folder, said)
-    failed = (folder / FAILED).is_file()
-    return RunRow(said, "failed" if failed else "missing", folder=folder, reason=_reason(folder))
+        return _of_finished(run.path, said)
+    failed = (run.path / FAILED).is_file()
+    return RunRow(said, "failed" if failed else "missing", folder=run.path, reason=_reason(run.path))
 
 
 def find_runs(places: Sequence[Path]) -> list[Path]:
@@ -169,7 +176,7 @@ def grouped(rows: Sequence[RunRow]) -> list[Group]:
     return [Group(dict(zip(keys, said, strict=True)), tuple(runs)) for said, runs in groups.items()]
 
 
-def grouped_text(rows: Sequence[RunRow], *, markdown: bool = False) -> str:
+def grouped_markdown(rows: Sequence[RunRow]) -> str:
     """Mean ± sample standard deviation over seeds, a line per group of runs."""
     groups, metrics = grouped(rows), _shown(rows)
     keys = list(groups[0].words)
@@ -182,8 +189,6 @@ def grouped_text(rows: Sequence[RunRow], *, markdown: bool = False) -> str:
         ]
         for group in groups
     ]
-    if not markdown:
-        return _aligned([header, *body])
     lines = [header, ["---"] * len(header), *body]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -234,20 +239,18 @@ def _reason(folder: Path) -> str:
     return lines[-1] if lines[0].startswith("Traceback") else lines[0]
 
 
-def _options(run: RunFolder) -> dict[str, str]:
-    """Every option of a run that older versions wrote, whose run.json has no words."""
-    from omegaconf import OmegaConf
-
-    return dict(_leaves(OmegaConf.to_container(run.config()), ""))
-
-
-def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
+def _leaves(node: Any, prefix: str) -> Iterator[str]:
+    """Every option of a configuration as an override."""
     for key, value in node.items():
-        name = f"{prefix}{key}"
         if isinstance(value, dict):
-            yield from _leaves(value, f"{name}.")
-        elif name in words([f"{name}="]):
-            yield name, str(value)
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}={value}"
+
+
+def _text(value: Any) -> str:
+    """A value as text; a group that a run's model lacks has none."""
+    return "" if value is None or OmegaConf.is_dict(value) else str(value)
 
 
 def _shown(rows: Sequence[RunRow]) -> list[str]:

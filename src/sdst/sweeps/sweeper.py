@@ -18,14 +18,14 @@ from hydra.core.plugins import Plugins
 from hydra.errors import MissingConfigException
 
 from sdst.config.compose import explain, quoted
-from sdst.config.words import described, words
+from sdst.config.words import described, typed, words
 from sdst.console.terminal import log_to_stderr
 from sdst.errors import JobsFailed, UserError
 from sdst.files.atomic import write_atomically
 from sdst.sweeps.jobs import freeze, run_job, status
 from sdst.sweeps.launchers import check_launcher
 from sdst.sweeps.manifest import Planned, manifest, read_manifest, write_manifest
-from sdst.sweeps.plan import Composer, Job, Refused, labels, product_jobs, table_jobs, tried
+from sdst.sweeps.plan import Composer, Job, Refused, labels, product_jobs, table_jobs, told, tried
 from sdst.sweeps.runs_table import RunRow, as_csv, as_text, of_job
 from sdst.sweeps.tables import experiments_dir, find_experiment, list_experiments
 
@@ -70,12 +70,13 @@ def sweep(sweeper: JobSweeper, arguments: Sequence[str]) -> None:
     jobs, more = _try_out(jobs, folder)
     refused += more
     if refused and (not jobs or sweeper.table is not None):
-        raise _told(refused)
+        raise _reasons(refused)
     check_launcher(config.hydra.launcher)
+    place = Path(config.hydra.sweep.dir)
     if table is not None:
         path = manifest(runs, table.name, sweeper.scale)
         jobs = _write_rows(path, table, sweeper, composer, arguments, jobs)
-    place = Path(config.hydra.sweep.dir)
+        place = path.with_suffix("")
     names = labels(jobs)
     for job, name in zip(jobs, names, strict=True):
         _name(job, table.name if table else place.name, name)
@@ -96,7 +97,7 @@ def sweep(sweeper: JobSweeper, arguments: Sequence[str]) -> None:
         _launch(busy, folder, sweeper, places, wait=True)
     _conclude(jobs, refused, folder, place)
     if refused:
-        raise _told(refused)
+        raise _reasons(refused)
     if any(status(folder, job.identity) != "finished" for job in jobs):
         raise JobsFailed
 
@@ -107,6 +108,8 @@ def _launch(
     """Train jobs through the chosen launcher; skip those that another process trains, or ``wait`` for them."""
     if not jobs:
         return
+    config = sweeper.multirun.copy()
+    config.hydra.sweep.dir = str(folder)  # launchers create it
     task = partial(train_job, places=places, wait=wait, jobs_per_gpu=sweeper.jobs_per_gpu)
     overrides = [
         [
@@ -118,7 +121,7 @@ def _launch(
         for job in jobs
     ]
     launcher = Plugins.instance().instantiate_launcher(
-        hydra_context=sweeper.context, task_function=task, config=sweeper.multirun
+        hydra_context=sweeper.context, task_function=task, config=config
     )
     for result in launcher.launch(overrides, initial_job_idx=0):
         _ = result.return_value  # raises what the launcher or the disk has raised
@@ -153,7 +156,7 @@ def _try_out(jobs: Sequence[Job], folder: Path) -> tuple[list[Job], list[Refused
     return possible, refused
 
 
-def _told(refused: Sequence[Refused]) -> UserError:
+def _reasons(refused: Sequence[Refused]) -> UserError:
     return UserError("; ".join(dict.fromkeys(item.reason for item in refused)))
 
 
@@ -202,12 +205,12 @@ def _name(job: Job, group: str, name: str) -> None:
     config = job.config
     config.group = config.group or group
     config.name = config.name or f"{group}/{name}"
-    config.tags = config.tags or [f"{key}={value}" for key, value in words(job.overrides).items()]
+    config.tags = config.tags or typed(job.words)
 
 
 def _conclude(jobs: Sequence[Job], refused: Sequence[Refused], folder: Path, place: Path) -> None:
     """Print the table of all jobs, write it into the multirun's folder, and link the jobs there."""
-    rows = [of_job(folder, job.identity, job.words) for job in jobs]
+    rows = [of_job(folder, job.identity, said) for job, said in zip(jobs, told(jobs), strict=True)]
     rows += [RunRow(words(item.overrides), "refused", reason=item.reason) for item in refused]
     place.mkdir(parents=True, exist_ok=True)
     write_atomically(place / "jobs.csv", as_csv(rows))

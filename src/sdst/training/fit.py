@@ -127,6 +127,8 @@ def _quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     # A resumed run's folder of checkpoints is not empty.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    # Loggers have a line per epoch at least.
+    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging")
     # Ours is resumable: EpochSampler leaves out the batches that are done.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
     # Every process computes the metrics of all.
