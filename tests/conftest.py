@@ -1,11 +1,12 @@
 """Shared fixtures: a tiny corpus, training on it, a finished run, a demo and a run on videos."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hydra._internal.hydra import Hydra
 from hypothesis import settings
 
 from helpers.corpus import Corpus, make_corpus, make_rows
@@ -15,6 +16,20 @@ from sdst.cli import main
 settings.register_profile("no_deadline", deadline=None)  # a slow machine must not fail a test
 settings.load_profile("no_deadline")
 torch.set_num_threads(1)  # more threads slow down operations on tiny tensors
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _compose_once() -> Iterator[None]:
+    """Skip a composition of Hydra that only looks for ``hydra.mode``, which no file of ours sets."""
+    whole = Hydra.get_mode
+
+    def get_mode(self: Hydra, config_name: str, overrides: list[str]) -> Any:
+        given = any("hydra.mode" in override for override in overrides)
+        return whole(self, config_name, overrides) if given else None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hydra, "get_mode", get_mode)
+        yield
 
 
 @pytest.fixture(scope="session")

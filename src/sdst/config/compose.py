@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ def conf_dir() -> Path:
     return folder
 
 
+@cache
 def register_schema() -> None:
     """Register the schema with Hydra as ``schema``, which the defaults list of train.yaml names."""
     ConfigStore.instance().store("schema", node=TrainConfig)
