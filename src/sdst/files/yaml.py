@@ -15,6 +15,8 @@ MOST_BYTES = 2**20
 """Largest file read; our configurations have a few thousand bytes."""
 DEEPEST = 20
 """Most levels of nested mappings and lists."""
+FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The loader in C, if PyYAML was built with it."""
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def _require_flat(text: str, path: str | Path) -> None:
     """Refuse text that grows when it is read: an alias repeats a whole tree, and each level takes stack."""
     depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for event in yaml.parse(text, Loader=FASTEST):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
             raise UserError(
