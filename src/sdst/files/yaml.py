@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             )
         text = Path(path).read_text(encoding="utf-8")
         _require_flat(text, path)
-        # Unlike the YAML library itself, OmegaConf refuses a repeated key.
-        content: Any = OmegaConf.to_container(OmegaConf.create(text))
+        content = deepcopy(_parse(text))
     except UserError:
         raise
     except OSError as error:
@@ -44,6 +45,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError(f"{path}: must be a mapping of names; write 'name: value' pairs")
     return content
+
+
+@lru_cache(maxsize=256)  # the runs of a report share few configurations, and parsing one takes milliseconds
+def _parse(text: str) -> Any:
+    # Unlike the YAML library itself, OmegaConf refuses a repeated key.
+    return OmegaConf.to_container(OmegaConf.create(text))
 
 
 def _require_flat(text: str, path: str | Path) -> None:
