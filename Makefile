@@ -63,6 +63,9 @@ lint: $(READY)  ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Without files of bytecode, each test process would compile all tests again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The tests of a file share a process, and with it the fixtures that are made once.
 unit: $(READY)  ## run all tests, one process per core
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile

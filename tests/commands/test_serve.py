@@ -10,13 +10,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-pytest.importorskip("gradio", reason="the extra serve is not installed")
+if find_spec("gradio") is None:  # importing it takes seconds, also where these tests do not run
+    pytest.skip("the extra serve is not installed", allow_module_level=True)
 pytest.importorskip("av")
 
 import httpx

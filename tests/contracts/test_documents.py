@@ -41,8 +41,8 @@ SMALLER = {
     ("features", "simulate"): ["--video-dim", "16", "--text-dim", "16"],
     ("world", "make"): ["--train", "1", "--val", "1", "--test", "1", "--workers", "0"],
     ("extract", "--annotations"): ["--workers", "0"],
-    ("bench", "profile"): ["--rounds", "1", "--batch", "2", "--clips", "8"],
-    ("bench", "scale"): ["--rounds", "1", "--batch", "2", "--over", "clips=4,8"],
+    ("bench", "profile"): ["--rounds", "1", "--batch", "2", "--clips", "8", "--levels", "1"],
+    ("bench", "scale"): ["--rounds", "1", "--batch", "2", "--levels", "1", "--over", "clips=4,8"],
 }
 """Command -> extra arguments that make it take about a second."""
 NOT_RUN = ("make", "pip", "source", "jupyter")

@@ -1,9 +1,6 @@
 """The documentation builds without warnings, fetches nothing external, and lists every option and module."""
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,13 +30,19 @@ LINKED = re.compile(
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    def build(out: Path) -> None:
-        command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)]
-        environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    def make(out: Path) -> None:
+        """Do what ``mkdocs build --strict`` does, in this process, because another would repeat all imports."""
+        from mkdocs.commands.build import build
+        from mkdocs.config import load_config
 
-    return once(tmp_path_factory, "site", build)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("NO_MKDOCS_2_WARNING", "1")
+            config = load_config(str(ROOT / "mkdocs.yml"), strict=True, site_dir=str(out))
+            config.plugins.on_startup(command="build", dirty=False)
+            build(config)
+            config.plugins.on_shutdown()
+
+    return once(tmp_path_factory, "site", make)
 
 
 def text(page: Path) -> str:

@@ -9,7 +9,7 @@ from sdst.features import extract
 from sdst.world import demo
 from sdst.world.commands import make_world
 
-VIDEOS = (2, 1, 2)
+VIDEOS = (1, 1, 1)
 
 
 def run_demo(out: Path) -> int:

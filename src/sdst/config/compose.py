@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -44,6 +45,7 @@ def conf_dir() -> Path:
     return folder
 
 
+@cache
 def register_schema() -> None:
     """Register the schema with Hydra as ``schema``, which the defaults list of train.yaml names."""
     ConfigStore.instance().store("schema", node=TrainConfig)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ MOST_BYTES = 2**20
 """Largest file read; our configurations have a few thousand bytes."""
 DEEPEST = 20
 """Most levels of nested mappings and lists."""
+FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The loader in C, if PyYAML was built with it."""
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -30,8 +34,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             )
         text = Path(path).read_text(encoding="utf-8")
         _require_flat(text, path)
-        # Unlike the YAML library itself, OmegaConf refuses a repeated key.
-        content: Any = OmegaConf.to_container(OmegaConf.create(text))
+        content = deepcopy(_parse(text))
     except UserError:
         raise
     except OSError as error:
@@ -44,10 +47,16 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return content
 
 
+@lru_cache(maxsize=256)  # the runs of a report share few configurations, and parsing one takes milliseconds
+def _parse(text: str) -> Any:
+    # Unlike the YAML library itself, OmegaConf refuses a repeated key.
+    return OmegaConf.to_container(OmegaConf.create(text))
+
+
 def _require_flat(text: str, path: str | Path) -> None:
     """Refuse text that grows when it is read: an alias repeats a whole tree, and each level takes stack."""
     depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for event in yaml.parse(text, Loader=FASTEST):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Training in bfloat16 learns as training in float32 does: curves of the two differ less than those of two seeds."""
+"""Training in bfloat16 learns as in float32: the two curves differ less than half as much as those of two seeds."""
 
 from pathlib import Path
 
@@ -46,8 +46,8 @@ def curve(overrides: list[str], data: GroundingDataModule) -> list[float]:
 
 @pytest.mark.slow
 def test_bfloat16_learns_as_float32_does_within_the_noise_of_seeds(tmp_path: Path) -> None:
-    rows = make_rows("train", 32)
-    learn = ["optim.lr=2e-3", "optim.warmup_ratio=1", "model.dropout=0.1", "data.batch_size=8"]
+    rows = make_rows("train", 16)
+    learn = ["optim.lr=3e-3", "optim.warmup_ratio=1", "model.dropout=0.1", "data.batch_size=8"]
     overrides = [*make_corpus(tmp_path, {"train": rows, "val": rows}).overrides, *learn]
     config = compose([*overrides, "run_dir=none"])
     OmegaConf.resolve(config)
@@ -61,4 +61,4 @@ def test_bfloat16_learns_as_float32_does_within_the_noise_of_seeds(tmp_path: Pat
     assert (full[:, -1] < 0.6 * full[:, 0]).all()
     assert not np.array_equal(half[:, -1], full[:, -1])
     noise = full.std(axis=0, ddof=1)
-    assert np.abs(half - full)[:, 1:].mean() < noise[1:].mean()
+    assert np.abs(half - full)[:, 1:].mean() < noise[1:].mean() / 2
