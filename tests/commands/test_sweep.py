@@ -3,6 +3,7 @@
 import fcntl
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +19,7 @@ from sdst.errors import UserError
 from sdst.files.locks import lock
 from sdst.sweeps import jobs as sweep_jobs
 from sdst.sweeps.jobs import NOT_IDENTITY, identity, run_job, train_once
-from sdst.sweeps.manifest import Planned, manifest, plan, read_manifest
+from sdst.sweeps.manifest import Planned, manifest, read_manifest
 from sdst.training.module import GroundingModule
 
 
@@ -57,7 +58,9 @@ def test_sweep_finishes_one_job_per_row_and_seed(swept: Path) -> None:
     assert set(found.values()) == set(finished_at(swept))
     for (row, seed), name in found.items():
         config = OmegaConf.load(swept / "jobs" / str(name) / "config.yaml")
-        assert (config.seed, config.model.attention) == (seed, "standard" if row == "Standard" else "rdsa")
+        attention = "Standard" if row == "Standard" else "RDSA"
+        assert (config.seed, config.model.attention._target_) == (seed, f"sdst.models.attention.{attention}")
+        assert (config.group, config.name) == ("tableX", f"tableX/{row}/seed {seed}")
         assert not (swept / "jobs" / str(name) / "failed.txt").exists()
         assert "best of 1 epochs" in (swept / "jobs" / f"{name}.log").read_text()
 
@@ -65,7 +68,7 @@ def test_sweep_finishes_one_job_per_row_and_seed(swept: Path) -> None:
 def test_sweep_job_has_the_metrics_of_the_same_train_command(
     swept: Path, corpus: Corpus, tmp_path: Path
 ) -> None:
-    overrides = [*corpus.overrides, "trainer.max_epochs=1", "model.attention=standard", "seed=1"]
+    overrides = [*corpus.overrides, "trainer.max_epochs=1", "attention=standard", "seed=1"]
     assert main(["train", *overrides, f"run_dir={tmp_path / 'jobs/hand'}"]) == 0
     assert result(tmp_path, "hand") == result(swept, str(jobs(swept)["Standard", 1]))
 
@@ -75,7 +78,9 @@ def test_second_sweep_trains_only_new_seeds(
 ) -> None:
     caplog.set_level(logging.INFO)
     assert main(["sweep", *arguments(tables, tmp_path)]) == 0
-    assert "job 2 of 2 finished: Ours (qvhighlights, seed 0); 2 finished, 0 failed, 0 left" in caplog.messages
+    (line,) = (line for line in caplog.messages if "job 2 of 2 (Ours/seed 0) finished" in line)
+    best = result(tmp_path, str(jobs(tmp_path)["Ours", 0]))["best"]["val"]["MR-full-mAP"]
+    assert line.endswith(f": val MR-full-mAP {best:.2f}")
     before = finished_at(tmp_path)
     assert main(["sweep", *arguments(tables, tmp_path)]) == 0
     assert finished_at(tmp_path) == before
@@ -84,21 +89,12 @@ def test_second_sweep_trains_only_new_seeds(
     assert list(jobs(tmp_path)) == [("Standard", 0), ("Standard", 1), ("Ours", 0), ("Ours", 1)]
 
 
-def test_plan_keeps_earlier_seeds_only_while_their_jobs_are_unchanged(tables: Path) -> None:
-    from sdst.sweeps.tables import find_experiment
-
-    table = find_experiment("tableX", tables)
-    first, _ = plan(table, "laptop", [0], [], [])
-    second, configs = plan(table, "laptop", [1], [], first)
-    assert [(job.row, job.seed) for job in second] == [
-        ("Standard", 0),
-        ("Standard", 1),
-        ("Ours", 0),
-        ("Ours", 1),
-    ]
-    assert {config.seed for config in configs.values()} == {1}
-    third, _ = plan(table, "laptop", [1], ["model.dim=32"], first)
-    assert {job.seed for job in third} == {1}
+def test_earlier_seeds_stay_only_while_their_jobs_are_unchanged(tables: Path, swept: Path, tmp_path: Path) -> None:
+    shutil.copytree(swept, tmp_path / "runs")
+    assert main(["sweep", *arguments(tables, tmp_path / "runs", "--seeds", "1")]) == 0
+    assert jobs(tmp_path / "runs") == jobs(swept)
+    assert main(["sweep", *arguments(tables, tmp_path / "runs", "--seeds", "1", "optim.lr=1e-2")]) == 0
+    assert list(jobs(tmp_path / "runs")) == [("Standard", 1), ("Ours", 1)]
 
 
 def test_two_experiments_train_a_common_job_once(tables: Path, corpus: Corpus, tmp_path: Path) -> None:
@@ -156,19 +152,23 @@ def test_two_concurrent_sweeps_train_each_job_once(tables: Path, tmp_path: Path)
 
 
 def test_sweep_continues_after_a_failed_job_and_the_next_sweep_retries_it(
-    tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    caplog.set_level(logging.INFO)
-
     def failing(run_dir: Path, config: DictConfig) -> dict[str, Any]:
-        if config.model.attention == "standard":
+        if config.model.attention._target_.endswith("Standard"):
             raise [UserError("no luck"), ValueError("a bug")][config.seed]
         return train_once(run_dir, config)
 
     monkeypatch.setattr(sweep_jobs, "train_once", failing)
     command = ["sweep", *arguments(tables, tmp_path, "--seeds", "0", "1")]
     assert main(command) == 1
-    assert "1 finished, 2 failed, 1 left" in caplog.text
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split()[2:4] for line in table[1:]] == [
+        *(["0", "failed"], ["1", "failed"]),
+        *(["0", "finished"], ["1", "finished"]),
+    ]
+    assert table[1].endswith("no luck")
+    assert table[2].endswith("ValueError: a bug")
     found = jobs(tmp_path)
     refused, crashed = (tmp_path / "jobs" / str(found["Standard", seed]) / "failed.txt" for seed in (0, 1))
     assert refused.read_text() == "no luck\n"
@@ -191,12 +191,14 @@ def refusal(capsys: pytest.CaptureFixture[str], *given: str) -> str:
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
-        ("model.attention=standard", "model.atention=standard", ["model.atention", "did you mean"]),
-        ("model.attention=standard", "data.features=none.h5", ["none.h5", "no such file"]),
-        ("model.attention=standard", "data.pooling=cls", ["/video/cls", "choose from"]),
-        ("model.attention=standard", "levels.count=x", ["count"]),
-        ("model.attention=standard", "trainer.precision=8-bit", ["trainer.precision", "one of"]),
-        ("model.attention=standard", "hydra/launcher=joblib", ["hydra/launcher=joblib", "to sdst sweep"]),
+        ("attention=standard", "model.atention=standard", ["model.atention", "did you mean"]),
+        ("attention=standard", "data.features=none.h5", ["none.h5", "no such file"]),
+        ("attention=standard", "data.pooling=cls", ["/video/cls", "choose from"]),
+        ("attention=standard", "levels.count=x", ["count"]),
+        ("attention=standard", "trainer.precision=8-bit", ["trainer.precision", "one of"]),
+        ("attention=standard", "hydra/launcher=joblib", ["hydra/launcher=joblib", "to sdst sweep"]),
+        ("attention=standard", "model=invented", ["model=invented", "choose from", "r2_tuning"]),
+        ("attention=standard", "order=no_rdsa, attention=standard", ["attention=standard", "without 'rdsa'"]),
     ],
 )
 def test_sweep_refuses_an_invalid_row_before_it_writes_anything(
@@ -226,18 +228,6 @@ def test_sweep_refuses_invalid_arguments(
         assert named in refusal(capsys, *arguments(tables, tmp_path / "runs", extra))
     assert "tableX" in refusal(capsys, "table99", "--experiments", str(tables))
     assert not (tmp_path / "runs").exists()
-
-
-def test_sweep_skips_and_names_a_row_whose_model_does_not_exist(
-    corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    rows = ROWS.replace("model.attention=standard", "model=invented")
-    folder = write_table(tmp_path / "experiments", corpus, rows=rows)
-    assert main(["sweep", *arguments(folder, tmp_path)]) == 1
-    assert "not implemented: Standard" in caplog.messages
-    assert jobs(tmp_path)["Standard", 0] is None
-    assert set(finished_at(tmp_path)) == {jobs(tmp_path)["Ours", 0]}
 
 
 # --- a job's identity ---
@@ -277,6 +267,9 @@ def test_identity_depends_on_every_key_except_paths_and_machine(
         if identity(changed) == before:
             kept.append(key)
     places = {
+        "group",
+        "name",
+        "tags",
         "run_dir",
         "resume",
         "recompute",
@@ -286,7 +279,7 @@ def test_identity_depends_on_every_key_except_paths_and_machine(
         "trainer.devices",
         "data.num_workers",
     }
-    assert set(kept) - {"group"} == places
+    assert set(kept) == places
 
 
 def test_identity_depends_on_file_contents_and_not_on_file_names(corpus: Corpus, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ ROWS = """\
     paper: ["1.50", null, "20.4", "4.8M"]
     note: misprinted & odd_
   - label: Standard
-    overrides: [model.attention=standard]
+    overrides: [attention=standard]
     paper: ["70.77", "42.72", "43.16", "4.1M"]
   - label: Ours
     overrides: []

@@ -102,15 +102,19 @@ def _with_attention(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_first_names(values: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a resolved configuration as the first version wrote it, for identities that must not change."""
+    """A copy of a resolved configuration as the first version wrote it, for identities that must not change.
+
+    What the first version could not say, such as a callback or another attention, stays as it is.
+    """
     first = copy.deepcopy(values)
     for (section, old), name in NEW_OPTIONS.items():
         first[section][old] = first[section].pop(name)
-    attention = first["model"].get("attention")
-    if attention is not None:
-        sizes = {old: attention.get(new, default) for old, (new, default) in OF_ATTENTION.items()}
-        kinds = {name: kind for name, kind in ATTENTIONS.items() if kind.items() <= attention.items()}
-        first["model"] |= sizes | {"attention": next(iter(kinds))}
+    attention = first["model"].get("attention", {})
+    sizes = {new for new, _ in OF_ATTENTION.values()}
+    kind = {key: value for key, value in attention.items() if key not in sizes}
+    if names := [name for name, known in ATTENTIONS.items() if known == kind]:
+        first["model"] |= {old: attention.get(new, default) for old, (new, default) in OF_ATTENTION.items()}
+        first["model"]["attention"] = names[0]
     if not first["callbacks"]:
         del first["callbacks"]
     return first

@@ -16,7 +16,7 @@ A file has exactly these keys::
         metrics: {printed header: key in our results, or null}
     rows:
       - label: as printed
-        overrides: [model.attention=standard]                    # [] is SDST itself; a row without it is not run
+        overrides: [attention=standard]                          # [] is SDST itself; a row without it is not run
         paper: ["70.77", null]                                   # cells as printed, one per column; null is missing
         note: a doubt about this row                             # optional
         only: paper                                              # optional: the one scale to run at; the note says why
