@@ -160,14 +160,14 @@ def test_step_benchmark_compares_two_configurations(
 ) -> None:
     monkeypatch.setattr(step, "measure", costs._measure)  # without separate processes
     monkeypatch.setattr(machine, "GEMM_SIZE", 32)
-    against = ["--against", *SMALL, "model.attention=standard"]
+    against = ["--against", *SMALL, "attention=standard"]
     assert main(["bench", "step", *SMALL, *SIZES, "--rounds", "2", "--out", str(tmp_path), *against]) == 0
     assert "saved mb" in capsys.readouterr().out
     report = json.loads((tmp_path / "step.json").read_text())
     assert report["benchmark"] == "step"
     assert {"command", "git", "versions", "machine", "threads"} <= set(report)
     first, second, both = report["rows"]
-    assert second["configuration"].endswith("model.attention=standard")
+    assert second["configuration"].endswith("attention=standard")
     assert both["configuration"] == f"{first['configuration']} / {second['configuration']}"
     assert both["parameters"] == first["parameters"] / second["parameters"] > 1
     assert both["saved_mb"] == first["saved_mb"] / second["saved_mb"]

@@ -470,7 +470,7 @@ PLOTS: dict[str, str] = {
     f"  - {{label: 'K = 2, last', overrides: [levels.source=last], {PAPER}}}\n",
     "tableL": f"  - {{label: Ours, overrides: [], {PAPER}}}\n",
     "figure4": f"  - {{label: Ours, overrides: [], {PAPER}}}\n"
-    f"  - {{label: Standard, overrides: [model.attention=standard], {PAPER}}}\n",
+    f"  - {{label: Standard, overrides: [attention=standard], {PAPER}}}\n",
 }
 
 

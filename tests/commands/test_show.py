@@ -199,12 +199,12 @@ def test_selected_step_is_the_last_of_the_best_epoch(finished: Path) -> None:
 
 
 def test_only_overridden_options_differ_from_the_default(train: Callable[..., Path], tmp_path: Path) -> None:
-    run_dir = train(tmp_path / "run", "loss.weights.act=0.25", "model.sampling=[l,r]")
+    run_dir = train(tmp_path / "run", "loss.weights.act=0.25", "model.attention.sampling=[l,r]")
     header, rows = config_table([run_of(run_dir)])
     assert header == ["option", "default", "a run"]
     differing = {key: (default, value) for key, default, value in rows if default != value}
     assert differing["loss.weights.act"] == ("1.0", "0.25")
-    assert differing["model.sampling"] == ('["l", "c", "r"]', '["l", "r"]')
+    assert differing["model.attention.sampling"] == ('["l", "c", "r"]', '["l", "r"]')
     assert "decode.score" not in differing  # "auto" and the value it resolves to count as equal
     assert not any(key.startswith(("paths", "run_dir", "data.features", "logger")) for key, _, _ in rows)
     assert {"seed", "optim.weight_decay", "data.pooling"} <= {key for key, _, _ in rows} - differing.keys()

@@ -444,7 +444,7 @@ def test_logged_loss_is_the_weighted_sum_of_its_terms(train: Train, tmp_path: Pa
 
 @pytest.mark.parametrize("attention", ["standard", "deformable", "pure_init", "mixed_init"])
 def test_every_attention_of_table_5_trains_and_repeats(train: Train, tmp_path: Path, attention: str) -> None:
-    options = [f"model.attention={attention}", "trainer.max_epochs=1", "data.annotations.test=null"]
+    options = [f"attention={attention}", "trainer.max_epochs=1", "data.annotations.test=null"]
     first, second = (train(tmp_path / name, *options) for name in ("first", "second"))
     assert_equal(load(first / LAST)["state_dict"], load(second / LAST)["state_dict"])
     proposes = any(".propose." in name for name in load(first / LAST)["state_dict"])

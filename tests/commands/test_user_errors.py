@@ -47,12 +47,16 @@ OPTIONS = {
     "levels.source=first": ["levels.source", "first"],
     "model.modules=[ca,sa,rdsx]": ["model.modules", "rdsx"],
     "model.modules=[]": ["model.modules"],
-    "model.attention=deformabel": ["model.attention", "deformabel", "pure_init"],
+    "attention=deformabel": ["attention/deformabel", "pure_init"],
+    "model.attention=standard": ["model.attention", "'standard'", "attention=NAME"],
+    "model.attention.start=pure": ["model.attention.start"],
+    "model.attention.query_dim=0": ["model.attention.query_dim", "at least 1"],
+    "model.attention.cnn_depth=-1": ["model.attention.cnn_depth", "at least 0"],
     "model.dim=15": ["model.dim", "15"],
     "model.signal=cooked": ["model.signal", "cooked"],
-    "model.sampling=[x]": ["model.sampling", "x"],
+    "model.attention.sampling=[x]": ["model.attention.sampling", "x"],
     "model.num_queries=0": ["model.num_queries"],
-    "model.num_points=0": ["model.num_points"],
+    "model.attention.num_points=0": ["model.attention.num_points"],
     "model.roi_bins=0": ["model.roi_bins"],
     "model.dropout=1.5": ["dropout"],
     "model.drop_path=1.5": ["drop_path"],
@@ -61,12 +65,12 @@ OPTIONS = {
     "model.sharing=off": ["model.sharing", "'off'", "true or false"],
     "model.stop_reference_gradient=1": ["model.stop_reference_gradient", "true or false"],
     "model.num_queries=2.5": ["model.num_queries", "2.5", "whole number"],
-    "model.num_points=true": ["model.num_points", "whole number"],
+    "model.attention.num_points=true": ["model.attention.num_points", "whole number"],
     "model.dropout=high": ["model.dropout", "'high'", "a number"],
     "model.modules=ca": ["model.modules", "'ca'", "list"],
     "model.modules=[1,2]": ["model.modules", "list"],
     "model.modules=[ffn,ca,sa,rdsa]": ["model.modules", "ffn", "last"],
-    "model.sampling=[l,l]": ["model.sampling", "once"],
+    "model.attention.sampling=[l,l]": ["model.attention.sampling", "once"],
     "levels.stride=0": ["levels.stride", "at least 1"],
     "levels.text_stride=9": ["features.h5", "text_layers", "10"],
     "loss.alpha=1.5": ["loss.alpha"],
@@ -118,9 +122,9 @@ def test_bad_option(corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("attention", ["pure_init", "mixed_init"])
 def test_proposals_that_no_loss_would_train(corpus: Corpus, tmp_path: Path, capsys, attention: str) -> None:
-    options = [f"model.attention={attention}", "loss.weights.cls=0", f"paths.runs={tmp_path}"]
+    options = [f"attention={attention}", "loss.weights.cls=0", f"paths.runs={tmp_path}"]
     line = one_line(capsys, ["train", *corpus.overrides, *options])
-    assert f"model.attention: {attention}" in line
+    assert f"attention={attention}" in line
     assert "loss.weights.cls" in line
 
 

@@ -13,8 +13,8 @@ from sdst.features.simulate import write_simulated
 
 WORDS = ("dog", "cat", "man", "jumps", "sleeps", "sings", "red", "ball", "piano", "river")
 TINY = [
-    *("model.dim=16", "model.heads=2", "model.num_queries=4", "model.rdsa_dim=8", "model.roi_bins=4"),
-    *("model.actionness_dim=8", "model.cnn_depth=1", "levels.count=2"),
+    *("model.dim=16", "model.heads=2", "model.num_queries=4", "model.roi_bins=4"),
+    *("model.actionness_dim=8", "levels.count=2"),
     *("data.batch_size=4", "data.num_workers=0", "optim.lr=1e-3", "optim.warmup_steps=4"),
     *("trainer.max_epochs=2", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1"),
 ]

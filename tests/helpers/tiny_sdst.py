@@ -1,7 +1,7 @@
 """A tiny SDST, four samples of different lengths, and comparison of outputs per sample."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sdst.losses.criterion import TERMS, Criterion
+from sdst.models.attention import RDSA, AttentionOptions, Deformable, Standard
 from sdst.models.sdst import SDST
 from sdst.types import Batch, Output, Record
 
@@ -19,10 +20,16 @@ SIZES = {
     "dim": 16,
     "heads": 4,
     "ffn_ratio": 2,
-    "num_points": 3,
-    "rdsa_dim": 8,
     "roi_bins": 4,
     "actionness_dim": 8,
+}
+TINY_RDSA = RDSA(num_points=3, query_dim=8)
+ATTENTIONS: dict[str, AttentionOptions] = {  # Tab. 5
+    "rdsa": TINY_RDSA,
+    "deformable": Deformable(3),
+    "pure_init": Deformable(3, "pure"),
+    "mixed_init": Deformable(3, "mixed"),
+    "standard": Standard(),
 }
 # Clips, tokens, duration / clip length, (first, last clip of each true moment) of each sample.
 SAMPLES = [
@@ -34,10 +41,22 @@ SAMPLES = [
 ALL = range(len(SAMPLES))
 
 
-def build(seed: int = 0, *, trained: bool = True, **options: Any) -> SDST:
+def rdsa(**options: Any) -> RDSA:
+    """RDSA of the tiny model with other options."""
+    return replace(TINY_RDSA, **options)
+
+
+def build(
+    seed: int = 0,
+    *,
+    trained: bool = True,
+    attention: str | AttentionOptions = "rdsa",
+    **options: Any,
+) -> SDST:
     """Tiny model in evaluation mode; ``trained`` perturbs every parameter, also those that start at zero."""
     torch.manual_seed(seed)
-    model = SDST(DV, DT, **{**SIZES, **options}).eval()
+    chosen = ATTENTIONS[attention] if isinstance(attention, str) else attention
+    model = SDST(DV, DT, attention=chosen, **{**SIZES, **options}).eval()
     if trained:
         for parameter in model.parameters():
             parameter.data += 0.2 * torch.randn_like(parameter)

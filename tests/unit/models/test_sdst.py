@@ -13,6 +13,7 @@ from torch import Tensor
 
 from helpers.tiny_sdst import (
     ALL,
+    ATTENTIONS,
     SAMPLES,
     K,
     M,
@@ -21,11 +22,12 @@ from helpers.tiny_sdst import (
     changed,
     criterion,
     make_batch,
+    rdsa,
     run,
 )
 from sdst.errors import UserError
 from sdst.losses.criterion import TERMS
-from sdst.models.attention import ATTENTIONS, VideoMemory
+from sdst.models.attention import RDSA, AttentionOptions, Deformable, Standard, VideoMemory
 from sdst.models.interpolation import ClipAxis
 from sdst.models.layers import sinusoidal
 from sdst.models.sdst import SDST
@@ -132,7 +134,7 @@ def test_a_sample_alone_equals_the_same_sample_in_any_batch(sample, others, extr
 
 @pytest.mark.parametrize(
     "options",
-    [{"sharing": False}, {"cnn_depth": 0}, {"signal": "raw"}, *OTHER_ATTENTIONS],
+    [{"sharing": False}, {"attention": rdsa(cnn_depth=0)}, {"signal": "raw"}, *OTHER_ATTENTIONS],
     ids=str,
 )
 def test_padding_changes_no_variant(options):
@@ -423,7 +425,13 @@ def test_only_the_order_of_the_paper_is_the_default():
 
 @pytest.mark.parametrize(
     "options",
-    [{"sampling": ["c"]}, {"sampling": ["l", "r"]}, {"cnn_depth": 0}, {"num_points": 1}, {"roi_bins": 2}],
+    [
+        {"attention": rdsa(sampling=["c"])},
+        {"attention": rdsa(sampling=["l", "r"])},
+        {"attention": rdsa(cnn_depth=0)},
+        {"attention": rdsa(num_points=1)},
+        {"roi_bins": 2},
+    ],
     ids=str,
 )
 def test_variants_of_rdsa_and_actionness_keep_the_shape_of_the_output(options):
@@ -441,9 +449,6 @@ def test_variants_of_rdsa_and_actionness_keep_the_shape_of_the_output(options):
         ({"dim": 18, "heads": 4}, "model.dim"),
         ({"dim": 15, "heads": 5}, "model.dim"),
         ({"signal": "post_sa"}, "model.signal"),
-        ({"sampling": []}, "model.sampling"),
-        ({"sampling": ["l", "x"]}, "model.sampling"),
-        ({"num_points": 0}, "model.num_points"),
         ({"roi_bins": 0}, "model.roi_bins"),
         ({"num_queries": 0}, "model.num_queries"),
         ({"dropout": 1.0}, "model.dropout"),
@@ -451,13 +456,41 @@ def test_variants_of_rdsa_and_actionness_keep_the_shape_of_the_output(options):
         ({"modules": []}, "model.modules"),
         ({"modules": ["ca", "ca"]}, "model.modules"),
         ({"modules": ["ca", "cnn"]}, "model.modules"),
-        ({"attention": "deformabel"}, "model.attention must be one of .*pure_init.*got 'deformabel'"),
-        ({"attention": "standard", "modules": ["ca", "sa", "ffn"]}, "model.attention = standard"),
+        ({"attention": Standard(), "modules": ["ca", "sa", "ffn"]}, "model.attention=standard"),
+        ({"attention": Deformable(), "modules": ["ca", "sa", "ffn"]}, "model.attention=deformable"),
+        ({"attention": rdsa(cnn_depth=0), "modules": ["ca"]}, "model.attention.cnn_depth=0"),
+        ({"attention": rdsa(sampling=["c"]), "modules": ["ca"]}, "model.attention.sampling"),
+        ({"signal": "raw", "modules": ["ca"]}, "model.signal=raw"),
     ],
 )
 def test_the_message_names_an_invalid_option(options, named):
     with pytest.raises(UserError, match=named):
         build(**options)
+
+
+def test_an_attention_by_its_former_name_is_refused():
+    with pytest.raises(
+        UserError, match="model.attention must .*got 'standard'; choose it with attention=NAME"
+    ):
+        SDST(6, 5, levels=1, num_queries=1, attention="standard")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "named"),
+    [
+        (RDSA, {"sampling": []}, "model.attention.sampling"),
+        (RDSA, {"sampling": ["l", "x"]}, "model.attention.sampling"),
+        (RDSA, {"sampling": ["l", "l"]}, "model.attention.sampling"),
+        (RDSA, {"num_points": 0}, "model.attention.num_points"),
+        (RDSA, {"cnn_depth": -1}, "model.attention.cnn_depth"),
+        (RDSA, {"query_dim": 0}, "model.attention.query_dim"),
+        (Deformable, {"num_points": 0}, "model.attention.num_points"),
+        (Deformable, {"start": "pur"}, "model.attention.start must be one of .*pure.*got 'pur'"),
+    ],
+)
+def test_the_message_names_an_invalid_option_of_an_attention(kind, options, named):
+    with pytest.raises(UserError, match=named):
+        kind(**options)
 
 
 @pytest.mark.parametrize("which", ["video", "text"])
@@ -518,12 +551,14 @@ def test_parameters_stay_within_the_budget_at_the_widths_of_the_paper(sharing, l
 
 
 def test_the_default_has_its_exact_number_of_parameters_and_other_attentions_add_or_lack_only_their_own():
-    def count(attention: str) -> int:
+    def count(attention: AttentionOptions) -> int:
         with torch.device("meta"):
             model = SDST(768, 1024, levels=4, num_queries=30, attention=attention)
         return sum(p.numel() for p in model.parameters())
 
-    counts = {attention: count(attention) for attention in ATTENTIONS}
+    starts = {"deformable": "learned", "pure_init": "pure", "mixed_init": "mixed"}
+    counts = {name: count(Deformable(start=start)) for name, start in starts.items()}
+    counts |= {"rdsa": count(RDSA()), "standard": count(Standard())}
     assert counts["rdsa"] == 4_161_092
     d, points = 256, 8 * 4
     cnn, query = 2 * (3 * d * d + d + 2 * d), 3 * d * 64 + 64

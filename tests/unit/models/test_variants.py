@@ -24,7 +24,6 @@ from sdst.data.annotations import read_annotations
 from sdst.errors import UserError
 from sdst.features.writer import FeatureWriter
 from sdst.losses.criterion import TERMS
-from sdst.models.attention import ATTENTIONS
 from sdst.models.decoding import decode
 from sdst.models.dense_stream import SIGNALS
 from sdst.models.sparse_stream import MODULES
@@ -37,6 +36,11 @@ K, M, DIM, TEXT_DIM = 3, 4, 16, 12
 VIDEO_DIMS = {"adaptive": 10, "avg": 14, "cls": 14}
 LAYERS = 13  # K = 5 at stride 3
 VARIANT_OPTIONS = ("model", "levels", "loss")
+ATTENTIONS = {
+    name: OmegaConf.to_container(compose([f"attention={name}"]).model.attention)
+    for name in ("rdsa", "deformable", "pure_init", "mixed_init", "standard")
+}
+"""Tab. 5."""
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +126,6 @@ LEAVES = {
 }
 OTHER_TEXT = {
     "model.signal": SIGNALS[:-1],
-    "model.attention": [name for name in ATTENTIONS if name != "rdsa"],
     "levels.source": ["last"],
     "levels.direction": ["descending"],
 }
@@ -177,6 +180,28 @@ def test_every_option_changes_the_model_its_output_or_its_loss(
         assert fingerprint(make(changed)) != before, value
 
 
+@pytest.mark.parametrize(
+    ("option", "other"), [("num_points", 8), ("start", "pure"), ("start", "mixed")], ids=str
+)
+def test_every_option_of_deformable_attention_has_an_effect(
+    unchanged: tuple[DictConfig, list[Any]], option: str, other: Any
+) -> None:
+    config = deepcopy(unchanged[0])
+    config.model.attention = ATTENTIONS["deformable"]
+    before = fingerprint(make(config))
+    config.model.attention[option] = other
+    assert fingerprint(make(config)) != before
+
+
+def test_every_attention_is_another_model(unchanged: tuple[DictConfig, list[Any]]) -> None:
+    config = deepcopy(unchanged[0])
+    prints = []
+    for config.model.attention in ATTENTIONS.values():
+        prints.append(fingerprint(make(config)))
+    assert prints[0] == unchanged[1]
+    assert all(a != b for a, b in itertools.combinations(prints, 2))
+
+
 @pytest.mark.parametrize("pooling", VIDEO_DIMS)
 def test_each_pooling_reads_its_own_features(variant, pooling: str) -> None:
     chosen = variant(f"data.pooling={pooling}")
@@ -189,10 +214,8 @@ def test_each_pooling_reads_its_own_features(variant, pooling: str) -> None:
 # --- every combination works or is refused ---
 
 CHOICES = {
-    "model.attention": st.sampled_from(ATTENTIONS),
+    "model.attention": st.sampled_from(list(ATTENTIONS.values())),
     "model.signal": st.sampled_from(SIGNALS),
-    "model.sampling": st.lists(st.sampled_from("lcr"), max_size=3).map(list),
-    "model.cnn_depth": st.integers(0, 2),
     "model.sharing": st.booleans(),
     "model.stop_reference_gradient": st.booleans(),
     "model.num_queries": st.integers(0, 9),
@@ -206,17 +229,29 @@ CHOICES = {
     **{f"loss.match_weights.{cost}": st.sampled_from([0.0, 0.5]) for cost in ("cls", "l1", "iou")},
     "decode.score": st.sampled_from(["auto", "both", "class", "actionness"]),
 }
+OF_RDSA = {  # Hydra refuses them with another attention
+    "model.attention.sampling": st.lists(st.sampled_from("lcr"), max_size=3).map(list),
+    "model.attention.cnn_depth": st.integers(0, 2),
+}
 ORDERS = [order for n in range(1, 5) for order in itertools.permutations(MODULES, n)]
 
 
 @st.composite
 def changes(draw: st.DrawFn) -> dict[str, Any]:
     """Draw other values for a few options, of which enough are legal that whole combinations often are."""
-    chosen = draw(st.lists(st.sampled_from(list(CHOICES)), max_size=6, unique=True))
-    drawn = {name: draw(CHOICES[name]) for name in chosen}
+    choices = CHOICES | OF_RDSA
+    chosen = draw(st.lists(st.sampled_from(list(choices)), max_size=6, unique=True))
+    drawn = {name: draw(choices[name]) for name in chosen}
+    if drawn.get("model.attention", ATTENTIONS["rdsa"]) != ATTENTIONS["rdsa"]:
+        drawn = {name: value for name, value in drawn.items() if name not in OF_RDSA}
+    drawn = dict(sorted(drawn.items()))  # the attention before its options
     if draw(st.booleans()):
         drawn["model.modules"] = list(draw(st.sampled_from(ORDERS)))
     return drawn
+
+
+def starts_from_clips(config: DictConfig) -> bool:
+    return OmegaConf.select(config, "model.attention.start") in ("pure", "mixed")
 
 
 def impossible(config: DictConfig) -> bool:
@@ -225,16 +260,16 @@ def impossible(config: DictConfig) -> bool:
     scored = {"cls": weights.cls > 0, "act": weights.act > 0}
     needed = {"both": {"cls", "act"}, "class": {"cls"}, "actionness": {"act"}}.get(config.decode.score, set())
     reads_video = "rdsa" in model.modules
-    reduced = len(model.sampling) < 3 or model.cnn_depth == 0
+    attention = model.attention
+    steered = attention["_target_"] == ATTENTIONS["rdsa"]["_target_"]
+    reduced = steered and (len(attention.sampling) < 3 or attention.cnn_depth == 0)
     costs = config.loss.match_weights
     return (
         model.num_queries == 0
-        or len(model.sampling) == 0
-        or len(set(model.sampling)) < len(model.sampling)
+        or (steered and not 0 < len(attention.sampling) == len(set(attention.sampling)))
         or "ffn" in model.modules[:-1]
-        or (not reads_video and (model.attention != "rdsa" or model.signal != "post_ca_sa_ffn" or reduced))
-        or (model.attention != "rdsa" and reduced)
-        or (model.attention.endswith("_init") and not scored["cls"])
+        or (not reads_video and (not steered or model.signal != "post_ca_sa_ffn" or reduced))
+        or (starts_from_clips(config) and not scored["cls"])
         or (
             levels.source == "last"
             and (levels.stride, levels.text_stride, levels.direction) != (1, 1, "ascending")
@@ -267,7 +302,7 @@ def test_a_combination_gives_finite_outputs_of_the_right_shapes_or_is_refused_in
     assert bool(refusal) == impossible(config), refusal
     if refusal:
         assert "\n" not in refusal
-        assert refusal.startswith(("model.", "levels.", "loss", "decode."))
+        assert refusal.startswith(("model.", "attention=", "levels.", "loss", "decode."))
     else:
         assert_works(built, config)
 
@@ -289,7 +324,7 @@ def assert_works(built: Variant, config: DictConfig) -> None:
         "text": (size, levels, DIM),
         "initial_references": (size, queries, 2),
     }
-    if config.model.attention.endswith("_init"):
+    if starts_from_clips(config):
         shapes["proposal_logits"] = (size, queries)
     tensors = {name: value for name, value in vars(output).items() if value is not None}
     assert {name: tuple(value.shape) for name, value in tensors.items()} == shapes
@@ -327,7 +362,8 @@ def test_every_choice_of_levels_works(plain: DictConfig, count: int) -> None:
 def test_every_attention_works_on_every_signal(plain: DictConfig, attention: str) -> None:
     for signal in SIGNALS:
         config = deepcopy(plain)
-        config.model.update({"attention": attention, "signal": signal})
+        config.model.attention = ATTENTIONS[attention]
+        config.model.signal = signal
         assert_works(make(config), config)
 
 
@@ -337,17 +373,21 @@ def test_every_choice_of_sampling_points_works_with_and_without_the_cnn(
 ) -> None:
     for sampling in ("c", "lr", "lcr"):
         config = deepcopy(plain)
-        config.model.update({"sampling": list(sampling), "cnn_depth": cnn_depth})
+        config.model.attention.update({"sampling": list(sampling), "cnn_depth": cnn_depth})
         assert_works(make(config), config)
 
 
 REFUSED = {
-    "model.modules=[ca,sa,ffn] model.attention=deformable": ["model.attention = deformable", "rdsa"],
-    "model.modules=[ca,sa,ffn] model.signal=raw": ["model.signal = raw", "rdsa"],
-    "model.modules=[ca,sa,ffn] model.sampling=[c]": ["model.sampling", "RDSA"],
-    "model.attention=standard model.sampling=[l,r]": ["model.sampling", "standard"],
-    "model.attention=deformable model.cnn_depth=0": ["model.cnn_depth", "deformable"],
-    "model.attention=mixed_init loss.weights.cls=0": ["model.attention: mixed_init", "loss.weights.cls"],
+    "order=no_rdsa attention=deformable": ["model.attention=deformable", "rdsa"],
+    "order=no_rdsa attention=standard": ["model.attention=standard", "rdsa"],
+    "model.modules=[ca,sa,ffn] model.signal=raw": ["model.signal=raw", "rdsa"],
+    "order=no_rdsa model.attention.sampling=[c]": ["model.attention.sampling", "rdsa"],
+    "order=no_rdsa model.attention.cnn_depth=0": ["model.attention.cnn_depth", "rdsa"],
+    "attention=standard model.attention.sampling=[l,r]": ["model.attention.sampling"],
+    "attention=standard model.attention.num_points=8": ["model.attention.num_points"],
+    "attention=deformable model.attention.cnn_depth=0": ["model.attention.cnn_depth"],
+    "attention=mixed_init loss.weights.cls=0": ["attention=mixed_init", "loss.weights.cls"],
+    "attention=pure_init loss=no_cls": ["attention=pure_init", "loss.weights.cls"],
     "levels.source=last levels.stride=2": ["levels.source: last", "levels.stride"],
     "levels.source=last levels.direction=descending": ["levels.source: last", "direction"],
     "loss.weights.cls=0 loss.weights.act=0": ["loss.weights", "cls", "act"],
@@ -389,8 +429,8 @@ def assert_same(one: Output, other: Output) -> None:
 
 
 def test_the_papers_order_is_the_default(variant) -> None:
-    assert_same(variant("model.modules=[ca,sa,rdsa,ffn]").run(), variant().run())
-    other = variant("model.modules=[rdsa,ca,sa,ffn]").run()
+    assert_same(variant("order=ca_sa_rdsa_ffn").run(), variant().run())
+    other = variant("order=rdsa_ca_sa_ffn").run()
     assert not torch.equal(other.class_logits, variant().run().class_logits)
 
 
@@ -429,8 +469,8 @@ class Queries(nn.Module):
 
 @pytest.mark.parametrize("sharing", ["true", "false"])
 def test_rdsa_with_sampling_from_its_queries_equals_deformable_attention(variant, sharing: str) -> None:
-    deformable = variant("model.attention=deformable", f"model.sharing={sharing}")
-    rdsa = variant(f"model.rdsa_dim={DIM}", f"model.sharing={sharing}")
+    deformable = variant("attention=deformable", f"model.sharing={sharing}")
+    rdsa = variant(f"model.attention.query_dim={DIM}", f"model.sharing={sharing}")
     before = rdsa.run().class_logits
     for stream in rdsa.module.model.sparse:
         stream.rdsa.query = Queries(stream.rdsa)

@@ -184,7 +184,9 @@ def test_loss_weights_of_table_f_equal_table_g(tables: dict[str, list[list[str]]
     perturbed = read_experiment(EXPERIMENTS / "tableF.yaml").rows[:-2]
     for (label, *weights), row in zip(rows, perturbed, strict=True):
         assert row.label == label
-        assert row.overrides == tuple(f"loss.weights.{k}={v}" for k, v in zip(WEIGHTS, weights, strict=True))
+        assert compose(row.overrides or ()).loss.weights == dict(
+            zip(WEIGHTS, map(float, weights), strict=True)
+        )
     assert chosen[0] == "Chosen"
     assert compose().loss.weights == dict(zip(WEIGHTS, map(float, chosen[1:]), strict=True))
 
@@ -195,7 +197,7 @@ OPTIONS = {
     ("General config", "Hidden dimension"): "model.dim",
     ("General config", "Droppath"): "model.drop_path",
     ("General config", "FFN ratio"): "model.ffn_ratio",
-    ("Sparse module", "Deformable sampling points"): "model.num_points",
+    ("Sparse module", "Deformable sampling points"): "model.attention.num_points",
     ("Actionness head", "Roi size"): "model.roi_bins",
     ("Optimization", "Learning Rate"): "optim.lr",
     ("Optimization", "Weight Decay"): "optim.weight_decay",
