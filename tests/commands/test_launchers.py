@@ -33,7 +33,10 @@ PACKAGES = {"joblib": "joblib", "ray": "ray", "submitit_local": "submitit", "sub
 
 @pytest.fixture(scope="module")
 def tables(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_table(tmp_path_factory.mktemp("experiments"), corpus)
+    """Table X with two rows, and table Y with the second alone."""
+    folder = write_table(tmp_path_factory.mktemp("experiments"), corpus)
+    ours = "  - {label: SDST, overrides: [], paper: [null, null, null, null]}\n"
+    return write_table(folder, corpus, name="tableY", rows=ours)
 
 
 @pytest.fixture(scope="module")
@@ -134,28 +137,27 @@ def test_a_launcher_that_cannot_start_jobs_is_refused(monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 @pytest.mark.processes
-def test_joblib_launcher_gives_the_metrics_of_a_sequential_sweep(
-    tables: Path, sequential: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize(("launcher", "table"), [("joblib", "tableX"), ("submitit_local", "tableY")])
+def test_launcher_gives_the_metrics_of_a_sequential_sweep(
+    tables: Path, sequential: dict[str, Any], tmp_path: Path, launcher: str, table: str
 ) -> None:
-    need("joblib")
-    # Not through Command, because joblib's processes do not start from a forked one.
-    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    assert main(["sweep", *arguments(tables, tmp_path), *launcher]) == 0
-    assert results(tmp_path) == sequential
+    need(launcher)
+    command = ["sweep", *arguments(tables, tmp_path, name=table), f"hydra/launcher={launcher}"]
+    assert main(command) == 0
+    trained = results(tmp_path)
+    assert len(trained) == {"tableX": 2, "tableY": 1}[table]
+    assert trained.items() <= sequential.items()
 
 
 @pytest.mark.slow
 @pytest.mark.processes
-@pytest.mark.parametrize(
-    ("launcher", "options"),
-    [("submitit_local", []), ("ray", ["ray.remote.num_gpus=0", "ray.init.num_cpus=2"])],
-)
-def test_launcher_gives_the_metrics_of_a_sequential_sweep(
-    tables: Path, sequential: dict[str, Any], tmp_path: Path, launcher: str, options: list[str]
+def test_ray_launcher_gives_the_metrics_of_a_sequential_sweep(
+    tables: Path, sequential: dict[str, Any], tmp_path: Path
 ) -> None:
-    need(launcher)
-    chosen = [f"hydra/launcher={launcher}", *(f"hydra.launcher.{option}" for option in options)]
-    status, lines = Command(["sweep", *arguments(tables, tmp_path), *chosen]).wait()
+    need("ray")
+    launcher = ["hydra/launcher=ray", "hydra.launcher.ray.remote.num_gpus=0"]
+    command = ["sweep", *arguments(tables, tmp_path), *launcher, "hydra.launcher.ray.init.num_cpus=2"]
+    status, lines = Command(command).wait()  # a process of its own, because Ray stays until its process ends
     assert status == 0, lines
     assert results(tmp_path) == sequential
     assert not [line for line in lines if "ConfigStore schema" in line or "Traceback" in line]

@@ -22,8 +22,8 @@ from sdst.files.shipped import shipped_folder
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-# Hydra merges conf/hydra/launcher/X.yaml onto the plugin's options of the same name, which checks their names and types,
-# and warns that it does. The filter is set at import because a launcher's processes compose too.
+# Hydra merges conf/hydra/launcher/X.yaml onto the plugin's options of the same name, which checks names and types, and
+# warns that it does. The filter is set at import because a launcher's processes compose too.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
 
