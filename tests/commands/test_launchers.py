@@ -24,7 +24,7 @@ from sdst.cli import main
 from sdst.config.compose import conf_dir
 from sdst.errors import UserError
 from sdst.sweeps.gpus import claim_gpu
-from sdst.sweeps.launchers import check_launcher
+from sdst.sweeps.launchers import check_launcher, explain_launcher
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:\s*'hydra/launcher/\w+' is validated:UserWarning")
 PACKAGES = {"joblib": "joblib", "ray": "ray", "submitit_local": "submitit", "submitit_slurm": "submitit"}
@@ -180,6 +180,24 @@ def test_slurm_launcher_submits_an_array_of_jobs_with_one_gpu_each(
     assert expected.items() <= asked.items()
     assert asked["partition"] == "gpu"
     assert len(list((tmp_path / "jobs/slurm").glob("7_*/*_result.pkl"))) == 2
+
+
+def test_sweep_says_in_one_line_why_slurm_refuses_the_jobs(
+    tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    need("submitit_slurm")
+    slurm = write_fake_slurm(tmp_path / "slurm")
+    (slurm / "sbatch").write_text("#!/bin/bash\necho sbatch: error: invalid partition >&2\nexit 1\n")
+    monkeypatch.setenv("PATH", f"{slurm}{os.pathsep}{os.environ['PATH']}")
+    assert main(["sweep", *arguments(tables, tmp_path), "hydra/launcher=submitit_slurm"]) == 2
+    assert "invalid partition" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_errors_of_launchers_are_explained_and_bugs_are_raised() -> None:
+    with pytest.raises(UserError, match="no cluster at 10; check"), explain_launcher():
+        raise ConnectionError("no cluster\nat 10")
+    with pytest.raises(KeyError), explain_launcher():
+        raise KeyError
 
 
 # --- GPUs ---

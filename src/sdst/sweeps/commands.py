@@ -27,7 +27,7 @@ from sdst.console.terminal import log_to_stderr
 from sdst.errors import UserError
 from sdst.files.atomic import write_atomically
 from sdst.sweeps.jobs import freeze, identity, run_job, status
-from sdst.sweeps.launchers import check_launcher
+from sdst.sweeps.launchers import check_launcher, explain_launcher
 from sdst.sweeps.tables import SCALES, Experiment, find_experiment
 
 if TYPE_CHECKING:
@@ -196,9 +196,11 @@ def _launch(names: Sequence[str], launcher: Sequence[str]) -> None:
     # Quoted, because Hydra would read an identity of digits alone as a number.
     sys.argv = ["sdst sweep", "-m", *launcher, f"job={','.join(map(quoted, names))}"]
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="sweep")(
-            train_job
-        )()
+        application = hydra.main(
+            version_base="1.3", config_path=str(conf_dir().resolve()), config_name="sweep"
+        )
+        with explain_launcher():
+            application(train_job)()
     finally:
         sys.argv = arguments
 
