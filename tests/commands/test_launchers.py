@@ -24,7 +24,7 @@ from sdst.cli import main
 from sdst.config.compose import conf_dir
 from sdst.errors import UserError
 from sdst.sweeps.gpus import claim_gpu
-from sdst.sweeps.launchers import check_launcher
+from sdst.sweeps.launchers import check_launcher, explain_launcher
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:\s*'hydra/launcher/\w+' is validated:UserWarning")
 PACKAGES = {"joblib": "joblib", "ray": "ray", "submitit_local": "submitit", "submitit_slurm": "submitit"}
@@ -33,7 +33,10 @@ PACKAGES = {"joblib": "joblib", "ray": "ray", "submitit_local": "submitit", "sub
 
 @pytest.fixture(scope="module")
 def tables(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_table(tmp_path_factory.mktemp("experiments"), corpus)
+    """Table X with two rows, and table Y with the second alone."""
+    folder = write_table(tmp_path_factory.mktemp("experiments"), corpus)
+    ours = "  - {label: SDST, overrides: [], paper: [null, null, null, null]}\n"
+    return write_table(folder, corpus, name="tableY", rows=ours)
 
 
 @pytest.fixture(scope="module")
@@ -134,28 +137,27 @@ def test_a_launcher_that_cannot_start_jobs_is_refused(monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 @pytest.mark.processes
-def test_joblib_launcher_gives_the_metrics_of_a_sequential_sweep(
-    tables: Path, sequential: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize(("launcher", "table"), [("joblib", "tableX"), ("submitit_local", "tableY")])
+def test_launcher_gives_the_metrics_of_a_sequential_sweep(
+    tables: Path, sequential: dict[str, Any], tmp_path: Path, launcher: str, table: str
 ) -> None:
-    need("joblib")
-    # Not through Command, because joblib's processes do not start from a forked one.
-    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    assert main(["sweep", *arguments(tables, tmp_path), *launcher]) == 0
-    assert results(tmp_path) == sequential
+    need(launcher)
+    command = ["sweep", *arguments(tables, tmp_path, name=table), f"hydra/launcher={launcher}"]
+    assert main(command) == 0
+    trained = results(tmp_path)
+    assert len(trained) == {"tableX": 2, "tableY": 1}[table]
+    assert trained.items() <= sequential.items()
 
 
 @pytest.mark.slow
 @pytest.mark.processes
-@pytest.mark.parametrize(
-    ("launcher", "options"),
-    [("submitit_local", []), ("ray", ["ray.remote.num_gpus=0", "ray.init.num_cpus=2"])],
-)
-def test_launcher_gives_the_metrics_of_a_sequential_sweep(
-    tables: Path, sequential: dict[str, Any], tmp_path: Path, launcher: str, options: list[str]
+def test_ray_launcher_gives_the_metrics_of_a_sequential_sweep(
+    tables: Path, sequential: dict[str, Any], tmp_path: Path
 ) -> None:
-    need(launcher)
-    chosen = [f"hydra/launcher={launcher}", *(f"hydra.launcher.{option}" for option in options)]
-    status, lines = Command(["sweep", *arguments(tables, tmp_path), *chosen]).wait()
+    need("ray")
+    launcher = ["hydra/launcher=ray", "hydra.launcher.ray.remote.num_gpus=0"]
+    command = ["sweep", *arguments(tables, tmp_path), *launcher, "hydra.launcher.ray.init.num_cpus=2"]
+    status, lines = Command(command).wait()  # a process of its own, because Ray stays until its process ends
     assert status == 0, lines
     assert results(tmp_path) == sequential
     assert not [line for line in lines if "ConfigStore schema" in line or "Traceback" in line]
@@ -178,6 +180,24 @@ def test_slurm_launcher_submits_an_array_of_jobs_with_one_gpu_each(
     assert expected.items() <= asked.items()
     assert asked["partition"] == "gpu"
     assert len(list((tmp_path / "jobs/slurm").glob("7_*/*_result.pkl"))) == 2
+
+
+def test_sweep_says_in_one_line_why_slurm_refuses_the_jobs(
+    tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    need("submitit_slurm")
+    slurm = write_fake_slurm(tmp_path / "slurm")
+    (slurm / "sbatch").write_text("#!/bin/bash\necho sbatch: error: invalid partition >&2\nexit 1\n")
+    monkeypatch.setenv("PATH", f"{slurm}{os.pathsep}{os.environ['PATH']}")
+    assert main(["sweep", *arguments(tables, tmp_path), "hydra/launcher=submitit_slurm"]) == 2
+    assert "invalid partition" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_errors_of_launchers_are_explained_and_bugs_are_raised() -> None:
+    with pytest.raises(UserError, match="no cluster at 10; check"), explain_launcher():
+        raise ConnectionError("no cluster\nat 10")
+    with pytest.raises(KeyError), explain_launcher():
+        raise KeyError
 
 
 # --- GPUs ---

@@ -89,7 +89,9 @@ def test_second_sweep_trains_only_new_seeds(
     assert list(jobs(tmp_path)) == [("Standard", 0), ("Standard", 1), ("Ours", 0), ("Ours", 1)]
 
 
-def test_earlier_seeds_stay_only_while_their_jobs_are_unchanged(tables: Path, swept: Path, tmp_path: Path) -> None:
+def test_earlier_seeds_stay_only_while_their_jobs_are_unchanged(
+    tables: Path, swept: Path, tmp_path: Path
+) -> None:
     shutil.copytree(swept, tmp_path / "runs")
     assert main(["sweep", *arguments(tables, tmp_path / "runs", "--seeds", "1")]) == 0
     assert jobs(tmp_path / "runs") == jobs(swept)

@@ -1,8 +1,9 @@
-"""Whether a launcher can start jobs here; its options are in ``conf/hydra/launcher``."""
+"""What can go wrong with a launcher, in one line; its options are in ``conf/hydra/launcher``."""
 
 from __future__ import annotations
 
 import shutil
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from omegaconf import OmegaConf
 from sdst.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from omegaconf import DictConfig
 
 
@@ -44,3 +47,22 @@ def check_launcher(launcher: DictConfig) -> None:
 def _wants_missing_gpu(ray: DictConfig) -> bool:
     here = OmegaConf.select(ray, "ray.init.address") == "local"
     return here and bool(OmegaConf.select(ray, "ray.remote.num_gpus")) and torch.cuda.device_count() == 0
+
+
+@contextmanager
+def explain_launcher() -> Iterator[None]:
+    """Turn an error of a launcher's library into one line; jobs store their own errors and raise none.
+
+    Raises:
+        UserError: The cluster was not reached, refused the jobs, or ended one of them.
+    """
+    try:
+        yield
+    except Exception as error:
+        library = type(error).__module__.partition(".")[0]
+        if library not in ("joblib", "ray", "submitit") and not isinstance(error, ConnectionError):
+            raise
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"the launcher failed: {reason}; check its options, and repeat the command to run the jobs that are left"
+        ) from error

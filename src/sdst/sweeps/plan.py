@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -159,7 +159,7 @@ def table_jobs(composer: Composer, experiment: Experiment, scale: str, arguments
             except (UserError, MissingConfigException) as error:
                 reason = error if isinstance(error, UserError) else explain(error)
                 raise UserError(f"{place}: {reason}") from error
-            jobs.setdefault(job.identity, job)
+            jobs.setdefault(job.identity, replace(job, row=row.label))
     if not jobs:
         raise UserError(
             f"{experiment.name} has no rows to train at {scale} scale; see sdst report {experiment.name}"

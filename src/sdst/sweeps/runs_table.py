@@ -133,7 +133,7 @@ def as_text(rows: Sequence[RunRow]) -> str:
             *(row.words.get(key, "") for key in keys),
             row.state,
             *(_cell(row.metrics, name) for name in metrics),
-            str(_relative(row.folder)) if row.folder else row.reason,
+            ": ".join(filter(None, (str(_relative(row.folder)) if row.folder else "", row.reason))),
         ]
         for row in rows
     ]

@@ -23,7 +23,7 @@ from sdst.console.terminal import log_to_stderr
 from sdst.errors import JobsFailed, UserError
 from sdst.files.atomic import write_atomically
 from sdst.sweeps.jobs import freeze, run_job, status
-from sdst.sweeps.launchers import check_launcher
+from sdst.sweeps.launchers import check_launcher, explain_launcher
 from sdst.sweeps.manifest import Planned, manifest, read_manifest, write_manifest
 from sdst.sweeps.plan import Composer, Job, Refused, labels, product_jobs, table_jobs, told, tried
 from sdst.sweeps.runs_table import RunRow, as_csv, as_text, of_job
@@ -58,18 +58,19 @@ def sweep(sweeper: JobSweeper, arguments: Sequence[str]) -> None:
     runs = Path(config.paths.runs).resolve()
     folder = runs / "jobs"
     refused: list[Refused] = []
-    if sweeper.table is not None:
-        table: Experiment | None = find_experiment(sweeper.table)
-        jobs = table_jobs(composer, find_experiment(sweeper.table), sweeper.scale, arguments)
+    table = find_experiment(sweeper.table) if sweeper.table else _chosen_table(config)
+    if table is not None and sweeper.table:
+        jobs = table_jobs(composer, table, sweeper.scale, arguments)
     else:
-        table = _chosen_table(config)
         try:
             jobs, refused = product_jobs(composer, sweeper.params, sweeper.jobs, arguments)
         except MissingConfigException as error:
             raise explain(error) from error
     jobs, more = _try_out(jobs, folder)
     refused += more
-    if refused and (not jobs or sweeper.table is not None):
+    if refused and sweeper.table:
+        raise UserError(f"{sweeper.table}: {refused[0].reason}")
+    if refused and not jobs:
         raise _reasons(refused)
     check_launcher(config.hydra.launcher)
     place = Path(config.hydra.sweep.dir)
@@ -91,11 +92,14 @@ def sweep(sweeper: JobSweeper, arguments: Sequence[str]) -> None:
         job.identity: f"job {number} of {len(jobs)} ({name})"
         for number, (job, name) in enumerate(zip(jobs, names, strict=True), start=1)
     }
-    _launch(left, folder, sweeper, places)
-    if busy := [job for job in left if status(folder, job.identity) == "missing"]:
-        logger.info("waiting for %d jobs that another process is training", len(busy))
-        _launch(busy, folder, sweeper, places, wait=True)
-    _conclude(jobs, refused, folder, place)
+    try:
+        with explain_launcher():
+            _launch(left, folder, sweeper, places)
+            if busy := [job for job in left if status(folder, job.identity) == "missing"]:
+                logger.info("waiting for %d jobs that another process is training", len(busy))
+                _launch(busy, folder, sweeper, places, wait=True)
+    finally:  # also of a multirun that was stopped
+        _conclude(jobs, refused, folder, place)
     if refused:
         raise _reasons(refused)
     if any(status(folder, job.identity) != "finished" for job in jobs):
@@ -150,7 +154,8 @@ def _try_out(jobs: Sequence[Job], folder: Path) -> tuple[list[Job], list[Refused
     possible, refused = [], []
     for job in jobs:
         if status(folder, job.identity) != "finished" and (reason := tried(job)):
-            refused.append(Refused(job.overrides, reason))
+            place = f"row '{job.row}': " if job.row else ""
+            refused.append(Refused(job.overrides, place + reason))
         else:
             possible.append(job)
     return possible, refused
