@@ -21,7 +21,7 @@ from helpers.fake_slurm import write_fake_slurm
 from helpers.forked import Command
 from helpers.sweep_table import arguments, write_table
 from sdst.cli import main
-from sdst.config.compose import conf_dir
+from sdst.config.compose import conf_dir, register_schema
 from sdst.errors import UserError
 from sdst.sweeps.gpus import claim_gpu
 from sdst.sweeps.launchers import check_launcher, explain_launcher
@@ -66,8 +66,9 @@ def need(launcher: str) -> None:
 
 
 def composed(*overrides: str) -> DictConfig:
+    register_schema()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = hydra.compose("sweep", [*overrides, "job=a", "jobs=b", "sweep=c"], return_hydra_config=True)
+        config = hydra.compose("train", list(overrides), return_hydra_config=True)
     launcher: DictConfig = config.hydra.launcher
     return launcher
 
