@@ -118,15 +118,12 @@ def explain(error: HydraException | OmegaConfBaseException) -> UserError:
         return _unknown_option(inner if inner.startswith(f"{key}.") else key)
     if unknown := re.match(r"Could not delete from config. '([^']+)'", message):
         return _unknown_option(unknown[1])
-    if added := re.match(r"Could not (?:add|append) '([^=']+)(?:=([^']*))?'", message):
-        group, choice = added[1], added[2] or "CHOICE"
-        return UserError(f"+{group}={choice}: {group} is chosen already; write {group}={choice} without +")
     if twice := re.match(
         r"Multiple values for (\S+)\. To override a value use 'override [^:]+: ([^']*)'", message
     ):
         group, choice = twice[1], twice[2]
         return UserError(
-            f"{group} has two choices; write {group}={choice} without +, or 'override /{group}: {choice}' in a file of conf/"
+            f"{group} has two choices; write {group}={choice} without +, and in files 'override /{group}: {choice}'"
         )
     if added := re.match(r"Could not append to config. An item is already at '([^']+)'", message):
         return UserError(f"+{added[1]}: this option exists already; write {added[1]}=VALUE without +")
