@@ -71,6 +71,9 @@ REFUSED = {
     "seed=abc": ["seed must be a whole number, got 'abc'"],
     "recompute=maybe": ["recompute must be true or false, got 'maybe'"],
     "optim.lr=null": ["optim.lr must have a value, got null"],
+    "run_dir=${nope}": ["'nope' not found", "full name of an option"],
+    "data.pooling=${nope}": ["'nope' not found", "full name of an option"],
+    "decode.nms=???": ["decode.nms must have a value, got ???"],
     "decode=3": ["decode is a section", "decode.nms"],
 }
 

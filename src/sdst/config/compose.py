@@ -233,6 +233,8 @@ def _bad_value(error: OmegaConfBaseException, override: str) -> str:
         return f"{key} must be {EXPECTED.get(wrong[2], wrong[2])}, got '{wrong[1]}'"
     if wrong := re.match(r"Value '(.*)' is not a valid bool", message):
         return f"{key} must be true or false, got '{wrong[1]}'"
+    if "nterpolation key" in message:
+        return f"{message}; give the full name of an option, such as ${{paths.data}}"
     if "is not Optional" in message:
         return f"{key} must have a value, got null"
     if "is not a subclass of" in message:
