@@ -123,7 +123,8 @@ def explain(error: HydraException | OmegaConfBaseException) -> UserError:
     ):
         group, choice = twice[1], twice[2]
         return UserError(
-            f"{group} has two choices; write {group}={choice} without +, and in files 'override /{group}: {choice}'"
+            f"{group} has two choices; write {group}={choice} without +, or in a file of conf/ "
+            f"'override /{group}: {choice}'"
         )
     if added := re.match(r"Could not append to config. An item is already at '([^']+)'", message):
         return UserError(f"+{added[1]}: this option exists already; write {added[1]}=VALUE without +")

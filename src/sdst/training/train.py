@@ -157,8 +157,8 @@ def _complete(arguments: Sequence[str]) -> None:
     if command != "query":
         if command == "uninstall" and shell != "fish":
             sys.stdout.write(
-                "complete -r sdst\n"
-            )  # Hydra's script would leave the completion without its function
+                "complete -r sdst\n"  # Hydra's script would leave the completion without its function
+            )
         _run_hydra()
         return
     before, _, word = os.environ["COMP_LINE"].rpartition(" ")
