@@ -65,6 +65,8 @@ REFUSED = {
     "hydra/launcher=foo": ["hydra/launcher=foo: unknown choice", "basic"],
     "trainer=null": ["trainer=null: a group needs a choice; choose from default"],
     "logger=null": ["logger=null: ", "none", "CSV log"],
+    "data=3": ["data=3: unknown choice; choose from charades"],
+    "trainer=true": ["trainer=true: unknown choice"],
     "data=[charades,tacos]": ["moments and data need one choice each"],
     # Values of the wrong kind: Hydra's reason survives.
     "optim.lr=abc": ["optim.lr must be a number, got 'abc'"],
