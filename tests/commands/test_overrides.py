@@ -65,12 +65,17 @@ REFUSED = {
     "hydra/launcher=foo": ["hydra/launcher=foo: unknown choice", "basic"],
     "trainer=null": ["trainer=null: a group needs a choice; choose from default"],
     "logger=null": ["logger=null: ", "none", "CSV log"],
+    "data=3": ["data=3: unknown choice; choose from charades"],
+    "trainer=true": ["trainer=true: unknown choice"],
     "data=[charades,tacos]": ["moments and data need one choice each"],
     # Values of the wrong kind: Hydra's reason survives.
     "optim.lr=abc": ["optim.lr must be a number, got 'abc'"],
     "seed=abc": ["seed must be a whole number, got 'abc'"],
     "recompute=maybe": ["recompute must be true or false, got 'maybe'"],
     "optim.lr=null": ["optim.lr must have a value, got null"],
+    "run_dir=${nope}": ["'nope' not found", "full name of an option"],
+    "data.pooling=${nope}": ["'nope' not found", "full name of an option"],
+    "decode.nms=???": ["decode.nms must have a value, got ???"],
     "decode=3": ["decode is a section", "decode.nms"],
 }
 

@@ -29,6 +29,8 @@ warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated
 
 EXPECTED = {"Float": "a number", "Integer": "a whole number"}
 """OmegaConf's name of a type -> its name in messages."""
+NO_NAME = re.compile(r"true|false|[-+]?[0-9]+(\.[0-9]*)?", flags=re.IGNORECASE)
+"""Values that Hydra reads as a number or a truth value, never as the name of a choice."""
 
 
 def conf_dir() -> Path:
@@ -79,20 +81,23 @@ def check_keys(config: DictConfig) -> None:
 
 
 def check_group_choices(overrides: Sequence[str]) -> None:
-    """Refuse ``group=null``, for which Hydra raises a ValueError that does not name the group.
+    """Refuse values such as ``levels=3`` or ``logger=null``, for which Hydra raises a ValueError that names no group.
 
     Raises:
-        UserError: A group has no choice.
+        UserError: A group has a value that cannot be the name of a choice.
     """
     groups = group_choices()
     for override in overrides:
-        group, _, choice = override.partition("=")
-        if group in groups and choice.lower() in ("null", ""):
-            without = "; without a logger, the CSV log is still written" if group == "logger" else ""
-            raise UserError(
-                f"{override}: a group needs a choice; choose from {', '.join(groups[group])}{without}, "
-                f"or leave {group}= out for its default"
-            )
+        group, _, value = override.lstrip("+").partition("=")
+        for choice in value.strip("[]").split(",") if group in groups else ():
+            if choice.lower() in ("null", ""):
+                without = "; without a logger, the CSV log is still written" if group == "logger" else ""
+                raise UserError(
+                    f"{override}: a group needs a choice; choose from {', '.join(groups[group])}{without}, "
+                    f"or leave {group}= out for its default"
+                )
+            if NO_NAME.fullmatch(choice):
+                raise _not_a_choice(group, choice, groups[group])
 
 
 def group_choices() -> dict[str, list[str]]:
@@ -124,9 +129,6 @@ def explain(error: HydraException | OmegaConfBaseException) -> UserError:
         return _unknown_option(inner if inner.startswith(f"{key}.") else key)
     if unknown := re.match(r"Could not delete from config. '([^']+)'", message):
         return _unknown_option(unknown[1])
-    if added := re.match(r"Could not (?:add|append) '([^=']+)(?:=([^']*))?'", message):
-        group, choice = added[1], added[2] or "CHOICE"
-        return UserError(f"+{group}={choice}: {group} is chosen already; write {group}={choice} without +")
     if twice := re.match(
         r"Multiple values for (\S+)\. To override a value use 'override [^:]+: ([^']*)'", message
     ):
@@ -197,7 +199,7 @@ def _names(overrides: Sequence[str]) -> set[str]:
 
 def _owners(key: str, groups: dict[str, list[str]]) -> list[str]:
     """The choices, such as ``model=sdst``, that have an option or group which others of their group lack."""
-    for group in dict.fromkeys((key.partition(".")[0], "attention", "model")):
+    for group in dict.fromkeys(("attention", key.partition(".")[0], "model")):
         if group not in groups or group == key:
             continue
         owners = [choice for choice in groups[group] if key in _names_if_possible([f"{group}={choice}"])]
@@ -219,6 +221,10 @@ def _unknown_choice(error: MissingConfigException) -> UserError:
     choices = list(error.options or ())
     if not group or not choices:
         return UserError(explain_plainly(error).split(" Config search path:")[0])
+    return _not_a_choice(group, choice, choices)
+
+
+def _not_a_choice(group: str, choice: str, choices: Sequence[str]) -> UserError:
     near = nearest(choice, choices)
     hint = f" (did you mean {near}?)" if near else ""
     return UserError(f"{group}={choice}: unknown choice{hint}; choose from {', '.join(choices)}")
@@ -243,6 +249,8 @@ def _bad_value(error: OmegaConfBaseException, override: str) -> str:
         return f"{key} must be {EXPECTED.get(wrong[2], wrong[2])}, got '{wrong[1]}'"
     if wrong := re.match(r"Value '(.*)' is not a valid bool", message):
         return f"{key} must be true or false, got '{wrong[1]}'"
+    if "nterpolation key" in message:
+        return f"{message}; give the full name of an option, such as ${{paths.data}}"
     if "is not Optional" in message:
         return f"{key} must have a value, got null"
     if "is not a subclass of" in message:

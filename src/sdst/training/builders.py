@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from sdst.config.build import build
 from sdst.config.checks import check_options, precision, resolve_auto_options
-from sdst.config.compose import check_keys
+from sdst.config.compose import check_keys, explain
 from sdst.config.schema import SelectConfig, TrainConfig
 from sdst.errors import UserError
 from sdst.losses.criterion import Criterion
@@ -58,7 +59,12 @@ def complete(config: DictConfig) -> DictConfig:
     """
     check_keys(config)
     config = config.copy()
-    OmegaConf.resolve(config)
+    try:
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        raise explain(error) from error
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise UserError(f"{missing[0]} must have a value, got ???")
     check_options(config)
     for key, reason in SET_BY_SDST.items():
         if key in config.trainer:

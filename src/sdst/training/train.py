@@ -155,7 +155,8 @@ def _complete(arguments: Sequence[str]) -> None:
         raise UserError(
             f"{PROGRAM} -sc: expected install=SHELL or uninstall=SHELL, SHELL one of {', '.join(SHELLS)}"
         )
-    sys.argv = ["sdst", "-sc", *arguments]
+    folder = re.search(r"(?: -cd| --config-dir)[ =](\S+)", os.environ.get("COMP_LINE", ""))
+    sys.argv = ["sdst", "-sc", *(["--config-dir", folder[1]] if folder else []), *arguments]
     if command != "query":
         if command == "uninstall" and shell != "fish":
             sys.stdout.write(
@@ -165,7 +166,7 @@ def _complete(arguments: Sequence[str]) -> None:
         return
     before, _, word = os.environ["COMP_LINE"].rpartition(" ")
     if word.startswith("-"):
-        sys.stdout.write(" ".join(flags_like(word)) + "\n")
+        sys.stdout.write(("\n" if shell == "fish" else " ").join(flags_like(word)) + "\n")
         return
     # Of several values with commas between, Hydra completes none, and refuses them elsewhere: give it the last one.
     given, _, last = word.rpartition(",")

@@ -54,7 +54,13 @@ def test_a_strategy_is_passed_to_the_trainer(train: Train, finished: Path, tmp_p
 
 @pytest.mark.parametrize(
     ("choice", "loggers"),
-    [("csv", {"csv"}), ("wandb", {"wandb"}), ("tensorboard", {"tensorboard"}), ("many", {"csv", "wandb"})],
+    [
+        ("csv", {"csv"}),
+        ("wandb", {"wandb"}),
+        ("tensorboard", {"tensorboard"}),
+        ("many", {"csv", "wandb"}),
+        ("none", set()),
+    ],
 )
 def test_a_choice_of_loggers_composes(choice: str, loggers: set[str]) -> None:
     assert set(compose([f"logger={choice}"]).logger) == loggers
