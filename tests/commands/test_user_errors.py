@@ -280,8 +280,26 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Contents], object], str]] = {
     "target": (lambda c: c["sdst"]["config"].update(model={"_target_": "pathlib.Path.touch"}), "pathlib"),
     "other module": (lambda c: c["sdst"]["config"].update(model={"_target_": "torch.nn.Linear"}), "Linear"),
     "below": (lambda c: c["sdst"]["config"]["model"].update(dim={"_target_": "torch.nn.Linear"}), "SDST"),
+    "attention": (
+        lambda c: c["sdst"]["config"]["model"].update(attention={"_target_": "torch.nn.Linear"}),
+        "Linear",
+    ),
+    "attention of another kind": (
+        lambda c: c["sdst"]["config"]["model"].update(
+            attention={"_target_": "sdst.models.layers.FeedForward"}
+        ),
+        "FeedForward",
+    ),
+    "below the attention": (
+        lambda c: c["sdst"]["config"]["model"]["attention"].update(
+            sampling=[{"_target_": "torch.nn.Linear"}]
+        ),
+        "RDSA",
+    ),
     # ... of the size of its weights, and read no environment.
     "width": (lambda c: c["sdst"]["config"]["model"].update(dim=2**20), "sizes"),
+    "points": (lambda c: c["sdst"]["config"]["model"]["attention"].update(num_points=2**40), "sizes"),
+    "convolutions": (lambda c: c["sdst"]["config"]["model"]["attention"].update(cnn_depth=10**9), "sizes"),
     "wide": (lambda c: c["sdst"]["config"]["model"].update(dim=4096), "larger model"),
     "deep": (lambda c: c["sdst"]["config"]["levels"].update(count=10**9), "do not fit its levels"),
     "features": (lambda c: c["sdst"]["recipe"].update(video_dim=10**12), "sizes"),

@@ -1,18 +1,24 @@
 """Reading experiments/*.yaml: results, errors, and that the configuration of every row composes."""
 
+import json
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import hydra
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 import sdst
-from sdst.config.compose import compose
+from sdst.config.compose import compose, conf_dir, register_schema
 from sdst.config.schema import Levels
 from sdst.errors import UserError
 from sdst.features.backbone.sizes import PRESETS
 from sdst.metrics.evaluation import PROTOCOLS
+from sdst.sweeps import plan
 from sdst.sweeps.tables import Column, Job, list_experiments, number, read_experiment
 
 EXPERIMENTS = Path(sdst.__file__).parents[2] / "experiments"
@@ -39,7 +45,7 @@ rows:
     paper: ["1.50", null, "4.8M"]
     note: misprinted
   - label: Standard
-    overrides: [model.attention=standard, "model.modules=[ca,rdsa]"]
+    overrides: [attention=standard, "model.modules=[ca,rdsa]"]
     paper: ["73.16 ± 0.61", "59.76 (+2.84)", "4.10 M"]
   - label: Deep
     overrides: [levels.count=5]
@@ -76,7 +82,7 @@ def test_reader_returns_rows_columns_and_notes(good: Path) -> None:
     others, standard, deep, ours = table.rows
     assert (others.label, others.overrides, others.note) == ("Others", None, "misprinted")
     assert others.paper == ("1.50", None, "4.8M")
-    assert standard.overrides == ("model.attention=standard", "model.modules=[ca,rdsa]")
+    assert standard.overrides == ("attention=standard", "model.modules=[ca,rdsa]")
     assert (ours.overrides, ours.note, ours.only) == ((), None, None)
     assert (deep.only, deep.note) == ("paper", "too deep for a laptop")
     assert [(row.is_run_at("paper"), row.is_run_at("laptop")) for row in table.rows] == [
@@ -89,7 +95,7 @@ def test_reader_returns_rows_columns_and_notes(good: Path) -> None:
 
 def test_jobs_pair_each_runnable_row_with_each_data_set_of_the_scale(good: Path) -> None:
     table = read_experiment(good)
-    variant = ("model.attention=standard", "model.modules=[ca,rdsa]")
+    variant = ("attention=standard", "model.modules=[ca,rdsa]")
     assert table.jobs("laptop") == [
         Job("Standard", "qvhighlights", ("data=world", "optim.lr=1e-3", *variant)),
         Job("Ours", "qvhighlights", ("data=world", "optim.lr=1e-3")),
@@ -237,6 +243,51 @@ def test_jobs_of_a_table_compose_to_different_configurations(name: str, scale: s
     assert len({OmegaConf.to_yaml(config) for config in configs.values()}) == len(configs)
 
 
+PARTS = [part for part in compose() if part != "run_dir"]
+
+
+def essence(config: DictConfig) -> str:
+    """Everything a run depends on except the time in its folder's name, in a canonical spelling."""
+    values: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, PARTS), resolve=True)
+    return json.dumps(values, sort_keys=True)
+
+
+class ComposerWithoutFiles(plan.Composer):
+    """Identifies jobs by their whole configuration, because there are no features to read."""
+
+    def job(self, overrides: Sequence[str]) -> plan.Job:
+        # The test below checks that the experiment itself adds nothing.
+        config = composed_once(tuple(text for text in overrides if not text.startswith("experiment=")))
+        return plan.Job(tuple(overrides), config, essence(config))
+
+
+@pytest.mark.parametrize(("name", "scale"), JOBS)
+def test_experiment_trains_exactly_the_rows_of_its_table(name: str, scale: str) -> None:
+    arguments = [f"experiment={name}", f"scale={scale}"]
+    register_schema()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        multirun = hydra.compose("train", arguments, return_hydra_config=True)
+        composer = ComposerWithoutFiles(GlobalHydra.instance().config_loader(), multirun)
+    sweeper = multirun.hydra.sweeper
+    assert multirun.hydra.mode.name == "MULTIRUN"
+    assert (sweeper._target_, sweeper.scale) == ("hydra_plugins.sdst_jobs.JobSweeper", scale)
+    jobs, refused = plan.product_jobs(composer, sweeper.params, sweeper.jobs, arguments)
+    assert not refused
+    assert essence(multirun) == essence(composed_once((f"scale={scale}",)))
+    rows = {essence(config): job.label for job, config in composed(name, scale).items()}
+    product = {job.identity: " ".join(job.overrides) for job in jobs}
+    assert [text for key, text in product.items() if key not in rows] == []
+    assert [label for key, label in rows.items() if key not in product] == []
+
+
+def test_every_table_with_rows_to_train_has_an_experiment() -> None:
+    folder = conf_dir()
+    experiments = {path.stem for path in (folder / "experiment").glob("*.yaml")}
+    assert experiments == {case.values[0] for case in JOBS}
+    at_scale = {path.stem for path in (folder / "experiment_on_scale").glob("*.yaml")}
+    assert at_scale <= {f"{name}_on_{scale}" for name, scale in (case.values for case in JOBS)}
+
+
 AT_LAPTOP_SCALE = [name for name, scale in (case.values for case in JOBS) if scale == "laptop"]
 
 
@@ -263,7 +314,7 @@ def test_small_world_features_serve_every_laptop_row(name: str) -> None:
 
 
 def test_laptop_tables_share_the_default_sdst_job() -> None:
-    shared = OmegaConf.to_yaml(compose(["data=laptop"]))
+    shared = OmegaConf.to_yaml(compose(["scale=laptop"]))
     for name in AT_LAPTOP_SCALE:
         rows = {row.label: row for row in read_experiment(EXPERIMENTS / f"{name}.yaml").rows}
         configs = composed(name, "laptop")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sdst.sweeps.commands import manifest
+from sdst.sweeps.manifest import manifest
 from sdst.sweeps.tables import RUN_FACTS, Experiment
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from sdst.config.build import build
 from sdst.config.stored import as_config
 from sdst.errors import UserError
+from sdst.models.attention import AttentionOptions
 from sdst.training.run_folder import find_checkpoint
 from sdst.untrusted.checkpoint import KEY, VERSION, read_checkpoint
 
@@ -82,7 +83,7 @@ def _require_as_large(
     """
     tensors = [weight for weight in weights.values() if isinstance(weight, torch.Tensor)]
     largest = max([LARGEST_SIZE, *(size for tensor in tensors for size in tensor.shape)])
-    sizes = (config["levels"]["count"], recipe["video_dim"], recipe["text_dim"], *config["model"].values())
+    sizes = (config["levels"]["count"], recipe["video_dim"], recipe["text_dim"], *_leaves(config["model"]))
     if any(isinstance(size, int) and abs(size) > largest for size in sizes):
         raise UserError(f"{path}: its configuration has sizes larger than any weight; do not trust it")
     with torch.device("meta"):
@@ -97,16 +98,30 @@ def _require_as_large(
 
 def _check_target(node: dict[str, Any], path: str | Path) -> None:
     """Refuse a configuration that builds anything but a model of sdst, because checkpoints may come from strangers."""
+    attention = node.get("attention")
+    if isinstance(attention, dict):
+        _check_class(attention, AttentionOptions, path)
+        node = {key: value for key, value in node.items() if key != "attention"}
+    _check_class(node, nn.Module, path)
+
+
+def _check_class(node: dict[str, Any], kind: type, path: str | Path) -> None:
+    """Refuse a node that builds anything but a ``kind`` of sdst, or has nodes below it that build something."""
     target = str(node.get("_target_"))
     nested = "_target_" in str([value for key, value in node.items() if key != "_target_"])
     try:
-        model = get_class(target) if target.startswith("sdst.") and not nested else object
+        found = get_class(target) if target.startswith("sdst.") and not nested else object
     except (ImportError, ValueError):
-        model = object
-    if not (issubclass(model, nn.Module) and model.__module__.startswith("sdst.")):
+        found = object
+    if not (issubclass(found, kind) and found.__module__.startswith("sdst.")):
         raise UserError(
             f"{path}: its configuration must build a model of sdst, got {target}; do not trust it"
         )
+
+
+def _leaves(value: Any) -> list[Any]:
+    """All values at any depth of plain mappings."""
+    return [leaf for item in value.values() for leaf in _leaves(item)] if isinstance(value, dict) else [value]
 
 
 def require_same(source: object, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

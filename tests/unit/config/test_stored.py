@@ -4,6 +4,7 @@
 relative to its parent folder.
 """
 
+import copy
 import hashlib
 import json
 import shutil
@@ -12,14 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from helpers.corpus import Corpus
 from sdst.cli import main
 from sdst.config.compose import compose
-from sdst.config.stored import as_config, stored_config
+from sdst.config.stored import as_config, stored_config, with_first_names
 from sdst.data.fingerprint import fingerprint
+from sdst.models.attention import ClipAttention, DeformableAttention
 from sdst.sweeps.jobs import NOT_IDENTITY, identity
+from sdst.training.checkpoint import build_model
 from sdst.training.run_folder import BEST
 
 NAME = "run_of_6d3aee6"
@@ -44,7 +48,155 @@ def test_stored_configuration_gets_the_current_names() -> None:
     assert config.levels.direction == "descending"
     assert "order" not in config.levels
     assert config.logger == {"csv": {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": "csv"}}
-    assert config.model == OmegaConf.load(STORED / "config.yaml").model
+    former: Any = OmegaConf.to_container(OmegaConf.load(STORED / "config.yaml").model)
+    for option in ("attention", "num_points", "sampling", "cnn_depth", "rdsa_dim"):
+        del former[option]
+    attention = {
+        "_target_": "sdst.models.attention.RDSA",
+        "num_points": 4,
+        "sampling": ["l", "c", "r"],
+        "cnn_depth": 1,
+        "query_dim": 4,
+    }
+    assert config.model == former | {"attention": attention}
+
+
+FORMER: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
+    # options of the model as they were stored, its attention today, overrides that choose it today
+    "rdsa": (
+        {"attention": "rdsa", "num_points": 6, "sampling": ["r", "l"], "cnn_depth": 0, "rdsa_dim": 32},
+        {
+            "_target_": "sdst.models.attention.RDSA",
+            "num_points": 6,
+            "sampling": ["r", "l"],
+            "cnn_depth": 0,
+            "query_dim": 32,
+        },
+        [
+            "attention=rdsa",
+            "model.attention.num_points=6",
+            "model.attention.sampling=[r,l]",
+            "model.attention.cnn_depth=0",
+            "model.attention.query_dim=32",
+        ],
+    ),
+    "deformable": (
+        {
+            "attention": "deformable",
+            "num_points": 3,
+            "sampling": ["l", "c", "r"],
+            "cnn_depth": 2,
+            "rdsa_dim": 64,
+        },
+        {"_target_": "sdst.models.attention.Deformable", "num_points": 3, "start": "learned"},
+        ["attention=deformable", "model.attention.num_points=3"],
+    ),
+    "pure_init": (
+        {
+            "attention": "pure_init",
+            "num_points": 5,
+            "sampling": ["l", "c", "r"],
+            "cnn_depth": 2,
+            "rdsa_dim": 64,
+        },
+        {"_target_": "sdst.models.attention.Deformable", "num_points": 5, "start": "pure"},
+        ["attention=pure_init", "model.attention.num_points=5"],
+    ),
+    "mixed_init": (
+        {
+            "attention": "mixed_init",
+            "num_points": 2,
+            "sampling": ["l", "c", "r"],
+            "cnn_depth": 2,
+            "rdsa_dim": 64,
+        },
+        {"_target_": "sdst.models.attention.Deformable", "num_points": 2, "start": "mixed"},
+        ["attention=mixed_init", "model.attention.num_points=2"],
+    ),
+    "standard": (
+        {
+            "attention": "standard",
+            "num_points": 4,
+            "sampling": ["l", "c", "r"],
+            "cnn_depth": 2,
+            "rdsa_dim": 64,
+        },
+        {"_target_": "sdst.models.attention.Standard"},
+        ["attention=standard"],
+    ),
+}
+
+
+def former_run(attention: str) -> dict[str, Any]:
+    """The configuration of the stored run, but with another attention and other sizes."""
+    values: Any = OmegaConf.to_container(OmegaConf.load(STORED / "config.yaml"))
+    values["model"] |= FORMER[attention][0]
+    return values
+
+
+@pytest.mark.parametrize("attention", FORMER)
+def test_every_former_attention_reads_into_todays_node(attention: str) -> None:
+    flat, today, _ = FORMER[attention]
+    values = former_run(attention)
+    before = copy.deepcopy(values)
+    model = as_config(values, "config.yaml").model
+    assert values == before
+    assert model == {key: value for key, value in before["model"].items() if key not in flat} | {
+        "attention": today
+    }
+
+
+@pytest.mark.parametrize("attention", FORMER)
+def test_a_stored_configuration_of_today_stays_as_it_is(attention: str) -> None:
+    config = compose(FORMER[attention][2])
+    OmegaConf.resolve(config)
+    assert as_config(OmegaConf.to_container(config), "config.yaml") == config
+
+
+@pytest.mark.parametrize("attention", FORMER)
+def test_first_names_give_back_the_former_spelling(attention: str) -> None:
+    flat, _, overrides = FORMER[attention]
+    values = former_run(attention)
+    read: Any = OmegaConf.to_container(as_config(values, "config.yaml"))
+    first = with_first_names(read)
+    assert first["model"] == values["model"]
+    assert first["levels"] == values["levels"]
+    assert "callbacks" not in first
+    composed: Any = OmegaConf.to_container(compose(overrides), resolve=True)
+    expected = {
+        "_target_": "sdst.models.sdst.SDST",
+        "num_queries": 30,
+        "dim": 256,
+        "heads": 8,
+        "ffn_ratio": 4,
+        "dropout": 0.5,
+        "drop_path": 0.25,
+        "sharing": True,
+        "signal": "post_ca_sa_ffn",
+        "modules": ["ca", "sa", "rdsa", "ffn"],
+        "stop_reference_gradient": True,
+        "roi_bins": 16,
+        "actionness_dim": 128,
+    }
+    assert with_first_names(composed)["model"] == expected | flat
+
+
+@pytest.mark.parametrize("attention", FORMER)
+def test_model_of_every_former_attention_is_built_with_its_sizes(attention: str) -> None:
+    config: Any = OmegaConf.to_container(as_config(former_run(attention), "config.yaml"))
+    with torch.device("meta"):
+        model = build_model(config, {"video_dim": 8, "text_dim": 8})
+    rdsa = model.get_submodule("sparse.0.rdsa")
+    parts = {name.partition(".")[0] for name, _ in model.named_parameters()}
+    assert ("propose" in parts) == attention.endswith("_init")
+    if attention == "standard":
+        assert isinstance(rdsa, ClipAttention)
+        return
+    assert isinstance(rdsa, DeformableAttention)
+    flat = FORMER[attention][0]
+    assert rdsa.offset.out_features == config["model"]["heads"] * flat["num_points"]
+    assert rdsa.sampling == ([1.0, -1.0] if attention == "rdsa" else [])
+    assert rdsa.offset.in_features == (flat["rdsa_dim"] if attention == "rdsa" else config["model"]["dim"])
 
 
 def test_renamed_targets_are_replaced_at_any_depth() -> None:
@@ -101,7 +253,8 @@ def test_old_run_resumes(run_dir: Path) -> None:
 
 def test_identity_is_computed_with_the_old_option_names(corpus: Corpus) -> None:
     """Committed results and old runs are found by this identity."""
-    config = compose([*corpus.overrides, "levels.direction=descending", "seed=3"])
+    sizes = ["model.attention.query_dim=8", "model.attention.cnn_depth=1"]
+    config = compose([*corpus.overrides, *sizes, "levels.direction=descending", "seed=3"])
     before: Any = OmegaConf.to_container(config, resolve=True)
     before["levels"] = {
         "count": 2,
@@ -110,6 +263,14 @@ def test_identity_is_computed_with_the_old_option_names(corpus: Corpus) -> None:
         "order": "descending",
         "text_stride": 1,
     }
+    del before["callbacks"], before["model"]["attention"]
+    before["model"] |= {
+        "attention": "rdsa",
+        "num_points": 4,
+        "sampling": ["l", "c", "r"],
+        "cnn_depth": 1,
+        "rdsa_dim": 8,
+    }
     for key in NOT_IDENTITY:
         section, _, option = key.rpartition(".")
         (before[section] if section else before).pop(option, None)
@@ -117,3 +278,18 @@ def test_identity_is_computed_with_the_old_option_names(corpus: Corpus) -> None:
     before["content"] = {"annotations": files, "features": fingerprint(corpus.features, "adaptive")}
     digest = hashlib.sha256(json.dumps(before, sort_keys=True).encode())
     assert identity(config) == digest.hexdigest()[:12]
+
+
+def test_no_callback_leaves_the_identity_and_a_callback_changes_it(corpus: Corpus) -> None:
+    plain = identity(compose(corpus.overrides))
+    assert identity(compose([*corpus.overrides, "callbacks=default"])) == plain
+    stopped = identity(compose([*corpus.overrides, "callbacks=early_stopping"]))
+    sooner = identity(
+        compose([*corpus.overrides, "callbacks=early_stopping", "callbacks.early_stopping.patience=2"])
+    )
+    assert len({plain, stopped, sooner}) == 3
+
+
+def test_names_of_a_run_leave_its_identity(corpus: Corpus) -> None:
+    named = compose([*corpus.overrides, "group=table5", "name=a", "tags=[b]", "run_dir=elsewhere"])
+    assert identity(named) == identity(compose(corpus.overrides))

@@ -470,7 +470,7 @@ def test_the_message_names_an_invalid_option(options, named):
 
 def test_an_attention_by_its_former_name_is_refused():
     with pytest.raises(
-        UserError, match=r"model.attention must .*got 'standard'; choose it with attention=NAME"
+        UserError, match=r"model\.attention must .*got 'standard'; choose it with attention=NAME"
     ):
         SDST(6, 5, levels=1, num_queries=1, attention="standard")
 
