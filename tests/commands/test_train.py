@@ -333,37 +333,6 @@ def test_resume_refuses_a_damaged_checkpoint_one_of_weights_alone_and_a_folder_w
     assert "not a run folder" in refusal(capsys, f"resume={tmp_path}")
 
 
-def test_multirun_gives_each_job_a_folder_and_reports_refused_jobs_last(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    sweep = train(tmp_path / "sweep", "-m", "seed=1,2", "levels.count=2,0", status=2)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.count("levels") == 2
-    finished = sorted(path.parent for path in sweep.rglob("metrics.json"))
-    assert len(finished) == 2
-    configs = [yaml.safe_load((folder / "config.yaml").read_text()) for folder in finished]
-    assert [config["seed"] for config in configs] == [1, 2]
-    assert [config["run_dir"] for config in configs] == [str(folder) for folder in finished]
-
-
-@pytest.mark.slow
-@pytest.mark.processes
-def test_multirun_over_three_groups_in_two_processes(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    groups = ["model.attention=rdsa,standard", "levels.source=last", "loss.weights.act=1,-1"]
-    launcher = ["hydra/launcher=joblib", "trainer.max_epochs=1"]
-    sweep = train(tmp_path / "sweep", "-m", *groups, *launcher, status=2)
-    assert "loss" in capsys.readouterr().err.splitlines()[-1]
-    finished = [
-        yaml.safe_load((path.parent / "config.yaml").read_text()) for path in sweep.rglob("metrics.json")
-    ]
-    assert {config["model"]["attention"] for config in finished} == {"rdsa", "standard"}
-    assert {config["levels"]["source"] for config in finished} == {"last"}
-    assert [config["loss"]["weights"]["act"] for config in finished] == [1.0, 1.0]
-
-
 # --- search ---
 
 

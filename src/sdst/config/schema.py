@@ -208,7 +208,7 @@ class TrainConfig:
     Attributes:
         group: Name that runs share, such as a table's, for loggers that show such runs together; a multirun sets it.
         name: Name of the run for loggers, such as "table5/Stand. CA/seed 1"; a multirun sets it.
-        tags: Words to find the run by in loggers; a multirun sets them to its choices.
+        tags: Words to find the run by in loggers; by default the choices of all groups.
         seed: Seed of initial weights, shuffling, positive clips and dropout.
         run_dir: Run folder to write; one that holds a finished run is refused.
         resume: Folder of a run to continue, or ``latest`` for the newest unfinished one below ``paths.runs``;

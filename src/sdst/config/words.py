@@ -24,6 +24,9 @@ PLACES = (
 )
 """Beginnings of options that say where a run lies or how it is shown, not what it is."""
 
+LONGEST = 80
+"""Characters of a run's name before its seed."""
+
 
 def words(overrides: Iterable[str]) -> dict[str, str]:
     """Option -> value of the overrides that say what a run is, the last of an option counts."""
@@ -48,14 +51,19 @@ def typed(values: Mapping[str, str]) -> list[str]:
 
 
 def run_name(values: Mapping[str, str], seed: int) -> str:
-    """A short name of a run: ``attention=standard/seed 1``."""
-    own = {key: value for key, value in values.items() if key != "seed"}
-    return f"{described(own) or 'defaults'}/seed {seed}"
+    """A name of a run that is short enough for wandb: ``attention=standard/seed 1``."""
+    own = described({key: value for key, value in values.items() if key != "seed"}) or "defaults"
+    return f"{own if len(own) <= LONGEST else own[:LONGEST] + '...'}/seed {seed}"
 
 
 def choices_of(choices: Mapping[Any, Any]) -> dict[str, str]:
     """Group -> choice of ``hydra.runtime.choices``, without groups that only place or show a run."""
     return words(f"{group}={choices[group]}" for group in choices if choices[group] is not None)
+
+
+def tags(choices: Mapping[str, str]) -> list[str]:
+    """The choices as tags of a tracked run, which wandb limits to 64 characters."""
+    return [tag[:64] for tag in typed(choices)]
 
 
 def hydra_words() -> dict[str, Any]:

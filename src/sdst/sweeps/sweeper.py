@@ -18,7 +18,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import MissingConfigException
 
 from sdst.config.compose import explain, quoted
-from sdst.config.words import described, typed, words
+from sdst.config.words import described, tags, words
 from sdst.console.terminal import log_to_stderr
 from sdst.errors import JobsFailed, UserError
 from sdst.files.atomic import write_atomically
@@ -54,6 +54,10 @@ def sweep(sweeper: JobSweeper, arguments: Sequence[str]) -> None:
     for package in ("hydra", "hydra_plugins"):
         logging.getLogger(package).setLevel(logging.WARNING)
     config = sweeper.multirun
+    if not isinstance(sweeper.jobs_per_gpu, int) or sweeper.jobs_per_gpu < 1:
+        raise UserError(
+            f"hydra.sweeper.jobs_per_gpu must be a whole number of at least 1, got {sweeper.jobs_per_gpu}"
+        )
     composer = Composer(sweeper.context.config_loader, config)
     runs = Path(config.paths.runs).resolve()
     folder = runs / "jobs"
@@ -210,7 +214,7 @@ def _name(job: Job, group: str, name: str) -> None:
     config = job.config
     config.group = config.group or group
     config.name = config.name or f"{group}/{name}"
-    config.tags = config.tags or typed(job.words)
+    config.tags = config.tags or tags(job.choices)
 
 
 def _conclude(jobs: Sequence[Job], refused: Sequence[Refused], folder: Path, place: Path) -> None:

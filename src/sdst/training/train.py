@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdst.config.compose import check_group_choices, compose, conf_dir, explain, register_schema
-from sdst.config.words import run_name, typed, words
+from sdst.config.words import choices_of, run_name, tags, words
 from sdst.errors import JobsFailed, UserError
 from sdst.training.arguments import PROGRAM, flags_like, read_arguments
 from sdst.training.run_folder import RunFolder
@@ -198,7 +198,7 @@ def _run_hydra() -> None:
         run_dir = Path(HydraConfig.get().runtime.output_dir)
         said = words(HydraConfig.get().overrides.task)
         config.name = config.name or run_name(said, config.seed)
-        config.tags = config.tags or typed(said)
+        config.tags = config.tags or tags(choices_of(HydraConfig.get().runtime.choices))
         try:
             result = train(config, run_dir)
         except UserError as error:

@@ -61,14 +61,16 @@ def test_a_run_shows_its_configuration_origin_curves_and_predictions(
     train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    run_dir = train(tmp_path / "sweep/7", "logger=wandb", "group=table5", "logger.wandb.tags=[rdsa,laptop]")
+    run_dir = train(
+        tmp_path / "sweep/7", "logger=wandb", "group=table5", "logger.wandb.tags=[rdsa,laptop]", "name=mine"
+    )
     (file,) = written(run_dir)
     assert (file.run.project, file.run.run_group, list(file.run.tags)) == (
         "sdst",
         "table5",
         ["rdsa", "laptop"],
     )
-    assert file.run.display_name == "sweep/7"
+    assert file.run.display_name == "mine"
     assert file.run.run_id == (run_dir / "wandb-run-id").read_text().strip()
     assert file.exit_code == 0
 
@@ -154,16 +156,18 @@ def test_each_job_of_a_sweep_is_a_run_of_its_own_and_only_the_failed_one_is_mark
 ) -> None:
     break_at(monkeypatch, 2, FloatingPointError("loss is not finite"))
     options = ["logger=wandb", "group=seeds", "trainer.max_epochs=1", "data.annotations.test=null"]
-    sweep = train(tmp_path / "sweep", "-m", "seed=1,2", *options, status=2)
-    assert "diverged" in capsys.readouterr().err
-    files = {number: written(sweep / str(number)) for number in (0, 1)}
+    sweep = train(tmp_path / "sweep", "-m", "seed=1,2", *options, status=1)
+    assert "diverged" in capsys.readouterr().out
+    files = {seed: written(sweep / f"seed={seed}") for seed in (1, 2)}
     assert [len(found) for found in files.values()] == [1, 1]
     (failed,), (finished,) = files.values()
     assert (failed.exit_code, finished.exit_code) == (1, 0)
     assert failed.run.run_id != finished.run.run_id
     assert failed.run.run_group == finished.run.run_group == "seeds"
     assert (failed.config["seed"], finished.config["seed"]) == (1, 2)
-    assert not (sweep / "0" / LAST).exists()
+    assert [file.run.display_name.rpartition("/")[2] for file in (failed, finished)] == ["seed 1", "seed 2"]
+    assert {"attention=rdsa", "data=qvhighlights", "scale=paper"} <= set(finished.run.tags)
+    assert not (sweep / "seed=1" / LAST).exists()
 
 
 def test_runs_without_wandb_write_no_wandb_files(
