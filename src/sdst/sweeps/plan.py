@@ -35,7 +35,7 @@ class Job:
 
     Attributes:
         overrides: Its overrides.
-        config: Its resolved configuration.
+        config: Its configuration.
         choices: Group -> choice.
         identity: Name of its folder.
         row: Label of its row, if the multirun is a table's.
@@ -85,13 +85,13 @@ class Composer:
         return [tuple(combination) for combination in combinations]
 
     def _compose(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
-        """The resolved and checked configuration of one job, and its choices."""
+        """The checked configuration of one job, and its choices."""
         try:
             config = self._loader.load_sweep_config(self._config, list(overrides))
             choices = choices_of(config.hydra.runtime.choices)
             with open_dict(config):
                 del config["hydra"]
-            OmegaConf.resolve(config)
+            OmegaConf.resolve(config.copy())  # the job's own stays unresolved, because loggers refer to its name
         except MissingConfigException:
             raise
         except (HydraException, OmegaConfBaseException) as error:
