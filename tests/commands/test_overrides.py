@@ -63,7 +63,7 @@ REFUSED = {
     ],
     "+model=foo": ["model=foo: unknown choice; choose from", "r2_tuning"],
     "hydra/launcher=foo": ["hydra/launcher=foo: unknown choice", "basic"],
-    "trainer=null": ["trainer=null: a group needs a choice; choose from default"],
+    "trainer=null": ["trainer=null: a group needs a choice; choose from ", "default"],
     "logger=null": ["logger=null: ", "none", "CSV log"],
     "data=3": ["data=3: unknown choice; choose from charades"],
     "trainer=true": ["trainer=true: unknown choice"],
