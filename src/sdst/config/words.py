@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from omegaconf import DictConfig
 
 
 PLACES = (
@@ -66,6 +69,12 @@ def tags(choices: Mapping[str, str]) -> list[str]:
     return [tag[:64] for tag in typed(choices)]
 
 
+def task_words(config: DictConfig) -> dict[str, str]:
+    """The words of Hydra's own configuration; interpolations in them stay as typed."""
+    overrides: Any = OmegaConf.to_container(config.overrides.task, resolve=False)
+    return words(overrides)
+
+
 def hydra_words() -> dict[str, Any]:
     """Choices and overrides of the run that Hydra has composed, for run.json; empty outside Hydra's application."""
     if not HydraConfig.initialized():
@@ -73,5 +82,5 @@ def hydra_words() -> dict[str, Any]:
     config = HydraConfig.get()
     return {
         "choices": choices_of(config.runtime.choices),
-        "overrides": typed(words(config.overrides.task)),
+        "overrides": typed(task_words(config)),
     }

@@ -91,7 +91,9 @@ class Composer:
             choices = choices_of(config.hydra.runtime.choices)
             with open_dict(config):
                 del config["hydra"]
-            OmegaConf.resolve(config.copy())  # the job's own stays unresolved, because loggers refer to its name
+            OmegaConf.resolve(
+                config.copy()
+            )  # the job's own stays unresolved, because loggers refer to its name
         except MissingConfigException:
             raise
         except (HydraException, OmegaConfBaseException) as error:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PROGRAM = "sdst train"
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 """What ``--info`` can show; alone it shows all."""
+MULTIRUNS = ("experiment", "hparams_search")
+"""Groups whose choices set ``hydra.mode: MULTIRUN``."""
 INSTEAD = {
     "--config-path": "set SDST_CONF=DIR to replace the conf folder, or give --config-dir DIR to add choices",
     "--experimental-rerun": "it unpickles a file, which can run any code; continue a run with resume=RUN",
@@ -94,13 +96,18 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
     return Arguments(
         overrides=[arg for arg in args.overrides if not arg.startswith("resume=")],
         resume="" if not resumed or resumed[-1] == "null" else resumed[-1],
-        is_multirun=args.multirun,
+        is_multirun=args.multirun or any(map(_chooses_multirun, args.overrides)),
         flags=list(_flags(args)),
         shows=_flag(shows[0]) if shows else "",
         package=args.package if args.package and args.cfg == "job" else "",
         config_dir=args.config_dir or "",
         config_name=args.config_name or "",
     )
+
+
+def _chooses_multirun(override: str) -> bool:
+    group, _, choice = override.partition("=")
+    return group in MULTIRUNS and choice != "null"
 
 
 def flags_like(word: str) -> list[str]:

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdst.config.compose import check_group_choices, compose, conf_dir, explain, register_schema
-from sdst.config.words import choices_of, run_name, tags, words
+from sdst.config.words import choices_of, run_name, tags, task_words
 from sdst.errors import JobsFailed, UserError
 from sdst.training.arguments import PROGRAM, flags_like, read_arguments
 from sdst.training.run_folder import RunFolder
@@ -196,9 +196,9 @@ def _run_hydra() -> None:
         from sdst.training.fit import train
 
         run_dir = Path(HydraConfig.get().runtime.output_dir)
-        said = words(HydraConfig.get().overrides.task)
-        config.name = config.name or run_name(said, config.seed)
-        config.tags = config.tags or tags(choices_of(HydraConfig.get().runtime.choices))
+        ours = HydraConfig.get()
+        config.name = config.name or run_name(task_words(ours), config.seed)
+        config.tags = config.tags or tags(choices_of(ours.runtime.choices))
         try:
             result = train(config, run_dir)
         except UserError as error:
