@@ -154,16 +154,19 @@ def test_each_job_of_a_sweep_is_a_run_of_its_own_and_only_the_failed_one_is_mark
 ) -> None:
     break_at(monkeypatch, 2, FloatingPointError("loss is not finite"))
     options = ["logger=wandb", "group=seeds", "trainer.max_epochs=1", "data.annotations.test=null"]
-    sweep = train(tmp_path / "sweep", "-m", "seed=1,2", *options, status=2)
-    assert "diverged" in capsys.readouterr().err
-    files = {number: written(sweep / str(number)) for number in (0, 1)}
+    train(tmp_path / "sweep", "-m", "seed=1,2", *options, status=1)
+    assert "failed" in capsys.readouterr().out
+    frozen = {yaml.safe_load(path.read_text())["seed"]: path for path in tmp_path.glob("jobs/*.yaml")}
+    files = {seed: written(frozen[seed].with_suffix("")) for seed in (1, 2)}
     assert [len(found) for found in files.values()] == [1, 1]
     (failed,), (finished,) = files.values()
     assert (failed.exit_code, finished.exit_code) == (1, 0)
     assert failed.run.run_id != finished.run.run_id
     assert failed.run.run_group == finished.run.run_group == "seeds"
     assert (failed.config["seed"], finished.config["seed"]) == (1, 2)
-    assert not (sweep / "0" / LAST).exists()
+    failed_dir = frozen[1].with_suffix("")
+    assert "diverged" in (failed_dir / "failed.txt").read_text()
+    assert not (failed_dir / LAST).exists()
 
 
 def test_runs_without_wandb_write_no_wandb_files(
