@@ -109,7 +109,8 @@ def with_first_names(values: dict[str, Any]) -> dict[str, Any]:
     first = copy.deepcopy(values)
     for (section, old), name in NEW_OPTIONS.items():
         first[section][old] = first[section].pop(name)
-    attention = first["model"].get("attention", {})
+    attention = first["model"].get("attention")
+    attention = attention if isinstance(attention, dict) else {}
     sizes = {new for new, _ in OF_ATTENTION.values()}
     kind = {key: value for key, value in attention.items() if key not in sizes}
     if names := [name for name, known in ATTENTIONS.items() if known == kind]:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from omegaconf import DictConfig
+    from hydra.conf import HydraConf
 
 
 PLACES = (
@@ -69,7 +69,7 @@ def tags(choices: Mapping[str, str]) -> list[str]:
     return [tag[:64] for tag in typed(choices)]
 
 
-def task_words(config: DictConfig) -> dict[str, str]:
+def task_words(config: HydraConf) -> dict[str, str]:
     """The words of Hydra's own configuration; interpolations in them stay as typed."""
     overrides: Any = OmegaConf.to_container(config.overrides.task, resolve=False)
     return words(overrides)

@@ -293,7 +293,7 @@ def test_a_combination_gives_finite_outputs_of_the_right_shapes_or_is_refused_in
 ) -> None:
     config = deepcopy(plain)
     for name, value in changes.items():
-        OmegaConf.update(config, name, value)
+        OmegaConf.update(config, name, value, merge=False)
     refusal = ""
     try:
         built = make(config)
