@@ -11,6 +11,8 @@ SEEDS ?= $(if $(filter laptop,$(SCALE)),0 1,0 1 2)
 ARGS ?=
 FUZZ_SECONDS ?= 300
 KILLS ?= 20
+COMMA := ,
+SPACE := $() $()
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -47,7 +49,9 @@ data/world/features.h5: | $(READY)
 
 # The report is made even if a job failed.
 $(TABLES): $(READY) $(if $(filter laptop,$(SCALE)),data/world/features.h5)
-	$(BIN)/sdst sweep $@ --scale $(SCALE) --seeds $(SEEDS) $(ARGS); status=$$?; \
+	if test -f conf/experiment/$@.yaml; \
+		then $(BIN)/sdst train experiment=$@ scale=$(SCALE) seed=$(subst $(SPACE),$(COMMA),$(strip $(SEEDS))) $(ARGS); \
+		else $(BIN)/sdst sweep $@ --scale $(SCALE) --seeds $(SEEDS) $(ARGS); fi; status=$$?; \
 		$(BIN)/sdst report $@ --scale $(SCALE) --out $(RESULTS) && exit $$status
 
 tables: $(READY)  ## write all reports of what was run, with an index

@@ -11,7 +11,7 @@ from griffe import Docstring, DocstringSectionKind
 from mkdocs.structure.files import File
 from omegaconf import OmegaConf
 
-from sdst.config.compose import compose, conf_dir
+from sdst.config.compose import compose, conf_dir, group_choices
 from sdst.config.schema import TrainConfig
 from sdst.untrusted.targets import find_target
 
@@ -46,7 +46,10 @@ def page() -> str:
         "# All options",
         "Generated from the schema in `src/sdst/config/schema.py`, the docstrings of the classes built, and `conf/`. "
         "Set any option on the command line as `key=value`. The defaults are those of `sdst train` without "
-        "arguments, SDST on QVHighlights; `data=`, `model=` and `logger=` change several at once, as listed below.",
+        "arguments, SDST on QVHighlights; the choices of groups change several at once.",
+        "## Choices",
+        "`GROUP=CHOICE` selects a file of `conf/GROUP`. `attention` and `order` belong to `model=sdst`.",
+        _choices_table(),
         "## The run",
         _table(_schema_rows(TrainConfig, default, "")),
     ]
@@ -67,6 +70,22 @@ def page() -> str:
     for path in sorted((conf_dir() / "hydra" / "launcher").glob("*.yaml")):
         parts += [f"### hydra/launcher={path.stem}", f"```yaml\n{path.read_text(encoding='utf-8')}```"]
     return "\n\n".join(parts) + "\n"
+
+
+def _choices_table() -> str:
+    """Every group with its choices, and the comment at the head of each file."""
+    rows = ["| group | choice | |", "|---|---|---|"]
+    for group, choices in group_choices().items():
+        for choice in choices:
+            about = _about(conf_dir() / group / f"{choice}.yaml")
+            rows.append(f"| `{group}` | `{choice}` | {about} |")
+    return "\n".join(rows)
+
+
+def _about(path: Path) -> str:
+    """The comments at the head of a file of a group."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return " ".join(line.lstrip("# ") for line in lines if line.startswith("# ") and "@package" not in line)
 
 
 def _names(folder: Path) -> list[str]:
@@ -96,20 +115,21 @@ def _built(node: Any, key: str) -> str:
     rows = (
         (f"{key}.{name}", _annotation(parameters[name], value), value, comments.get(name) or meanings[name])
         for name, value in values.items()
-        if name != "_target_"
+        if name != "_target_" and not isinstance(value, dict)
     )
-    return f"Builds `{values['_target_']}`: {_summary(target)}\n\n{_table(rows)}"
+    nested = [
+        f"`{key}.{name}`: {_built(node[name], f'{key}.{name}')}"
+        for name, value in values.items()
+        if isinstance(value, dict) and "_target_" in value
+    ]
+    return "\n\n".join([f"Builds `{values['_target_']}`: {_summary(target)}\n\n{_table(rows)}", *nested])
 
 
 def _choice(default: DictConfig, group: str, name: str) -> str:
     """A choice of a group: the class it builds, if not the default one, and the values it sets."""
     chosen = compose([f"{group}={name}"])
     heading = f"### {group}={name}"
-    about = " ".join(
-        line.lstrip("# ")
-        for line in (conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-        if line.startswith("# ") and "@package" not in line
-    )
+    about = _about(conf_dir() / group / f"{name}.yaml")
     other = _other_nodes(chosen[group], default[group], group)
     built = "\n\n".join(_built(node, key) for key, node in other.items())
     before, after = _leaves(default), _leaves(chosen)

@@ -15,6 +15,7 @@ from sdst.cli import main
 from sdst.data.annotations import read_annotations
 from sdst.data.predictions import read_predictions, write_predictions
 from sdst.metrics.error_kinds import error_kinds
+from sdst.metrics.moment import top1_iou
 from sdst.types import Prediction
 
 pytestmark = [
@@ -217,6 +218,43 @@ def test_filter_by_which_of_two_runs_is_right(
         browser.evaluate("document.querySelectorAll('.detail video').length") == 0
     )  # there are no video files
     assert browser.evaluate("document.querySelectorAll('.moment.run-1').length") >= 1
+
+
+def test_three_runs_are_filtered_and_ordered_by_each(
+    browser: Browser, finished: Path, corpus: Corpus, tmp_path: Path
+) -> None:
+    """The third run predicts exactly the true moments; its name is that of the link to it."""
+    best = Path(shutil.copytree(finished, tmp_path / "hash"))
+    (tmp_path / "best").symlink_to(best)
+    records = {record.qid: record for record in read_annotations(corpus.paths["val"]).records}
+    predictions = read_predictions(best / "val_submission.jsonl")
+    perfect = [
+        Prediction(p.qid, p.vid, p.query, with_score(records[p.qid].windows), p.saliency) for p in predictions
+    ]
+    write_predictions(best / "val_submission.jsonl", perfect)
+    second = Path(shutil.copytree(finished, tmp_path / "second"))
+    runs = [str(finished), str(second), str(tmp_path / "best")]
+    assert main(["show", *runs, "--out", str(tmp_path / "three.html")]) == 0
+    browser.open(tmp_path / "three.html")
+    assert browser.errors == []
+    kinds = shown_kinds(finished, corpus.paths["val"])
+    queries = [record.query for record in records.values()]
+    choose(browser, "first prediction", "false,false,true")
+    assert browser.evaluate(LISTED) == [query for query in queries if "right" not in kinds[query]]
+    choose(browser, "first prediction", "")
+    choose(browser, "order", "ahead2")
+    iou = {
+        p.query: top1_iou([p.windows], [records[p.qid].windows])[0]
+        for p in read_predictions(finished / "val_submission.jsonl")
+    }
+    listed = browser.evaluate(LISTED)
+    assert sorted(listed) == sorted(queries)
+    leads = [1 - iou[query] for query in listed]
+    assert leads == sorted(leads, reverse=True)
+    texts = browser.evaluate(
+        "[...document.querySelectorAll('.legend, .readout')].map(x => x.textContent).join()"
+    )
+    assert "best" in texts
 
 
 def with_score(windows: Any) -> np.ndarray:

@@ -101,12 +101,12 @@ def check_group_choices(overrides: Sequence[str]) -> None:
 
 
 def group_choices() -> dict[str, list[str]]:
-    """All groups of the configuration folder, except Hydra's own, with their choices."""
+    """The groups of the configuration folder that users choose from, with their choices."""
     folder = conf_dir()
     return {
         group.name: sorted(file.stem for file in group.glob("*.yaml"))
         for group in sorted(folder.iterdir())
-        if group.is_dir() and group.name != "hydra"
+        if group.is_dir() and group.name != "hydra" and "_on_" not in group.name  # chosen by other groups
     }
 
 

@@ -1,4 +1,4 @@
-"""``sdst show``: one HTML file that shows a finished run, or compares two, and works offline."""
+"""``sdst show``: one HTML file that shows a finished run, or compares several, and works offline."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MOST_RUNS = 8
+"""Most runs on a page, each with a colour of its own."""
 VIDEOS = "videos"
 """Default folder of the videos, next to the annotations."""
 
@@ -39,8 +41,11 @@ VIDEOS = "videos"
 def main(argv: Sequence[str]) -> int:
     """Write the page and print its path."""
     args = _parser().parse_args(argv)
-    if len(args.runs) > 2:
-        raise UserError(f"sdst show: expected one run, or two to compare; got {len(args.runs)}")
+    if len(args.runs) > MOST_RUNS:
+        raise UserError(
+            f"sdst show: expected at most {MOST_RUNS} runs, got {len(args.runs)}; "
+            "sdst report RUN... makes a table of any number"
+        )
     out = show(
         args.runs,
         args.out,
@@ -62,10 +67,10 @@ def show(
     videos: Path | None = None,
     video_name: str = "{vid}",
 ) -> Path:
-    """Write the page of a finished run, or of two runs with predictions for the same queries.
+    """Write the page of a finished run, or of several with predictions for the same queries.
 
     Args:
-        folders: One or two run folders, or checkpoints in them.
+        folders: Run folders, or checkpoints in them; at most :data:`MOST_RUNS`.
         out: HTML file to write; by default in the first run's folder.
         split: Split whose predictions are shown; by default the one that selected the first run's checkpoint.
         annotations: Annotation file of the split; by default the one in the first run's configuration.
@@ -80,12 +85,14 @@ def show(
         UserError: A folder is not a finished run, files are missing, or the runs have different queries.
     """
     folders = [RunFolder.of(folder).path for folder in folders]
-    names = [folder.resolve().name for folder in folders]
+    # A multirun's links are named by what differs, so they are not followed.
+    names = [Path(os.path.abspath(folder)).name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
     runs = [read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
     if out is None:
-        out = folders[0] / ("show.html" if len(runs) == 1 else f"show-vs-{folders[1].resolve().name}.html")
+        others = f"-vs-{names[1].replace(os.sep, '_')}" if len(runs) == 2 else "-all" if len(runs) > 2 else ""
+        out = folders[0] / f"show{others}.html"
     split = split or runs[0].metrics["selected"]["split"]
     annotations = annotations or RunFolder(runs[0].folder).annotations_path(split)
     records = read_annotations(annotations).records
@@ -166,10 +173,10 @@ def _parser() -> Parser:
     parser = Parser(
         prog="sdst show",
         description="Show a finished run as one HTML page: metrics, learning curves, configuration, and every "
-        "prediction with its ground truth. With a second run, compare both.",
+        "prediction with its ground truth. With several runs, compare them.",
     )
     add = parser.add_argument
-    add("runs", type=Path, nargs="+", metavar="RUN", help="one or two run folders")
+    add("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or checkpoints in them")
     add("--out", type=Path, metavar="F.html", help="file to write (default: show.html in the run folder)")
     add("--split", help="split whose predictions are shown (default: the one that selected the checkpoint)")
     add(

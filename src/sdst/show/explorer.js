@@ -4,12 +4,11 @@ const PAGE = 40; // queries added to the list at a time
 
 /** A form that filters and sorts queries, and the list of queries, each of which opens its details. */
 function showExplorer(container, data) {
-  const [first, second] = data.runs;
   const search = el("input", { type: "search", oninput: apply, placeholder: "words in the query" });
   const [kind, kindLabel] = choice("error type", kindChoices(data), apply);
   const [group, groupLabel] = choice("moment length", [["", "any"], ...Object.entries(data.groups)], apply);
   const [order, orderLabel] = choice("order", orderChoices(data.runs), apply);
-  const [outcome, outcomeLabel] = choice("first prediction", outcomeChoices(first, second), apply);
+  const [outcome, outcomeLabel] = choice("first prediction", outcomeChoices(data.runs), apply);
   const count = el("p", { role: "status" });
   const list = el("ol", { class: "samples" });
   const more = el("button", { type: "button", class: "more", onclick: extend }, `Show ${PAGE} more`);
@@ -23,7 +22,7 @@ function showExplorer(container, data) {
       (!group.value || sample.groups.includes(group.value)) &&
       (!outcome.value || outcome.value === sample.answers.map(isRight).join());
     found = data.samples.filter(wanted);
-    const key = ORDERS[order.value];
+    const key = orderKey(order.value);
     if (key) found.sort((a, b) => key(a) - key(b));
     const total = data.samples.length === 1 ? "1 query" : `${data.samples.length.toLocaleString("en")} queries`;
     count.textContent = `${found.length.toLocaleString("en")} of ${total}`;
@@ -38,7 +37,7 @@ function showExplorer(container, data) {
   }
 
   const searchLabel = el("label", {}, el("span", {}, "query"), search);
-  const labels = [searchLabel, kindLabel, groupLabel, ...(second ? [outcomeLabel] : []), orderLabel];
+  const labels = [searchLabel, kindLabel, groupLabel, ...(data.runs.length > 1 ? [outcomeLabel] : []), orderLabel];
   const form = el("form", { onsubmit: (event) => event.preventDefault() }, ...labels);
   container.replaceChildren(form, count, list, more);
   apply();
@@ -47,28 +46,34 @@ function showExplorer(container, data) {
 const firstIou = (answer) => answer.ious[0] ?? 0;
 const isRight = (answer) => answer.kinds.includes("right");
 
-/** Order -> sort key of a query; the order of the annotations has no key. */
-const ORDERS = {
-  worst0: (sample) => firstIou(sample.answers[0]),
-  worst1: (sample) => firstIou(sample.answers[1]),
-  ahead0: (sample) => firstIou(sample.answers[1]) - firstIou(sample.answers[0]),
-  ahead1: (sample) => firstIou(sample.answers[0]) - firstIou(sample.answers[1]),
-};
+/** Sort key of a query; none for the order of the annotations. */
+function orderKey(order) {
+  const index = Number(order.slice(-1));
+  if (order.startsWith("worst")) return (sample) => firstIou(sample.answers[index]);
+  if (order.startsWith("ahead")) return (sample) => -lead(sample, index);
+  return null;
+}
+
+/** IoU of a run's first prediction minus that of the best other run. */
+function lead(sample, index) {
+  const others = sample.answers.filter((_, other) => other !== index).map(firstIou);
+  return firstIou(sample.answers[index]) - Math.max(...others);
+}
 
 function orderChoices(runs) {
   const worst = runs.map((run, index) => [`worst${index}`, `${run.name}: lowest IoU first`]);
   const ahead = runs.map((run, index) => [`ahead${index}`, `${run.name}: largest lead first`]);
-  return [["", "annotation order"], ...worst, ...(runs.length === 2 ? ahead : [])];
+  return [["", "annotation order"], ...worst, ...(runs.length > 1 ? ahead : [])];
 }
 
-function outcomeChoices(first, second) {
-  if (!second) return [["", "any"]];
+/** The value of a choice says for each run whether its first prediction is right. */
+function outcomeChoices(runs) {
+  const outcome = (isOne) => runs.map((_, index) => isOne(index)).join();
   return [
     ["", "any"],
-    ["true,true", "both right"],
-    ["true,false", `only ${first.name} right`],
-    ["false,true", `only ${second.name} right`],
-    ["false,false", "neither right"],
+    [outcome(() => true), runs.length === 2 ? "both right" : "all right"],
+    ...runs.map((run, right) => [outcome((index) => index === right), `only ${run.name} right`]),
+    [outcome(() => false), runs.length === 2 ? "neither right" : "none right"],
   ];
 }
 

@@ -37,7 +37,7 @@ def render(runs: Sequence[FinishedRun], data: dict[str, Any]) -> str:
     """The HTML text of the page.
 
     Args:
-        runs: One or two runs.
+        runs: The runs.
         data: Data for the scripts, plain values without NaN; see :func:`sdst.show.commands.show`.
     """
     style, script = page_file("page.css"), "\n".join(page_file(name) for name in SCRIPTS)

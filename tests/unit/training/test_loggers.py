@@ -1,6 +1,7 @@
 """Runs logged to wandb, read back from the files that it writes offline: fresh, resumed, failed."""
 
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -231,3 +232,27 @@ def test_missing_package_is_reported_before_the_run_starts(
     assert package in line
     assert "pip install 'sdst[wandb]'" in line
     assert not (tmp_path / "runs/run").exists()
+
+
+def test_the_documented_sweep_gives_its_agents_commands_that_train() -> None:
+    sweeps = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
+    page = (Path(__file__).parents[3] / "docs/wandb.md").read_text()
+    (text,) = re.findall(r'```yaml title="search.yaml"\n(.*?)```', page, flags=re.DOTALL)
+    search = yaml.safe_load(text)
+    values = {"optim.lr": 3e-4, "attention": search["parameters"]["attention"]["values"][0]}
+    assert set(values) == set(search["parameters"])
+    words = sweeps.create_sweep_command_args(
+        {"args": {key: {"value": value} for key, value in values.items()}}
+    )
+    words |= {"program": [search["program"]]}
+    command = [
+        word
+        for part in search["command"]
+        for word in (words[part[2:-1]] if part.startswith("${") else [part])
+    ]
+    assert command[:2] == ["sdst", "train"]
+    config = compose(command[2:])
+    assert config.optim.lr == 3e-4
+    assert config.model.attention._target_ == "sdst.models.attention.Standard"
+    assert f"{config.select.split}/{config.select.metric}" == search["metric"]["name"]
+    assert "wandb" in config.logger
