@@ -115,14 +115,18 @@ def _built(node: Any, key: str) -> str:
     rows = (
         (f"{key}.{name}", _annotation(parameters[name], value), value, comments.get(name) or meanings[name])
         for name, value in values.items()
-        if name != "_target_" and not isinstance(value, dict)
+        if name != "_target_" and not _is_built(value)
     )
     nested = [
         f"`{key}.{name}`: {_built(node[name], f'{key}.{name}')}"
         for name, value in values.items()
-        if isinstance(value, dict) and "_target_" in value
+        if _is_built(value)
     ]
     return "\n\n".join([f"Builds `{values['_target_']}`: {_summary(target)}\n\n{_table(rows)}", *nested])
+
+
+def _is_built(value: Any) -> bool:
+    return isinstance(value, dict) and "_target_" in value
 
 
 def _choice(default: DictConfig, group: str, name: str) -> str:

@@ -47,7 +47,7 @@ OPTIONS = {
     "levels.source=first": ["levels.source", "first"],
     "model.modules=[ca,sa,rdsx]": ["model.modules", "rdsx"],
     "model.modules=[]": ["model.modules"],
-    "attention=deformabel": ["attention/deformabel", "pure_init"],
+    "attention=deformabel": ["attention=deformabel", "pure_init"],
     "model.attention=standard": ["model.attention", "'standard'", "attention=NAME"],
     "model.attention.start=pure": ["model.attention.start"],
     "model.attention.query_dim=0": ["model.attention.query_dim", "at least 1"],

@@ -190,7 +190,7 @@ def run(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     else:
         small = SMALLER.get((arguments[0], arguments[1]), [])
         if arguments[0] == "sweep" or (arguments[0] == "train" and "--cfg" not in arguments):
-            small = [*SMALL, *([TRIALS] if "hydra/sweeper=optuna" in arguments else [])]
+            small = [*SMALL, *([TRIALS] if any("optuna" in argument for argument in arguments) else [])]
         assert main(expanded(arguments) + small) == 0, (command, capsys.readouterr().err)
 
 

@@ -258,7 +258,7 @@ class ComposerWithoutFiles(plan.Composer):
     def job(self, overrides: Sequence[str]) -> plan.Job:
         # The test below checks that the experiment itself adds nothing.
         config = composed_once(tuple(text for text in overrides if not text.startswith("experiment=")))
-        return plan.Job(tuple(overrides), config, essence(config))
+        return plan.Job(tuple(overrides), config, {}, essence(config))
 
 
 @pytest.mark.parametrize(("name", "scale"), JOBS)

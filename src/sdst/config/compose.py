@@ -192,6 +192,11 @@ def _unknown_option(key: str) -> UserError:
 
 def _names(overrides: Sequence[str]) -> set[str]:
     """Keys of all options that take a value, and the groups in use."""
+    return _names_in(conf_dir(), *overrides)
+
+
+@cache
+def _names_in(_folder: Path, *overrides: str) -> set[str]:
     config: Any = OmegaConf.to_container(_compose(overrides, with_hydra=True))
     groups = config.pop("hydra")["runtime"]["choices"]
     return {*_keys(config, ""), *groups}
@@ -199,6 +204,8 @@ def _names(overrides: Sequence[str]) -> set[str]:
 
 def _owners(key: str, groups: dict[str, list[str]]) -> list[str]:
     """The choices, such as ``model=sdst``, that have an option or group which others of their group lack."""
+    if not _is_in_a_file(key.rpartition(".")[2]):
+        return []
     for group in dict.fromkeys(("attention", key.partition(".")[0], "model")):
         if group not in groups or group == key:
             continue
@@ -206,6 +213,12 @@ def _owners(key: str, groups: dict[str, list[str]]) -> list[str]:
         if owners and len(owners) < len(groups[group]):
             return [f"{group}={choice}" for choice in owners]
     return []
+
+
+def _is_in_a_file(option: str) -> bool:
+    """Whether any file of the configuration has this option; composing each choice to see takes a second."""
+    files = conf_dir().rglob("*.yaml")
+    return any(re.search(rf"\b{re.escape(option)}:", file.read_text(encoding="utf-8")) for file in files)
 
 
 def _names_if_possible(overrides: Sequence[str]) -> set[str]:

@@ -206,6 +206,11 @@ class DeformableAttention(nn.Module):
 class AttentionOptions(ABC):
     """Which attention the module ``rdsa`` of the sparse stream stands for (Tab. 5), and its sizes."""
 
+    @property
+    @abstractmethod
+    def choice(self) -> str:
+        """Its name in the group ``attention``."""
+
     @abstractmethod
     def make(self, dim: int, heads: int) -> DeformableAttention | ClipAttention:
         """The attention for queries of width d with H heads."""
@@ -214,6 +219,8 @@ class AttentionOptions(ABC):
 @dataclass(frozen=True)
 class Standard(AttentionOptions):
     """Standard cross-attention to all clips (Tab. 5, Stand. CA)."""
+
+    choice = "standard"
 
     def make(self, dim: int, heads: int) -> ClipAttention:
         """See :meth:`AttentionOptions.make`."""
@@ -241,6 +248,11 @@ class Deformable(AttentionOptions):
         if self.start not in STARTS:
             raise UserError(f"model.attention.start must be one of {', '.join(STARTS)}, got {self.start!r}")
 
+    @property
+    def choice(self) -> str:
+        """See :attr:`AttentionOptions.choice`."""
+        return "deformable" if self.start == "learned" else f"{self.start}_init"
+
     def make(self, dim: int, heads: int) -> DeformableAttention:
         """See :meth:`AttentionOptions.make`."""
         return DeformableAttention(dim, heads, self.num_points)
@@ -259,6 +271,8 @@ class RDSA(AttentionOptions):
     Raises:
         UserError: A value is out of range.
     """
+
+    choice = "rdsa"
 
     num_points: int = 4
     sampling: Sequence[str] = ("l", "c", "r")

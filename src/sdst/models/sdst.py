@@ -251,7 +251,7 @@ def _check_variant(signal: str, modules: Sequence[str], attention: AttentionOpti
         return
     chosen = {
         f"signal={signal}": signal != SIGNALS[-1],
-        f"attention={attention}": not isinstance(attention, RDSA),
+        f"attention={attention.choice}": not isinstance(attention, RDSA),
     }
     if isinstance(attention, RDSA):
         chosen["attention.sampling"] = len(attention.sampling) < len(POINTS)

@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         if args.out is None:
             raise UserError("sdst report --all needs an output folder: give --out DIR")
         _write_all(args, folder)
-    elif args.experiment is None:
+    elif not args.experiment:
         raise UserError("sdst report: no experiment given; give its name, --all or --list")
     else:
         report = _Report(find_experiment(args.experiment[0], folder), args.scale, args.runs, folder)

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sdst.config.build import build
 from sdst.config.checks import check_options, precision, resolve_auto_options
-from sdst.config.compose import check_keys, explain
+from sdst.config.compose import explain
 from sdst.config.schema import SelectConfig, TrainConfig
 from sdst.errors import UserError
 from sdst.losses.criterion import Criterion
@@ -57,7 +57,6 @@ def complete(config: DictConfig) -> DictConfig:
     Raises:
         UserError: An option is bad.
     """
-    check_keys(config)
     config = config.copy()
     try:
         OmegaConf.resolve(config)

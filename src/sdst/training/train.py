@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdst.config.compose import check_group_choices, compose, conf_dir, explain, register_schema
+from sdst.config.compose import check_group_choices, check_keys, compose, conf_dir, explain, register_schema
 from sdst.config.words import choices_of, run_name, tags, task_words
 from sdst.errors import JobsFailed, UserError
 from sdst.training.arguments import PROGRAM, flags_like, read_arguments
@@ -197,9 +197,10 @@ def _run_hydra() -> None:
 
         run_dir = Path(HydraConfig.get().runtime.output_dir)
         ours = HydraConfig.get()
-        config.name = config.name or run_name(task_words(ours), config.seed)
-        config.tags = config.tags or tags(choices_of(ours.runtime.choices))
         try:
+            check_keys(config)
+            config.name = config.name or run_name(task_words(ours), config.seed)
+            config.tags = config.tags or tags(choices_of(ours.runtime.choices))
             result = train(config, run_dir)
         except UserError as error:
             refused.append(error)
