@@ -26,7 +26,7 @@ COMMANDS = {
     "report": ("sdst.reports.commands", "print or save a table or figure with the paper's numbers beside it"),
     "show": (
         "sdst.show.commands",
-        "show one run, or compare two, as a page: metrics, curves, every prediction",
+        "show a run, or compare several, as a page: metrics, curves, every prediction",
     ),
     "evaluate": ("sdst.metrics.commands", "score any model's prediction file against annotations"),
     "analyze": (

@@ -58,56 +58,75 @@ def sweep(sweeper: JobSweeper, arguments: Sequence[str]) -> None:
         raise UserError(
             f"hydra.sweeper.jobs_per_gpu must be a whole number of at least 1, got {sweeper.jobs_per_gpu}"
         )
+    check_launcher(config.hydra.launcher)
     composer = Composer(sweeper.context.config_loader, config)
     runs = Path(config.paths.runs).resolve()
-    folder = runs / "jobs"
-    refused: list[Refused] = []
     table = find_experiment(sweeper.table) if sweeper.table else _chosen_table(config)
-    if table is not None and sweeper.table:
-        jobs = table_jobs(composer, table, sweeper.scale, arguments)
-    else:
-        try:
-            jobs, refused = product_jobs(composer, sweeper.params, sweeper.jobs, arguments)
-        except MissingConfigException as error:
-            raise explain(error) from error
-    jobs, more = _try_out(jobs, folder)
-    refused += more
-    if refused and sweeper.table:
-        raise UserError(f"{sweeper.table}: {refused[0].reason}")
-    if refused and not jobs:
-        raise _reasons(refused)
-    check_launcher(config.hydra.launcher)
+    jobs, refused = _plan(sweeper, composer, table, arguments, runs / "jobs")
     place = Path(config.hydra.sweep.dir)
     if table is not None:
         path = manifest(runs, table.name, sweeper.scale)
         jobs = _write_rows(path, table, sweeper, composer, arguments, jobs)
         place = path.with_suffix("")
+    try:
+        _train(sweeper, jobs, runs / "jobs", group=table.name if table else place.name)
+    finally:  # also of a multirun that was stopped
+        _conclude(jobs, refused, runs / "jobs", place)
+    if refused:
+        raise _reasons(refused)
+    if any(status(runs / "jobs", job.identity) != "finished" for job in jobs):
+        raise JobsFailed
+
+
+def _plan(
+    sweeper: JobSweeper,
+    composer: Composer,
+    table: Experiment | None,
+    arguments: Sequence[str],
+    folder: Path,
+) -> tuple[list[Job], list[Refused]]:
+    """The jobs that can be trained, and the combinations that cannot.
+
+    Raises:
+        UserError: A choice is misspelt, no job can be trained, or a row of a given table cannot.
+    """
+    if table is not None and sweeper.table:
+        jobs, refused = _try_out(table_jobs(composer, table, sweeper.scale, arguments), folder)
+        if refused:
+            raise UserError(f"{sweeper.table}: {refused[0].reason}")
+        return jobs, refused
+    try:
+        composed, contradictory = product_jobs(composer, sweeper.params, sweeper.jobs, arguments)
+    except MissingConfigException as error:
+        raise explain(error) from error
+    jobs, refused = _try_out(composed, folder)
+    refused = [*contradictory, *refused]
+    if not jobs:
+        raise _reasons(refused)
+    for reason in dict.fromkeys(item.reason for item in refused):
+        logger.info("cannot be trained: %s", reason)
+    return jobs, refused
+
+
+def _train(sweeper: JobSweeper, jobs: Sequence[Job], folder: Path, group: str) -> None:
+    """Freeze the unfinished jobs and train them; wait for those that another process trains."""
     names = labels(jobs)
     for job, name in zip(jobs, names, strict=True):
-        _name(job, table.name if table else place.name, name)
+        _name(job, group, name)
     left = [job for job in jobs if status(folder, job.identity) != "finished"]
     folder.mkdir(parents=True, exist_ok=True)
     for job in left:
         freeze(job.config, folder, job.identity)
     logger.info("%d jobs: %d finished, %d to train", len(jobs), len(jobs) - len(left), len(left))
-    for reason in dict.fromkeys(item.reason for item in refused):
-        logger.info("cannot be trained: %s", reason)
     places = {
         job.identity: f"job {number} of {len(jobs)} ({name})"
         for number, (job, name) in enumerate(zip(jobs, names, strict=True), start=1)
     }
-    try:
-        with explain_launcher():
-            _launch(left, folder, sweeper, places)
-            if busy := [job for job in left if status(folder, job.identity) == "missing"]:
-                logger.info("waiting for %d jobs that another process is training", len(busy))
-                _launch(busy, folder, sweeper, places, wait=True)
-    finally:  # also of a multirun that was stopped
-        _conclude(jobs, refused, folder, place)
-    if refused:
-        raise _reasons(refused)
-    if any(status(folder, job.identity) != "finished" for job in jobs):
-        raise JobsFailed
+    with explain_launcher():
+        _launch(left, folder, sweeper, places)
+        if busy := [job for job in left if status(folder, job.identity) == "missing"]:
+            logger.info("waiting for %d jobs that another process is training", len(busy))
+            _launch(busy, folder, sweeper, places, wait=True)
 
 
 def _launch(
