@@ -107,7 +107,7 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
 
 def _chooses_multirun(override: str) -> bool:
     group, _, choice = override.partition("=")
-    return group in MULTIRUNS and choice != "null"
+    return override == "hydra.mode=MULTIRUN" or (group in MULTIRUNS and choice != "null")
 
 
 def flags_like(word: str) -> list[str]:

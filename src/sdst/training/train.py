@@ -13,8 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
+from hydra import version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -57,9 +63,8 @@ def main(argv: Sequence[str]) -> int:
             overrides = [*(SEARCH_OPTIONS if SEARCH in args.overrides else ()), *args.overrides]
             # Optuna imports alembic, which logs its start.
             logging.getLogger("alembic").setLevel(logging.WARNING)
-            # Hydra's parser accepts flags only before or after all overrides.
             sys.argv = [PROGRAM, *(["--multirun"] if args.is_multirun else []), *args.flags, *overrides]
-            _run_hydra()
+            _train(args, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from error
     except JobsFailed:
@@ -186,6 +191,14 @@ def _complete(arguments: Sequence[str]) -> None:
 
 
 def _run_hydra() -> None:
+    """Run Hydra's command line, sys.argv, for its flags that show something."""
+    register_schema()
+    hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="train")(
+        lambda _: None
+    )()
+
+
+def _train(args: Arguments, overrides: list[str]) -> None:
     """Train one run, or all runs of a multirun; bad input of a job is reported after the other jobs are done."""
     refused: list[UserError] = []
     here = os.getpid()
@@ -214,10 +227,30 @@ def _run_hydra() -> None:
         return value
 
     register_schema()
+    version.setbase("1.3")
+    # What hydra.main does for a command without flags, but for composing everything once more to see hydra.mode.
+    application = Hydra.create_main_hydra2("train", _search_path(args.config_dir))
+    name = args.config_name or "train"
+    is_multirun = args.is_multirun
+    if args.config_name and not is_multirun:
+        is_multirun = application.get_mode(name, overrides) == RunMode.MULTIRUN
+    run = application.multirun if is_multirun else application.run
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="train")(job)()
+        mode = RunMode.MULTIRUN if is_multirun else RunMode.RUN
+        run(config_name=name, task_function=job, overrides=[*overrides, f"hydra.mode={mode.name}"])
     except ValueError:  # Optuna raises it if it has no best trial
         if not refused:
             raise
+    finally:
+        GlobalHydra.instance().clear()
     if refused:
         raise UserError("; ".join(str(error) for error in refused))
+
+
+def _search_path(config_dir: str) -> ConfigSearchPath:
+    """The conf folder, and before it the folder of ``--config-dir`` if there is one."""
+    path = create_config_search_path(f"file://{conf_dir().resolve()}")
+    if config_dir:
+        before = SearchPathQuery(provider="schema")
+        path.prepend(provider="command-line", path=f"file://{Path(config_dir).absolute()}", anchor=before)
+    return path
