@@ -1,4 +1,4 @@
-"""The wheel contains exactly the package with its data, the configuration and the experiments."""
+"""The wheel contains exactly the package with its data, Hydra's plugin, the configuration and the experiments."""
 
 import subprocess
 import sys
@@ -29,7 +29,8 @@ def test_wheel_contains_package_data_configuration_and_experiments(
 ) -> None:
     package = {
         path.relative_to(ROOT / "src"): path
-        for path in (ROOT / "src/sdst").rglob("*")
+        for part in ("sdst", "hydra_plugins")
+        for path in (ROOT / "src" / part).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     moved = {
@@ -40,6 +41,7 @@ def test_wheel_contains_package_data_configuration_and_experiments(
     built = {name: wheel.read(name) for name in wheel.namelist() if not name.startswith("sdst-")}
     assert built.keys() == files.keys()
     assert built == files
+    assert "hydra_plugins/sdst_jobs.py" in built
     for name in ("conf/train.yaml", "experiments/table1.yaml", "features/small_world/weights.safetensors"):
         assert f"sdst/{name}" in built
 
