@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from sdst.sweeps.runs_table import RunRow, as_csv, as_text, of_job
 from sdst.sweeps.tables import experiments_dir, find_experiment, list_experiments
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from omegaconf import DictConfig
 
@@ -40,6 +41,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@contextmanager
+def _quiet_launchers() -> Iterator[None]:
+    """Silence the lines of Hydra and its launchers, which repeat ours, for as long as the multirun lasts."""
+    packages = [logging.getLogger(name) for name in ("hydra", "hydra_plugins")]
+    levels = [package.level for package in packages]
+    for package in packages:
+        package.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for package, level in zip(packages, levels, strict=True):
+            package.setLevel(level)
+
+
+@_quiet_launchers()
 def sweep(sweeper: JobSweeper, arguments: Sequence[str]) -> None:
     """Train the unfinished jobs of a multirun, and print a table of all.
 
@@ -51,8 +67,6 @@ def sweep(sweeper: JobSweeper, arguments: Sequence[str]) -> None:
         UserError: No job, or not every job, can be trained; in a product, the others are trained first.
         JobsFailed: A job has failed.
     """
-    for package in ("hydra", "hydra_plugins"):
-        logging.getLogger(package).setLevel(logging.WARNING)
     config = sweeper.multirun
     if not isinstance(sweeper.jobs_per_gpu, int) or sweeper.jobs_per_gpu < 1:
         raise UserError(
