@@ -19,7 +19,7 @@ class UserError(ValueError):
         super().__init__(message.rpartition(f"{__name__}.UserError: ")[2])
 
 
-class JobsFailed(Exception):  # noqa: N818  # says what happened
+class JobsFailedError(Exception):
     """Jobs of a multirun have failed; their reasons were printed. The command ends with status 1."""
 
 

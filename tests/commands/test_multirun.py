@@ -93,6 +93,12 @@ def test_jobs_are_those_of_single_runs_and_are_trained_once(
     assert multirun("seed=0,1,2", folder="again") == 0
     assert before.items() <= finished_at(tmp_path).items()
     assert [row["seed"] for row in table(tmp_path / "again")] == ["0", "1", "2"]
+    assert multirun("seed=0,1", "optim.lr=2e-3") == 0
+    rows = table(tmp_path / "multirun")
+    assert {row["seed"]: Path(row["folder"]) for row in rows} == {
+        seed: (tmp_path / f"multirun/seed={seed}").resolve() for seed in ("0", "1")
+    }
+    assert multirun("seed=0,1") == 0
     assert multirun("seed=1", folder="alone", flag="") == 0
     assert metrics(tmp_path / "alone")["best"] == metrics(tmp_path / "multirun/seed=1")["best"]
 

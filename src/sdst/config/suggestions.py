@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 MEANT = {
     ("epochs", "num_epochs", "n_epochs"): ("trainer.max_epochs",),
     ("max_steps", "steps"): ("+trainer.max_steps", "trainer.max_epochs"),
-    ("k", "num_levels", "n_levels", "num_layers", "layers"): ("levels=", "levels.count"),
+    ("k", "num_levels", "n_levels", "num_layers", "layers"): ("levels=",),
     ("gpus", "gpu", "num_gpus", "ngpus", "n_gpus"): ("trainer.devices",),
     ("cpu", "device", "cuda"): ("trainer.accelerator",),
     ("amp", "fp16", "bf16", "half"): ("trainer.precision",),
@@ -25,17 +25,17 @@ MEANT = {
     ("hidden_dim", "hidden_size", "d_model", "width"): ("model.dim",),
     ("num_heads", "nheads", "n_heads"): ("model.heads",),
     ("arch", "method", "network", "net"): ("model=",),
-    ("modules", "module_order"): ("order=", "model.modules"),
-    ("attention_type", "attn", "cross_attention"): ("attention=", "model.attention"),
-    ("pool", "pooling_type"): ("pooling=", "data.pooling"),
-    ("losses", "loss_weights"): ("loss=", "loss.weights.cls"),
+    ("modules", "module_order"): ("order=",),
+    ("attention_type", "attn", "cross_attention"): ("attention=",),
+    ("pool", "pooling_type"): ("pooling=",),
+    ("losses", "loss_weights"): ("loss=",),
     ("random_seed", "manual_seed", "seeds"): ("seed",),
     ("clip", "grad_clip", "clip_grad", "max_norm"): ("trainer.gradient_clip_val",),
     ("grad_accum", "accumulate"): ("trainer.accumulate_grad_batches",),
     ("eval_every", "val_every", "eval_epoch"): ("trainer.check_val_every_n_epoch",),
-    ("fast_dev_run", "dry_run"): ("debug=fdr", "trainer.limit_train_batches"),
-    ("overfit", "overfit_batches"): ("debug=overfit", "trainer.limit_train_batches"),
-    ("profile", "profiler"): ("debug=profiler", "+trainer.profiler"),
+    ("fast_dev_run", "dry_run"): ("debug=fdr",),
+    ("overfit", "overfit_batches"): ("trainer.limit_train_batches",),
+    ("profile", "profiler"): ("debug=profiler",),
     ("strategy",): ("+trainer.strategy",),
     ("num_nodes", "nodes", "nnodes"): ("+trainer.num_nodes",),
     ("wandb", "wandb_project", "use_wandb"): ("logger=wandb",),
@@ -44,7 +44,7 @@ MEANT = {
     ("out", "output", "output_dir", "out_dir", "save_dir", "log_dir", "results_dir"): ("run_dir",),
     ("exp", "exp_name", "experiment_name", "run_name"): ("run_dir", "group"),
     ("table", "tables"): ("experiment=",),
-    ("laptop", "size"): ("scale=", "data=laptop"),
+    ("laptop", "size"): ("scale=",),
 }
 """Last parts of keys that people type -> what they may mean; the first that exists is suggested.
 
@@ -93,7 +93,7 @@ def one_of(group: str, choices: Sequence[str]) -> str:
 def _existing(
     candidate: str, key: str, known: Collection[str], groups: Mapping[str, Sequence[str]]
 ) -> str | None:
-    """The text of a candidate of :data:`MEANT`, or None if there is no such option or choice."""
+    """How to write a candidate of :data:`MEANT`; None if the configuration lacks it."""
     if candidate.startswith("+") or candidate == "resume=RUN":
         return candidate if candidate.lstrip("+") != key else None
     group, is_choice, choice = candidate.partition("=")

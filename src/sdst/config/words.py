@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -84,3 +85,18 @@ def hydra_words() -> dict[str, Any]:
         "choices": choices_of(config.runtime.choices),
         "overrides": typed(task_words(config)),
     }
+
+
+def flatten(config: DictConfig) -> dict[str, str]:
+    """All options of a configuration in order, dotted key -> value as text; a list is one value."""
+    options: dict[str, str] = {}
+
+    def add(node: Any, prefix: str) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                add(value, f"{prefix}{key}.")
+            else:
+                options[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
+
+    add(OmegaConf.to_container(config), "")
+    return options

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+PAPERS_ATTENTION = RDSA()
+"""Attention of the paper (Tab. A)."""
+
+
 class SDST(nn.Module):
     """Two parallel streams along K levels of a frozen backbone; the defaults are the paper's (Tab. A).
 
@@ -72,7 +76,7 @@ class SDST(nn.Module):
         sharing: bool = True,
         signal: str = "post_ca_sa_ffn",
         modules: Sequence[str] = ("ca", "sa", "rdsa", "ffn"),
-        attention: AttentionOptions = RDSA(),  # noqa: B008  # frozen
+        attention: AttentionOptions = PAPERS_ATTENTION,
         stop_reference_gradient: bool = True,
         roi_bins: int = 16,
         actionness_dim: int = 128,

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from sdst.config.checks import resolve_auto_options
 from sdst.config.compose import compose
+from sdst.config.words import flatten
 from sdst.metrics.error_kinds import KINDS
-from sdst.show.runs import flatten
 from sdst.sweeps.jobs import NOT_IDENTITY
 from sdst.version import __version__
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from sdst.training.run_folder import RunFolder
 
@@ -100,21 +99,6 @@ def selected_step(run: FinishedRun, curves: dict[str, Curve]) -> int | None:
     selected = run.metrics["selected"]
     curve = curves.get(f"{selected['split']}/{selected['metric']}")
     return None if curve is None else curve.steps[curve.values.index(max(curve.values))]
-
-
-def flatten(config: DictConfig) -> dict[str, str]:
-    """All options of a configuration in order, dotted key -> value as text; a list is one value."""
-    options: dict[str, str] = {}
-
-    def add(node: Any, prefix: str) -> None:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                add(value, f"{prefix}{key}.")
-            else:
-                options[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
-
-    add(OmegaConf.to_container(config), "")
-    return options
 
 
 def _shorten(value: float) -> float:

@@ -91,9 +91,8 @@ class Composer:
             choices = choices_of(config.hydra.runtime.choices)
             with open_dict(config):
                 del config["hydra"]
-            OmegaConf.resolve(
-                config.copy()
-            )  # the job's own stays unresolved, because loggers refer to its name
+            # Only the copy is resolved, because the job's loggers refer to the name that it gets later.
+            OmegaConf.resolve(config.copy())
         except MissingConfigException:
             raise
         except (HydraException, OmegaConfBaseException) as error:

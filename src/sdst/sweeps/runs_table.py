@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from sdst.config.words import differing, typed, words
+from sdst.config.words import differing, flatten, typed, words
 from sdst.errors import UserError
 from sdst.sweeps.jobs import FAILED, status
 from sdst.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 SHOWN = (
     "MR-full-R1@0.5",
@@ -90,7 +90,7 @@ def of_runs(folders: Sequence[Path]) -> list[RunRow]:
             for values, config in zip(said, configs, strict=True)
         ]
     else:
-        said = [words(_leaves(OmegaConf.to_container(config), "")) for config in configs]
+        said = [words(typed(flatten(config))) for config in configs]
     return [_of_run(run, values) for run, values in zip(runs, said, strict=True)]
 
 
@@ -237,15 +237,6 @@ def _reason(folder: Path) -> str:
         return ""
     lines = path.read_text(encoding="utf-8").strip().splitlines() or [""]
     return lines[-1] if lines[0].startswith("Traceback") else lines[0]
-
-
-def _leaves(node: Any, prefix: str) -> Iterator[str]:
-    """Every option of a configuration as an override."""
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}={value}"
 
 
 def _text(value: Any) -> str:

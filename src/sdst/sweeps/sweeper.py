@@ -21,7 +21,7 @@ from hydra.errors import MissingConfigException
 from sdst.config.compose import explain, quoted
 from sdst.config.words import described, tags, words
 from sdst.console.terminal import log_to_stderr
-from sdst.errors import JobsFailed, UserError
+from sdst.errors import JobsFailedError, UserError
 from sdst.files.atomic import write_atomically
 from sdst.sweeps.jobs import freeze, run_job, status
 from sdst.sweeps.launchers import check_launcher, explain_launcher
@@ -65,7 +65,7 @@ def sweep(sweeper: JobSweeper, arguments: Sequence[str]) -> None:
 
     Raises:
         UserError: No job, or not every job, can be trained; in a product, the others are trained first.
-        JobsFailed: A job has failed.
+        JobsFailedError: A job has failed.
     """
     config = sweeper.multirun
     if not isinstance(sweeper.jobs_per_gpu, int) or sweeper.jobs_per_gpu < 1:
@@ -89,7 +89,7 @@ def sweep(sweeper: JobSweeper, arguments: Sequence[str]) -> None:
     if refused:
         raise _reasons(refused)
     if any(status(runs / "jobs", job.identity) != "finished" for job in jobs):
-        raise JobsFailed
+        raise JobsFailedError
 
 
 def _plan(
@@ -104,7 +104,7 @@ def _plan(
     Raises:
         UserError: A choice is misspelt, no job can be trained, or a row of a given table cannot.
     """
-    if table is not None and sweeper.table:
+    if table is not None and sweeper.table:  # rows are given; a chosen experiment has parameters instead
         jobs, refused = _try_out(table_jobs(composer, table, sweeper.scale, arguments), folder)
         if refused:
             raise UserError(f"{sweeper.table}: {refused[0].reason}")
@@ -259,7 +259,9 @@ def _conclude(jobs: Sequence[Job], refused: Sequence[Refused], folder: Path, pla
     for row in rows:
         name = described(row.differing(rows)).replace(", ", ",") or "job"
         link = place / re.sub(r"[^\w.,=+\[\]-]+", "_", name)[:200]
-        if row.folder is not None and row.folder.is_dir() and not link.is_symlink():
+        if row.folder is not None and row.folder.is_dir():
+            if link.is_symlink():  # of an earlier multirun here, perhaps to another job
+                link.unlink()
             link.symlink_to(row.folder)
     sys.stdout.write(as_text(rows))
     sys.stdout.flush()

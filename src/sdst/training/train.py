@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sdst.config.compose import check_group_choices, check_keys, compose, conf_dir, explain, register_schema
 from sdst.config.words import choices_of, run_name, tags, task_words
-from sdst.errors import JobsFailed, UserError
+from sdst.errors import JobsFailedError, UserError
 from sdst.training.arguments import PROGRAM, flags_like, read_arguments
 from sdst.training.run_folder import RunFolder
 from sdst.version import __version__
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
             _train(args, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from error
-    except JobsFailed:
+    except JobsFailedError:
         return 1
     return 0
 
@@ -76,7 +76,7 @@ def _resume(args: Arguments) -> bool:
     """Continue the run that ``resume=`` names, and return True; False if a run has yet to be started.
 
     Raises:
-        UserError: There is no such run, or a flag contradicts resuming.
+        UserError: The run does not exist, or a flag cannot be combined with ``resume=``.
     """
     # Imported here because it imports torch, which help, completion and refusals do not need.
     from sdst.training.resume import begun_run, stored_run
@@ -191,7 +191,7 @@ def _complete(arguments: Sequence[str]) -> None:
 
 
 def _run_hydra() -> None:
-    """Run Hydra's command line, sys.argv, for its flags that show something."""
+    """Let Hydra answer a command line in sys.argv that only shows something."""
     register_schema()
     hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="train")(
         lambda _: None
