@@ -1,5 +1,6 @@
 """Shared fixtures: a tiny corpus, training on it, a finished run, a demo and a run on videos."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,17 @@ from hypothesis import settings
 
 from helpers.corpus import Corpus, make_corpus, make_rows
 from helpers.once import once
-from sdst.cli import main
+from sdst.cli import NEW_OBJECTS, main
 
 settings.register_profile("no_deadline", deadline=None)  # a slow machine must not fail a test
 settings.load_profile("no_deadline")
 torch.set_num_threads(1)  # more threads slow down operations on tiny tensors
+gc.set_threshold(NEW_OBJECTS)
+
+
+def pytest_collection_finish() -> None:
+    """Let Python look for unused cycles among the objects of tests alone: libraries and tests stay."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

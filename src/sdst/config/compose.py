@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
+from dataclasses import is_dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -72,12 +73,9 @@ def check_keys(config: DictConfig) -> None:
     Raises:
         UserError: The first unknown key.
     """
-    try:
-        OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.to_container(config))
-    except OmegaConfBaseException as error:
-        if isinstance(error, KeyError | AttributeError) and error.full_key:
-            raise _unknown_option(error.full_key) from error
-        raise explain(error) from error
+    values: Any = OmegaConf.to_container(config)
+    if unknown := next(_unknown_keys(values, TrainConfig), None):
+        raise _unknown_option(unknown)
 
 
 def check_group_choices(overrides: Sequence[str]) -> None:
@@ -171,6 +169,20 @@ def _compose(overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfi
             return hydra.compose("train", list(overrides), return_hydra_config=with_hydra)
     finally:
         instance.hydra = outer
+
+
+def _unknown_keys(values: dict[str, Any], section: type) -> Iterator[str]:
+    types = _types(section)
+    for key, value in values.items():
+        if key not in types:
+            yield key
+        elif is_dataclass(types[key]) and isinstance(value, dict):
+            yield from (f"{key}.{name}" for name in _unknown_keys(value, types[key]))
+
+
+@cache
+def _types(section: type) -> dict[str, Any]:
+    return get_type_hints(section)
 
 
 def _unknown_option(key: str) -> UserError:
