@@ -169,6 +169,9 @@ class Output:
             -1 and +1 are the moment's boundaries. None unless requested, and with standard attention.
         proposal_logits: (B, M) logit of "this initial reference is a moment" if the initial references are proposals
             (``pure_init``, ``mixed_init``), else None.
+        denoised_logits: (B, K, N) class logits of noised true moments, N = groups × (positive, negative) × G; None
+            without denoising.
+        denoised_references: (B, K, N, 2) the refined references of these.
         anchors: The points that an anchor-based model predicts moments from; None for other models.
     """
 
@@ -183,4 +186,6 @@ class Output:
     initial_references: Tensor | None = None
     offsets: Tensor | None = None
     proposal_logits: Tensor | None = None
+    denoised_logits: Tensor | None = None
+    denoised_references: Tensor | None = None
     anchors: Anchors | None = None

@@ -28,7 +28,7 @@ from torch import nn
 from sdst.baselines.pyramid import PointHead, Pyramid, upsample
 from sdst.models.checks import check_levels, require_at_least, require_probabilities
 from sdst.models.heads import saliency_scores
-from sdst.models.layers import AdaptivePool, alignment, sinusoidal
+from sdst.models.layers import AdaptivePool, alignment, sinusoidal, with_places
 from sdst.spans import se_to_cw
 from sdst.types import Output
 
@@ -117,11 +117,8 @@ class AnchorGrounder(nn.Module):
         seen = torch.ones_like(video_mask) if self.see_padding else video_mask
         count = seen.sum(dim=1)
         index = torch.arange(video.shape[2], device=video.device)
-        # Start and end of each clip, as shares of the video: two more features of each level.
-        places = torch.stack([index, index + 1], dim=-1) / count[:, None, None]  # (B, T, 2)
-        places = places.unsqueeze(1).expand(-1, self.levels, -1, -1)
         dtype = self.scales.dtype
-        aligned_video = self.align_video(torch.cat([video.to(dtype), places.to(dtype)], dim=-1))
+        aligned_video = self.align_video(with_places(video.to(dtype), seen))
         aligned_text = self.align_text(text.to(dtype))
         positions = _interleaved(2 * math.pi * (index + 1) / count.unsqueeze(1), self.dim)
 

@@ -114,14 +114,10 @@ def _check_variants(config: DictConfig) -> None:
             f"loss.weights.act must be 0 because this model has no actionness head, got {config.loss.weights.act}"
         )
     levels = config.levels
-    if levels.source == "last" and (levels.stride, levels.text_stride, levels.direction) != (
-        1,
-        1,
-        "ascending",
-    ):
+    if levels.source == "last" and (levels.stride, levels.text_stride) != (1, 1):
         raise UserError(
-            "levels.source: last repeats one layer, so levels.stride, text_stride and direction must stay "
-            f"1, 1 and ascending, got {levels.stride}, {levels.text_stride} and {levels.direction}"
+            "levels.source: last repeats one layer, so levels.stride and text_stride must stay 1, "
+            f"got {levels.stride} and {levels.text_stride}"
         )
 
 

@@ -30,7 +30,9 @@ class Levels:
         text_stride: The same in the text tower. *Reading*: 1, whatever ``stride`` is. Tab. 4 studies how the
             pooling of eq. 15 works on shallower layers, and only the video tower is pooled; the text levels are
             always the last K of its layers.
-        direction: ``ascending`` makes level 1 the shallowest, ``descending`` the deepest. *Reading*: ascending.
+        direction: ``ascending`` makes level 1 the shallowest, ``descending`` the deepest. *Reading*: descending for
+            SDST, as in R2-Tuning's recurrence; so SDST also learns sooner (docs/learning.md). The baselines take their
+            levels ascending, and R2-Tuning reverses them itself. The last layer repeated is the same in either.
 
     Raises:
         UserError: A value is out of range.
@@ -77,6 +79,8 @@ class LossConfig:
         alpha: Share of the positives in the focal loss; null for no balancing.
         gamma: Exponent of the focal loss.
         temperature: Temperature of the contrastive losses, saliency and alignment.
+        over_levels: How ``cls``, ``l1`` and ``iou`` of the K levels are put together: ``sum``, like DETR's auxiliary
+            losses, or ``mean``, which keeps the balance of MR and HD for any K. *Reading*: sum.
     """
 
     weights: dict[str, float] = field(
@@ -94,6 +98,7 @@ class LossConfig:
     alpha: float | None = 0.25
     gamma: float = 2.0
     temperature: float = 0.07
+    over_levels: str = "sum"
 
 
 @dataclass

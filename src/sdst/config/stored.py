@@ -38,6 +38,18 @@ ATTENTIONS: dict[str, dict[str, Any]] = {
     "standard": {"_target_": "sdst.models.attention.Standard"},
 }
 """Former value of ``model.attention`` -> the attention's configuration, without sizes."""
+AS_BEFORE: dict[str, dict[str, Any]] = {
+    "sdst.models.sdst.SDST": {
+        "references": "spread",
+        "places": False,
+        "denoising_groups": 0,
+        "denoising_noise": 1.0,
+        "roi_context": 1.0,
+    },
+    "sdst.models.attention.RDSA": {"spread": "circle"},
+    "sdst.models.attention.Deformable": {"select_from": "first", "with_place": False, "spread": "circle"},
+}
+"""Class -> later options, with the values under which it does what it did before it had them."""
 
 
 def stored_config(path: Path) -> DictConfig:
@@ -84,8 +96,10 @@ def _with_new_names(values: dict[str, Any]) -> dict[str, Any]:
         if isinstance(options, dict) and old in options:
             options[name] = options.pop(old)
     model = new.get("model")
-    if isinstance(model, dict) and model.get("attention") in [*ATTENTIONS]:
-        new["model"] = _with_attention(model)
+    if isinstance(model, dict):
+        if model.get("attention") in [*ATTENTIONS]:
+            model = _with_attention(model)
+        new["model"] = _with_later_options(model)
     logger = new.get("logger")
     if isinstance(logger, dict) and "_target_" in logger:  # runs of before had a single logger
         new["logger"] = {"wandb" if logger["_target_"] in NEW_TARGETS.values() else "csv": logger}
@@ -101,6 +115,27 @@ def _with_attention(model: dict[str, Any]) -> dict[str, Any]:
     return kept | {"attention": attention}
 
 
+def _with_later_options(node: Any) -> Any:
+    """A stored node and those below it, with the options that their classes got later."""
+    if not isinstance(node, dict):
+        return node
+    return AS_BEFORE.get(str(node.get("_target_")), {}) | {
+        key: _with_later_options(value) for key, value in node.items()
+    }
+
+
+def _without_later_options(node: Any) -> Any:
+    """The same node without them, where they say what the class did before."""
+    if not isinstance(node, dict):
+        return node
+    before = AS_BEFORE.get(str(node.get("_target_")), {})
+    return {
+        key: _without_later_options(value)
+        for key, value in node.items()
+        if key not in before or value != before[key]
+    }
+
+
 def with_first_names(values: dict[str, Any]) -> dict[str, Any]:
     """A copy of a resolved configuration as the first version wrote it, for identities that must not change.
 
@@ -109,6 +144,9 @@ def with_first_names(values: dict[str, Any]) -> dict[str, Any]:
     first = copy.deepcopy(values)
     for (section, old), name in NEW_OPTIONS.items():
         first[section][old] = first[section].pop(name)
+    first["model"] = _without_later_options(first["model"])
+    if first["loss"]["over_levels"] == "sum":
+        del first["loss"]["over_levels"]
     attention = first["model"].get("attention")
     attention = attention if isinstance(attention, dict) else {}
     sizes = {new for new, _ in OF_ATTENTION.values()}

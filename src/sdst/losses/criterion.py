@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from sdst.errors import UserError
 from sdst.losses.alignment import level_alignment, video_alignment
+from sdst.losses.denoising import denoising_losses
 from sdst.losses.matcher import match
 from sdst.losses.moment import actionness_loss, focal_loss, iou_loss, l1_loss, matched_pairs
 from sdst.losses.points import assign_points, boundary_loss
@@ -25,8 +28,7 @@ if TYPE_CHECKING:
 
 TERMS = ("cls", "l1", "iou", "act", "sal", "video", "layer")
 MATCH_COSTS = ("cls", "l1", "iou")
-MEAN_OVER_LEVELS = ("video",)
-"""Terms that are averaged over the levels at which they are computed; all others are summed."""
+OVER_LEVELS = ("sum", "mean")
 Terms = dict[str, "Callable[[], Tensor]"]
 """Name -> function that computes the term."""
 
@@ -37,9 +39,10 @@ class Criterion(nn.Module):
     Readings, where the paper does not say:
 
     * The matching cost at each level is the sum of focal class, L1 and IoU costs, weighted by ``match_weights``.
-    * ``cls``, ``l1`` and ``iou`` are *summed* over levels, like DETR's auxiliary losses, and divided by the
+    * ``cls``, ``l1`` and ``iou`` are summed over levels, like DETR's auxiliary losses, or averaged, and divided by the
       number of true moments in the batch (at least 1), which with several processes is the batch of all of them.
-      Initial references that are proposals of the model enter these three as one more level, as in DINO.
+      Initial references that are proposals of the model enter these three as one more level, as in DINO, and so do
+      noised true moments at each level (``sdst.losses.denoising``).
     * ``act`` and ``sal`` only use the last level; ``video`` and ``layer`` are averaged over levels.
     * Two samples of one video are not used as negatives of each other in ``sal`` and ``video``.
     * The columns of ``sal`` are R2-Tuning's (see ``sampled_nce``).
@@ -56,6 +59,7 @@ class Criterion(nn.Module):
             None gives both weight 1.
         gamma: Exponent of the focal loss and the focal matching cost.
         temperature: Divisor of the cosines in the three contrastive losses.
+        over_levels: ``sum`` or ``mean`` of ``cls``, ``l1`` and ``iou`` over the levels.
 
     Raises:
         UserError: A key is missing or unknown, a weight is negative or not finite, all weights are 0, or a constant
@@ -70,6 +74,7 @@ class Criterion(nn.Module):
         alpha: float | None = 0.25,
         gamma: float = 2.0,
         temperature: float = 0.07,
+        over_levels: str = "sum",
     ) -> None:
         super().__init__()
         self.weights = _checked("loss.weights", weights, TERMS)
@@ -80,7 +85,10 @@ class Criterion(nn.Module):
             raise UserError(f"loss.gamma must be finite and at least 0, got {gamma}")
         if not (math.isfinite(temperature) and temperature > 0):
             raise UserError(f"loss.temperature must be finite and positive, got {temperature}")
+        if over_levels not in OVER_LEVELS:
+            raise UserError(f"loss.over_levels must be one of {', '.join(OVER_LEVELS)}, got {over_levels!r}")
         self.alpha, self.gamma, self.temperature = alpha, gamma, temperature
+        self.averaged = ("video", "cls", "l1", "iou") if over_levels == "mean" else ("video",)
 
     def forward(self, output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted total and each computed term, unweighted; all are float32 scalars."""
@@ -89,7 +97,7 @@ class Criterion(nn.Module):
     def combine(self, by_level: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the result of ``forward`` from the result of ``by_level``."""
         terms = {
-            name: values.mean() if name in MEAN_OVER_LEVELS else values.sum()
+            name: values.mean() if name in self.averaged else values.sum()
             for name, values in by_level.items()
         }
         total = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
@@ -158,7 +166,7 @@ class Criterion(nn.Module):
                 output.actionness, output.references[:, -1], batch.moments, batch.moment_mask
             )
 
-        return {
+        terms: Terms = {
             "cls": lambda: torch.stack(
                 [
                     focal_loss(
@@ -175,6 +183,27 @@ class Criterion(nn.Module):
             "iou": lambda: torch.stack([iou_loss(*pair, num_moments) for pair in pairs]),
             "act": act,
         }
+        return terms if output.denoised_logits is None else self._with_denoising(terms, output, batch)
+
+    def _with_denoising(self, terms: Terms, output: Output, batch: Batch) -> Terms:
+        """Add the losses of noised moments to those of their levels."""
+        assert output.denoised_logits is not None
+        assert output.denoised_references is not None
+        by_level = [
+            denoising_losses(
+                logits, refined, batch.moments, batch.moment_mask, alpha=self.alpha, gamma=self.gamma
+            )
+            for logits, refined in zip(
+                output.denoised_logits.unbind(1), output.denoised_references.unbind(1), strict=True
+            )
+        ]
+
+        def added(name: str) -> Tensor:
+            matched = terms[name]()  # the proposals' level comes first, if there is one
+            noised = torch.stack([level[name] for level in by_level])
+            return matched + F.pad(noised, (len(matched) - len(noised), 0))
+
+        return terms | {name: partial(added, name) for name in MATCH_COSTS}
 
     def _point_terms(self, output: Output, batch: Batch) -> Terms:
         """Return the moment terms of an anchor-based model, whose points are assigned to moments."""

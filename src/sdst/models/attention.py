@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STARTS = ("learned", "pure", "mixed")
+SELECTIONS = ("first", "last")
+SPREADS = ("circle", "line")
 POINTS = {"l": -1.0, "c": 0.0, "r": 1.0}
 """Positions at which eq. 10 reads the moment, in half widths from its centre."""
 
@@ -111,7 +113,6 @@ class DeformableAttention(nn.Module):
     """Deformable attention around a moment (eq. 9) whose sampling depends on the moment's clips: RDSA (eq. 10-11).
 
     Without ``sampling``, sampling depends on the decoder queries: z of eq. 11 is Q̂ itself, which gives eq. 8.
-    *Reading*: Q̂ does not include the references' positions; they reach it through the preceding modules.
 
     Args:
         dim: d.
@@ -120,6 +121,10 @@ class DeformableAttention(nn.Module):
         sampling: Clips of the moment that z is made of, any of ``l``, ``c``, ``r`` (Tab. M); empty for eq. 8.
         cnn_depth: Number of convolutions that give those clips local context, 0 for none (Tab. M). Unused by eq. 8.
         query_dim: Width of z in eq. 10. Unused by eq. 8.
+        with_place: Whether z of eq. 8 is Q̂ plus its positional part. Unused by RDSA.
+        spread: Where the heads look at the start. ``circle``: cos(2πh/H) half widths from the centre, as in
+            Deformable-DETR in one dimension; at least two heads look at the centre alone if H is a multiple of 4, which
+            is half of 4 heads. ``line``: evenly from boundary to boundary.
     """
 
     def __init__(
@@ -130,9 +135,13 @@ class DeformableAttention(nn.Module):
         sampling: Sequence[str] = (),
         cnn_depth: int = 0,
         query_dim: int = 0,
+        *,
+        with_place: bool = True,
+        spread: str = "circle",
     ) -> None:
         super().__init__()
         self.heads = heads
+        self.with_place = with_place
         self.sampling = [POINTS[name] for name in sampling]
         self.cnn: ContextCNN | None = None
         self.query: nn.Sequential | None = None
@@ -145,9 +154,9 @@ class DeformableAttention(nn.Module):
         self.weight = nn.Linear(query_dim, heads * num_points)
         self.value = nn.Linear(dim, dim)
         self.out = nn.Linear(dim, dim)
-        # At the start heads read to the left, to the right and at the centre, with their points at 1/P to P/P of the
-        # way to the boundary.
-        reach = torch.cos(2 * math.pi * torch.arange(heads) / heads)
+        # At the start the points of a head lie at 1/P to P/P of the way to its place.
+        turn = torch.cos(2 * math.pi * torch.arange(heads) / heads)
+        reach = turn if spread == "circle" else torch.linspace(-1, 1, heads)
         steps = torch.arange(1, num_points + 1) / num_points
         nn.init.zeros_(self.offset.weight)
         self.offset.bias.data = torch.outer(reach, steps).flatten()
@@ -176,7 +185,7 @@ class DeformableAttention(nn.Module):
 
         Args:
             queries: (B, M, d) Q̂; unused by RDSA.
-            place: (B, M, d) positional part of the queries; unused by deformable attention.
+            place: (B, M, d) positional part of the queries; unused by RDSA.
             references: (B, M, 2) current moments (centre, width).
             memory: Memory of this level from :meth:`prepare`.
             axis: Positions of the clips.
@@ -186,7 +195,7 @@ class DeformableAttention(nn.Module):
             widths (Fig. 4).
         """
         centre, half_width = references[..., :1], references[..., 1:] / 2
-        z = queries
+        z = queries + place if self.with_place else queries
         if self.query is not None:
             assert memory.context is not None
             where = torch.cat([centre + side * half_width for side in self.sampling], dim=-1)  # (B, M, sides)
@@ -235,6 +244,11 @@ class Deformable(AttentionOptions):
         num_points: P, the sampling points per head.
         start: Where the queries come from: ``learned``, or selected clips as in DINO's ``pure`` or ``mixed`` query
             selection (``proposals.py``; Tab. 5, +PureInit and +MixedInit).
+        select_from: Level whose clips are selected, ``first`` (D^1) or ``last`` (D^K). *Reading*: last, because DINO
+            selects from its finished encoder.
+        with_place: Whether the query's position takes part in the choice of sampling points. *Reading*: yes, as in
+            Deformable-DETR and TadTR.
+        spread: Where the heads look at the start, see :class:`DeformableAttention`.
 
     Raises:
         UserError: A value is out of range.
@@ -242,11 +256,14 @@ class Deformable(AttentionOptions):
 
     num_points: int = 4
     start: str = "learned"
+    select_from: str = "last"
+    with_place: bool = True
+    spread: str = "circle"
 
     def __post_init__(self) -> None:
         _require_points(self.num_points)
-        if self.start not in STARTS:
-            raise UserError(f"model.attention.start must be one of {', '.join(STARTS)}, got {self.start!r}")
+        _require_one_of(start=(self.start, STARTS), select_from=(self.select_from, SELECTIONS))
+        _require_one_of(spread=(self.spread, SPREADS))
 
     @property
     def choice(self) -> str:
@@ -255,7 +272,9 @@ class Deformable(AttentionOptions):
 
     def make(self, dim: int, heads: int) -> DeformableAttention:
         """See :meth:`AttentionOptions.make`."""
-        return DeformableAttention(dim, heads, self.num_points)
+        return DeformableAttention(
+            dim, heads, self.num_points, with_place=self.with_place, spread=self.spread
+        )
 
 
 @dataclass(frozen=True)
@@ -267,6 +286,7 @@ class RDSA(AttentionOptions):
         sampling: Clips of the moment that determine where it samples, any of l, c, r (Tab. M).
         cnn_depth: Number of convolutions over the clips before ``sampling`` (Tab. M), 0 for none.
         query_dim: Width of the query z of eq. 10.
+        spread: Where the heads look at the start, see :class:`DeformableAttention`.
 
     Raises:
         UserError: A value is out of range.
@@ -278,9 +298,11 @@ class RDSA(AttentionOptions):
     sampling: Sequence[str] = ("l", "c", "r")
     cnn_depth: int = 2
     query_dim: int = 64
+    spread: str = "circle"
 
     def __post_init__(self) -> None:
         _require_points(self.num_points)
+        _require_one_of(spread=(self.spread, SPREADS))
         if self.query_dim < 1:
             raise UserError(f"model.attention.query_dim must be at least 1, got {self.query_dim}")
         if self.cnn_depth < 0:
@@ -293,7 +315,15 @@ class RDSA(AttentionOptions):
 
     def make(self, dim: int, heads: int) -> DeformableAttention:
         """See :meth:`AttentionOptions.make`."""
-        return DeformableAttention(dim, heads, self.num_points, self.sampling, self.cnn_depth, self.query_dim)
+        return DeformableAttention(
+            dim, heads, self.num_points, self.sampling, self.cnn_depth, self.query_dim, spread=self.spread
+        )
+
+
+def _require_one_of(**options: tuple[str, Sequence[str]]) -> None:
+    for name, (value, choices) in options.items():
+        if value not in choices:
+            raise UserError(f"model.attention.{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _require_points(num_points: int) -> None:

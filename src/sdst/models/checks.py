@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from sdst.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 
@@ -15,6 +18,20 @@ def require_at_least(least: int, **sizes: int) -> None:
     for name, size in sizes.items():
         if size < least:
             raise UserError(f"model.{name} must be at least {least}, got {size}")
+
+
+def require_positive(**values: float) -> None:
+    """Refuse an option ``model.NAME`` that is not a positive finite number."""
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise UserError(f"model.{name} must be finite and positive, got {value}")
+
+
+def require_one_of(choices: Sequence[str], **values: str) -> None:
+    """Refuse an option ``model.NAME`` that is none of the choices."""
+    for name, value in values.items():
+        if value not in choices:
+            raise UserError(f"model.{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def require_probabilities(**probabilities: float) -> None:

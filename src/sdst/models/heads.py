@@ -40,23 +40,24 @@ def regression_head(dim: int) -> nn.Sequential:
 class ActionnessHead(nn.Module):
     """Predicts the overlap of a moment with a true one from the clips inside it (eq. 20).
 
-    RoI-align without context: ``bins`` samples of D^K at the centres of equal parts of the moment, then three
-    linear layers.
+    RoI-align: ``bins`` samples of D^K at the centres of equal parts of the moment, widened by ``context`` around its
+    centre, then three linear layers. Samples outside the video read its first or last clip.
     """
 
-    def __init__(self, dim: int, bins: int, hidden: int) -> None:
+    def __init__(self, dim: int, bins: int, hidden: int, context: float) -> None:
         super().__init__()
-        self.register_buffer("centres", (torch.arange(bins) + 0.5) / bins, persistent=False)
+        self.register_buffer("places", context * ((torch.arange(bins) + 0.5) / bins - 0.5), persistent=False)
         self.mlp = mlp(dim * bins, hidden, 1, depth=3)
 
-    centres: Tensor
+    places: Tensor
+    """(bins,) in widths from the centre."""
 
     def forward(self, dense: Tensor, references: Tensor, axis: ClipAxis) -> Tensor:
         """Map (B, T, d) embeddings and (B, M, 2) moments to (B, M) in (0, 1); the moments get no gradient."""
         centre, width = references.detach().unbind(dim=-1)
-        where = centre[..., None] + width[..., None] * (self.centres - 0.5)  # (B, M, bins)
+        where = centre[..., None] + width[..., None] * self.places  # (B, M, bins)
         clips = interpolate(dense, axis.position(where).flatten(1), axis.count, outside="clamp")
-        pooled = rearrange(clips, "B (M n) d -> B M (n d)", n=len(self.centres))
+        pooled = rearrange(clips, "B (M n) d -> B M (n d)", n=len(self.places))
         logits: Tensor = self.mlp(pooled)
         return logits.squeeze(-1).float().sigmoid()
 

@@ -90,20 +90,22 @@ class MultiHeadAttention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """Attend from ``query`` (B, N, d) to ``key`` and ``value`` (B, S, d).
 
-        ``key_mask`` (B, S) is true where a key is valid; each sample needs one valid key. Returns (B, N, d).
+        ``key_mask`` is true where a key is valid, (B, S) for all queries alike or (B, N, S); each query needs one
+        valid key. Returns (B, N, d).
         """
         # Without einops, because for a single query its overhead is 2 % of the model's time.
         q, k, v = (
             x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, N, c)
             for x in (self.query(query), self.key(key), self.value(value))
         )
-        mask = None if key_mask is None else key_mask[:, None, None, :]
+        if key_mask is not None:  # to (B, 1, 1 or N, S)
+            key_mask = key_mask[:, None, None] if key_mask.dim() == 2 else key_mask[:, None]
         if q.device.type == "cpu" and q.dtype == torch.bfloat16:
             # PyTorch's backward pass of bfloat16 attention on a CPU is ten times slower than that of float32.
             with torch.autocast("cpu", enabled=False):
-                attended = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
+                attended = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=key_mask)
         else:
-            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask)
         result: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return result
 
@@ -132,6 +134,14 @@ def alignment(width: int, dim: int, dropout: float) -> nn.Sequential:
         Dropout(dropout),
         nn.Linear(dim, dim),
     )
+
+
+def with_places(video: Tensor, seen: Tensor) -> Tensor:
+    """Append each clip's start and end, as shares of the ``seen`` (B, T) clips, to its features (B, K, T, Dv)."""
+    index = torch.arange(video.shape[2], device=video.device)
+    places = torch.stack([index, index + 1], dim=-1) / seen.sum(dim=1)[:, None, None]  # (B, T, 2)
+    places = places.to(video.dtype).unsqueeze(1).expand(-1, video.shape[1], -1, -1)
+    return torch.cat([video, places], dim=-1)
 
 
 def mlp(width_in: int, hidden: int, width_out: int, depth: int) -> nn.Sequential:

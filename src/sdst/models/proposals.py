@@ -1,4 +1,4 @@
-"""Initial decoder queries: DINO's two-stage initialisation from the first level's clips (Tab. 5)."""
+"""Initial decoder queries: DINO's two-stage initialisation from clips of the dense stream (Tab. 5)."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class Start(NamedTuple):
 
 
 class ProposalHead(nn.Module):
-    """Scores each clip of D^1, regresses a moment around it, and starts the queries at the M best clips.
+    """Scores each clip of one level, regresses a moment around it, and starts the queries at the M best clips.
 
     All of this is *reading*, because the paper only cites DINO:
 
     * A video with fewer than M clips keeps the learned R^0 and Q^0 for its last queries.
     * The selection is trained as in DINO: class logits and moments of all M queries enter the moment losses as an
       extra level before the first (``Output.proposal_logits``); the same head scores the learned queries from Q^0.
-    * The decoder's losses send no gradient to the heads or to D^1 through the start. The clips that become Q^0 are
-      constants, like the references; the decoder's losses only train the projection from clips to queries.
+    * The decoder's losses send no gradient to the heads or to the clips through the start. The clips that become Q^0
+      are constants, like the references; the decoder's losses only train the projection from clips to queries.
 
     Args:
         dim: d.
@@ -61,7 +61,7 @@ class ProposalHead(nn.Module):
         """Select the clips.
 
         Args:
-            dense: (B, T, d) D^1.
+            dense: (B, T, d) D^1 or D^K.
             queries: (M, d) learned Q^0.
             reference_logits: (M, 2) learned σ^{-1}(R^0).
             axis: Positions of the clips.

@@ -10,13 +10,21 @@ from torch.utils.checkpoint import checkpoint
 
 from sdst.errors import UserError
 from sdst.models.attention import POINTS, RDSA, AttentionOptions, Deformable
-from sdst.models.checks import check_levels, require_at_least, require_heads, require_probabilities
+from sdst.models.checks import (
+    check_levels,
+    require_at_least,
+    require_heads,
+    require_one_of,
+    require_positive,
+    require_probabilities,
+)
+from sdst.models.denoising import Denoising
 from sdst.models.dense_stream import SIGNALS, DenseStream
 from sdst.models.heads import ActionnessHead, class_head, regression_head, saliency_scores
 from sdst.models.interpolation import ClipAxis
-from sdst.models.layers import AdaptivePool, alignment, sinusoidal
+from sdst.models.layers import AdaptivePool, alignment, sinusoidal, with_places
 from sdst.models.proposals import ProposalHead, Start
-from sdst.models.sparse_stream import SparseStream, spread_references
+from sdst.models.sparse_stream import REFERENCES, SparseStream, initial_references
 from sdst.types import Output
 
 if TYPE_CHECKING:
@@ -50,9 +58,19 @@ class SDST(nn.Module):
         modules: Modules of the sparse stream in the order in which they run (Tab. 7, N).
         attention: Attention that the module ``rdsa`` stands for (Tab. 5), with its own sizes: RDSA, Deformable or
             Standard of :mod:`sdst.models.attention`.
+        references: Initial references R^0. ``spread``: evenly spaced centres, widths from a 32nd to all of the video;
+            ``random``: uniform in (0, 1), as in DAB-DETR. *Reading*: the paper says that they are learnable.
+        places: Whether each clip's start and end, as shares of the video, are two more features of each level (the
+            "tef" of Moment-DETR and R2-Tuning). *Reading*: the paper does not mention them.
+        denoising_groups: Groups of noised true moments in training, 0 for none, see
+            :class:`sdst.models.denoising.Denoising`. *Reading*: Sec. 3.2 says that the sparse stream builds on DN-DETR,
+            but names no denoising.
+        denoising_noise: Largest shift of their boundaries, in half widths.
         stop_reference_gradient: Whether the next level treats a level's references as constants, as in DAB-DETR.
             *Reading.*
         roi_bins: Samples per moment of the actionness head.
+        roi_context: Factor by which the actionness head widens a moment before it reads it. *Reading*: TadTR, on which
+            the head builds, has 1.5; its "RoI scale 0" in Tab. A is the sampling ratio.
         actionness_dim: Hidden width of the actionness head. *Reading*: 128 fits the paper's parameter count.
 
     Attributes:
@@ -77,8 +95,13 @@ class SDST(nn.Module):
         signal: str = "post_ca_sa_ffn",
         modules: Sequence[str] = ("ca", "sa", "rdsa", "ffn"),
         attention: AttentionOptions = PAPERS_ATTENTION,
+        references: str = "spread",
+        places: bool = False,
+        denoising_groups: int = 0,
+        denoising_noise: float = 1.0,
         stop_reference_gradient: bool = True,
         roi_bins: int = 16,
+        roi_context: float = 1.0,
         actionness_dim: int = 128,
     ) -> None:
         super().__init__()
@@ -87,18 +110,27 @@ class SDST(nn.Module):
         require_at_least(1, num_queries=num_queries, levels=levels, ffn_ratio=ffn_ratio)
         require_at_least(1, roi_bins=roi_bins, actionness_dim=actionness_dim)
         require_probabilities(dropout=dropout, drop_path=drop_path)
+        require_positive(roi_context=roi_context)
+        require_one_of(REFERENCES, references=references)
         _check_variant(signal, modules, attention)
+        if not denoising_groups and denoising_noise != 1:
+            raise UserError("model.denoising_noise has no effect without model.denoising_groups; give both")
         self.dim, self.levels, self.signal = dim, levels, signal
         self.video_dim, self.text_dim = video_dim, text_dim
-        self.stop_reference_gradient = stop_reference_gradient
+        self.stop_reference_gradient, self.places = stop_reference_gradient, places
 
-        self.align_video = alignment(video_dim, dim, dropout)
+        self.align_video = alignment(video_dim + 2 * places, dim, dropout)
         self.align_text = alignment(text_dim, dim, dropout)
         self.gates = nn.Parameter(torch.zeros(levels))  # γ^k
-        self.references = nn.Parameter(spread_references(num_queries).logit())  # σ^{-1}(R^0)
+        self.references = nn.Parameter(initial_references(num_queries, references).logit())  # σ^{-1}(R^0)
         self.queries = nn.Parameter(torch.randn(num_queries, dim))  # Q^0
         start = attention.start if isinstance(attention, Deformable) else "learned"
         self.propose = ProposalHead(dim, pure=start == "pure") if start != "learned" else None
+        self.proposing_level = (
+            0 if isinstance(attention, Deformable) and attention.select_from == "first" else -1
+        )
+        self.denoising = Denoising(denoising_groups, denoising_noise)
+        self.noised_query = nn.Parameter(torch.randn(dim)) if denoising_groups else None
         copies = 1 if sharing else levels
         self.dense = nn.ModuleList(DenseStream(dim, heads, ffn_ratio, drop_path) for _ in range(copies))
 
@@ -116,7 +148,7 @@ class SDST(nn.Module):
         self.pool_text = AdaptivePool(dim)
         self.classify = class_head(dim)
         self.regress = regression_head(dim)
-        self.actionness = ActionnessHead(dim, roi_bins, actionness_dim)
+        self.actionness = ActionnessHead(dim, roi_bins, actionness_dim, roi_context)
 
     def forward(
         self,
@@ -126,6 +158,7 @@ class SDST(nn.Module):
         text_mask: Tensor,
         num_clips: Tensor,
         *,
+        truth: tuple[Tensor, Tensor] | None = None,
         with_offsets: bool = False,
     ) -> Output:
         """Ground a batch of queries in their videos.
@@ -137,22 +170,30 @@ class SDST(nn.Module):
             text: (B, K, L, Dt) token features, CLS first.
             text_mask: (B, L) true for valid tokens.
             num_clips: (B,) duration / clip length.
+            truth: (B, G, 2) true (centre, width) and their (B, G) mask, for denoising in training.
             with_offsets: Whether to return the mean offsets (Fig. 4), if the attention has offsets.
         """
         check_levels(self.levels, video=video, text=text)
         axis = ClipAxis(video_mask, video_mask.sum(dim=1).float(), num_clips.float())
         if self.training:
             video = video.expand(len(text), -1, -1, -1)  # each query gets its own dropout
+        if self.places:
+            video = with_places(video.to(self.queries.dtype), video_mask[: len(video)])
         aligned_video = self._align(self.align_video, video)
         aligned_video = aligned_video.expand(len(text), -1, -1, -1)  # (B, K, T, d)
         aligned_text = self._align(self.align_text, text)  # (B, K, L, d)
         pooled_text = self.pool_text(aligned_text, text_mask.unsqueeze(1).expand(aligned_text.shape[:3]))
 
         signal, dense = self._unroll_dense(aligned_video, aligned_text, video_mask, text_mask)
-        start = self._start(dense[0], axis)
-        queries, references, offsets = self._unroll_sparse(start, signal, aligned_text, text_mask, axis)
+        start = self._start(dense[self.proposing_level], axis)
+        noised = truth if self.training and self.denoising.groups else None
+        all_queries, all_references, offsets = self._unroll_sparse(
+            start, signal, aligned_text, text_mask, axis, noised
+        )
+        class_logits = self.classify(all_queries).squeeze(-1)
+        references = all_references[:, :, : len(self.queries)]
         return Output(
-            class_logits=self.classify(queries).squeeze(-1),
+            class_logits=class_logits[:, :, : len(self.queries)],
             references=references,
             saliency=saliency_scores(dense[-1], pooled_text[:, -1]),
             dense=dense[-1],
@@ -163,6 +204,8 @@ class SDST(nn.Module):
             initial_references=start.moments,
             offsets=offsets if with_offsets else None,
             proposal_logits=start.class_logits,
+            denoised_logits=class_logits[:, :, len(self.queries) :] if noised else None,
+            denoised_references=all_references[:, :, len(self.queries) :] if noised else None,
         )
 
     def _run(self, function: Callable[..., Any], *inputs: Any) -> Any:
@@ -199,7 +242,7 @@ class SDST(nn.Module):
         return torch.stack(signals, dim=1), all_dense
 
     def _start(self, dense: Tensor, axis: ClipAxis) -> Start:
-        """Return Q^0 and R^0, which are learned or selected from D^1 (B, T, d)."""
+        """Return Q^0 and R^0, which are learned or selected from the clips (B, T, d) of one level."""
         if self.propose is not None:
             start: Start = self.propose(dense, self.queries, self.references, axis)
             return start
@@ -212,9 +255,18 @@ class SDST(nn.Module):
         )
 
     def _unroll_sparse(
-        self, start: Start, signal: Tensor, text: Tensor, text_mask: Tensor, axis: ClipAxis
+        self,
+        start: Start,
+        signal: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+        axis: ClipAxis,
+        truth: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Run eq. 5-6 over all levels; returns Q (B, K, M, d), R (B, K, M, 2), mean offsets (B, K, M, H) or None."""
+        """Run eq. 5-6 over all levels; returns Q (B, K, M, d), R (B, K, M, 2), mean offsets (B, K, M, H) or None.
+
+        With true moments, the N noised queries follow the M others on the third axis.
+        """
         # One call per set of weights prepares all the levels that share it.
         streams = cast("list[SparseStream]", list(self.sparse))
         shares = signal.chunk(len(streams), dim=1)
@@ -223,12 +275,18 @@ class SDST(nn.Module):
             for stream, share in zip(streams, shares, strict=True)
             for memory in stream.prepare(share, axis)
         ]
-        queries, reference_logits = start.queries, start.reference_logits
+        queries, reference_logits, visible = start.queries, start.reference_logits, None
+        if truth is not None:
+            assert self.noised_query is not None
+            noised = self.denoising.draw(truth[0])  # (B, N, 2)
+            visible = self.denoising.visible(len(self.queries), truth[1])
+            queries = torch.cat([queries, self.noised_query.expand(*noised.shape[:2], -1)], dim=1)
+            reference_logits = torch.cat([reference_logits, noised.logit(eps=1e-4)], dim=1)
         all_queries, all_references, all_offsets = [], [], []
         for level, (tokens, memory) in enumerate(zip(text.unbind(1), memories, strict=True)):
             stream = streams[level % len(streams)]
             queries, offsets = self._run(
-                stream, queries, reference_logits.sigmoid(), tokens, text_mask, memory, axis
+                stream, queries, reference_logits.sigmoid(), tokens, text_mask, memory, axis, visible
             )
             reference_logits = reference_logits + self._run(self.regress, queries).float()
             all_queries.append(queries)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sdst.models.attention import ClipAttention, DeformableAttention, VideoMemory
     from sdst.models.interpolation import ClipAxis
 
+REFERENCES = ("spread", "random")
 MODULES = ("ca", "sa", "rdsa", "ffn")
 """Cross-attention to the text, self-attention among queries, attention to the video, feed-forward (Tab. 7, N)."""
 
@@ -75,6 +76,7 @@ class SparseStream(nn.Module):
         text_mask: Tensor,
         memory: VideoMemory | None,
         axis: ClipAxis,
+        visible: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Refine the queries.
 
@@ -85,6 +87,7 @@ class SparseStream(nn.Module):
             text_mask: (B, L) valid tokens, including CLS.
             memory: Memory of this level from :meth:`prepare`.
             axis: Positions of the clips.
+            visible: (B, M, M) true where the query of a row may attend to that of a column; None for all.
 
         Returns:
             (B, M, d) Q^k, and the (B, M, H) mean offsets, or None if the attention has no offsets.
@@ -99,7 +102,7 @@ class SparseStream(nn.Module):
             elif name == "sa":
                 assert self.self_attention is not None
                 placed = queries + place
-                update = self.self_attention(placed, placed, queries)
+                update = self.self_attention(placed, placed, queries, visible)
             elif name == "rdsa":
                 assert self.rdsa is not None
                 assert memory is not None
@@ -111,12 +114,14 @@ class SparseStream(nn.Module):
         return queries, offsets
 
 
-def spread_references(num_queries: int) -> Tensor:
-    """Return (M, 2) initial references R^0: evenly spaced centres, widths cycling from a 32nd to all of the video.
+def initial_references(num_queries: int, kind: str) -> Tensor:
+    """Return (M, 2) initial references R^0, ``spread`` or ``random``, see ``SDST``.
 
-    *Reading*: the paper only says that they are learnable. Neighbouring queries differ in width, so that short
-    and long moments have a query nearby from the first step on.
+    Neighbouring spread references differ in width, so that short and long moments have a query nearby from the first
+    step on.
     """
+    if kind == "random":
+        return torch.rand(num_queries, 2).clamp(0.01, 0.99)
     centres = (torch.arange(num_queries) + 0.5) / num_queries
     widths = 2.0 ** -(5 - torch.arange(num_queries) % 6)
     return torch.stack([centres, widths.clamp(max=0.95)], dim=-1)

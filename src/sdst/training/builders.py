@@ -124,6 +124,7 @@ def make_module(config: DictConfig, recipe: dict[str, Any]) -> GroundingModule:
         alpha=loss.alpha,
         gamma=loss.gamma,
         temperature=loss.temperature,
+        over_levels=loss.over_levels,
     )
     return GroundingModule(
         model,

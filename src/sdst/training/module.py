@@ -12,6 +12,7 @@ import torch
 from sdst.config.schema import Decoding
 from sdst.metrics.collector import PredictionCollector
 from sdst.models.decoding import decode
+from sdst.models.sdst import SDST
 from sdst.training.checkpoint import contents
 from sdst.training.gather import gather, pad_alike, world_size
 from sdst.training.optim import make_optimizer
@@ -77,8 +78,11 @@ class GroundingModule(L.LightningModule):
         self.qids: list[Qid] = []
 
     def forward(self, batch: Batch) -> Output:
-        """The model's output for a batch."""
-        output: Output = self.model(*batch.inputs())
+        """The model's output for a batch; in training a model that denoises gets the true moments too."""
+        truth = {}
+        if self.training and isinstance(self.model, SDST) and self.model.denoising.groups:
+            truth = {"truth": (batch.moments, batch.moment_mask)}
+        output: Output = self.model(*batch.inputs(), **truth)
         return output
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

@@ -57,9 +57,25 @@ def test_stored_configuration_gets_the_current_names() -> None:
         "sampling": ["l", "c", "r"],
         "cnn_depth": 1,
         "query_dim": 4,
+        "spread": "circle",
     }
-    assert config.model == former | {"attention": attention}
+    assert config.model == former | {"attention": attention} | AS_THEN
 
+
+AS_THEN = {
+    "references": "spread",
+    "places": False,
+    "denoising_groups": 0,
+    "denoising_noise": 1.0,
+    "roi_context": 1.0,
+}
+"""Later options of the model, with the values that do what it did before."""
+DEFORMABLE_THEN = {"select_from": "first", "with_place": False, "spread": "circle"}
+
+
+DEFORMABLE_OVERRIDES = [
+    f"model.attention.{key}={str(value).lower()}" for key, value in DEFORMABLE_THEN.items()
+]
 
 FORMER: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     # options of the model as they were stored, its attention today, overrides that choose it today
@@ -71,6 +87,7 @@ FORMER: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
             "sampling": ["r", "l"],
             "cnn_depth": 0,
             "query_dim": 32,
+            "spread": "circle",
         },
         [
             "attention=rdsa",
@@ -88,8 +105,9 @@ FORMER: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
             "cnn_depth": 2,
             "rdsa_dim": 64,
         },
-        {"_target_": "sdst.models.attention.Deformable", "num_points": 3, "start": "learned"},
-        ["attention=deformable", "model.attention.num_points=3"],
+        {"_target_": "sdst.models.attention.Deformable", "num_points": 3, "start": "learned"}
+        | DEFORMABLE_THEN,
+        ["attention=deformable", "model.attention.num_points=3", *DEFORMABLE_OVERRIDES],
     ),
     "pure_init": (
         {
@@ -99,8 +117,8 @@ FORMER: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
             "cnn_depth": 2,
             "rdsa_dim": 64,
         },
-        {"_target_": "sdst.models.attention.Deformable", "num_points": 5, "start": "pure"},
-        ["attention=pure_init", "model.attention.num_points=5"],
+        {"_target_": "sdst.models.attention.Deformable", "num_points": 5, "start": "pure"} | DEFORMABLE_THEN,
+        ["attention=pure_init", "model.attention.num_points=5", *DEFORMABLE_OVERRIDES],
     ),
     "mixed_init": (
         {
@@ -110,8 +128,8 @@ FORMER: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
             "cnn_depth": 2,
             "rdsa_dim": 64,
         },
-        {"_target_": "sdst.models.attention.Deformable", "num_points": 2, "start": "mixed"},
-        ["attention=mixed_init", "model.attention.num_points=2"],
+        {"_target_": "sdst.models.attention.Deformable", "num_points": 2, "start": "mixed"} | DEFORMABLE_THEN,
+        ["attention=mixed_init", "model.attention.num_points=2", *DEFORMABLE_OVERRIDES],
     ),
     "standard": (
         {
@@ -141,7 +159,7 @@ def test_every_former_attention_reads_into_todays_node(attention: str) -> None:
     before = copy.deepcopy(values)
     model = as_config(values, "config.yaml").model
     assert values == before
-    assert model == {key: value for key, value in before["model"].items() if key not in flat} | {
+    assert model == {key: value for key, value in before["model"].items() if key not in flat} | AS_THEN | {
         "attention": today
     }
 
@@ -162,7 +180,8 @@ def test_first_names_give_back_the_former_spelling(attention: str) -> None:
     assert first["model"] == values["model"]
     assert first["levels"] == values["levels"]
     assert "callbacks" not in first
-    composed: Any = OmegaConf.to_container(compose(overrides), resolve=True)
+    then = [f"model.{key}={str(value).lower()}" for key, value in AS_THEN.items()]
+    composed: Any = OmegaConf.to_container(compose([*overrides, *then]), resolve=True)
     expected = {
         "_target_": "sdst.models.sdst.SDST",
         "num_queries": 30,
@@ -254,6 +273,7 @@ def test_old_run_resumes(run_dir: Path) -> None:
 def test_identity_is_computed_with_the_old_option_names(corpus: Corpus) -> None:
     """Committed results and old runs are found by this identity."""
     sizes = ["model.attention.query_dim=8", "model.attention.cnn_depth=1"]
+    sizes += [f"model.{key}={str(value).lower()}" for key, value in AS_THEN.items()]
     config = compose([*corpus.overrides, *sizes, "levels.direction=descending", "seed=3"])
     before: Any = OmegaConf.to_container(config, resolve=True)
     before["levels"] = {
@@ -263,7 +283,9 @@ def test_identity_is_computed_with_the_old_option_names(corpus: Corpus) -> None:
         "order": "descending",
         "text_stride": 1,
     }
-    del before["callbacks"], before["model"]["attention"]
+    del before["callbacks"], before["model"]["attention"], before["loss"]["over_levels"]
+    for key in AS_THEN:
+        del before["model"][key]
     before["model"] |= {
         "attention": "rdsa",
         "num_points": 4,

@@ -110,14 +110,15 @@ def test_update_and_mean_offsets_equal_slow_loops(sampling, cnn_depth, level):
     rdsa = make(sampling, cnn_depth)
     signal, references, axis = example()
     update, offsets = read(rdsa, signal, references, axis, level)
-    queries, _ = queries_and_place(references)
+    queries, place = queries_and_place(references)
     assert update.shape == (len(COUNTS), QUERIES, DIM)
     assert offsets.shape == (len(COUNTS), QUERIES, HEADS)
     for b, (count, extent) in enumerate(zip(COUNTS, EXTENTS, strict=True)):
         clips = signal[b, level, :count].numpy()
         for m in range(QUERIES):
             moment = references[b, m].tolist()
-            z = slow_z(rdsa, sampling, clips, extent, *moment) if sampling else queries[b, m].numpy()
+            with_place = queries[b, m] + place[b, m]
+            z = slow_z(rdsa, sampling, clips, extent, *moment) if sampling else with_place.numpy()
             expected, expected_offsets = slow_update(rdsa, z, clips, extent, *moment)
             assert update[b, m].tolist() == pytest.approx(expected, abs=1e-5)
             assert offsets[b, m].tolist() == pytest.approx(expected_offsets, abs=1e-5)
@@ -128,7 +129,7 @@ def test_rdsa_with_the_queries_in_place_of_z_equals_deformable_attention():
 
     class Queries(torch.nn.Module):
         def forward(self, _: torch.Tensor) -> torch.Tensor:
-            return queries_and_place(references)[0]
+            return sum(queries_and_place(references))
 
     signal, references, axis = example()
     deformable = make(sampling="")
@@ -240,7 +241,7 @@ def test_gradients_reach_every_parameter_the_signal_and_the_inputs_that_each_att
     tensors = {**dict(module.named_parameters()), **inputs}
     unread = {
         "rdsa": ["queries", "place"],
-        "deformable": ["place"],
+        "deformable": [],
         # A key's bias adds the same to all scores of a query, which does not change the softmax.
         "standard": ["attention.key.bias", "references"],
     }

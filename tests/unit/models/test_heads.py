@@ -12,23 +12,24 @@ DIM, BINS = 4, 5
 COUNTS, EXTENTS = [7, 1, 4], [7.0, 0.8, 4.3]
 
 
-def example() -> tuple[ActionnessHead, torch.Tensor, torch.Tensor, ClipAxis]:
+def example(context: float = 1.0) -> tuple[ActionnessHead, torch.Tensor, torch.Tensor, ClipAxis]:
     """The head, (B, T, d) features with NaN where padded, (B, M = 6, 2) references, the axis."""
     torch.manual_seed(0)
     mask = torch.arange(max(COUNTS)) < torch.tensor(COUNTS)[:, None]
     dense = torch.randn(len(COUNTS), max(COUNTS), DIM).masked_fill(~mask.unsqueeze(-1), torch.nan)
     axis = ClipAxis(mask, torch.tensor(COUNTS).float(), torch.tensor(EXTENTS))
-    return ActionnessHead(DIM, BINS, hidden=8), dense, torch.rand(len(COUNTS), 6, 2), axis
+    return ActionnessHead(DIM, BINS, 8, context), dense, torch.rand(len(COUNTS), 6, 2), axis
 
 
-def test_actionness_equals_a_loop_over_the_bins_of_each_moment():
-    head, dense, references, axis = example()
+@pytest.mark.parametrize("context", [1.0, 1.5])
+def test_actionness_equals_a_loop_over_the_bins_of_each_moment(context):
+    head, dense, references, axis = example(context)
     got = head(dense, references, axis)
     assert got.shape == (3, 6)
     for b, (count, extent) in enumerate(zip(COUNTS, EXTENTS, strict=True)):
         for m in range(6):
             centre, width = references[b, m].tolist()
-            bins = []
+            bins, width = [], context * width
             for n in range(BINS):
                 time = centre - width / 2 + width * (n + 0.5) / BINS
                 position = time * extent - 0.5

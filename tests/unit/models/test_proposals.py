@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.tiny_sdst import SAMPLES, K, M, build, changed, criterion, make_batch, run
+from helpers.tiny_sdst import ATTENTIONS, SAMPLES, K, M, build, changed, criterion, make_batch, run
 from sdst.losses.criterion import TERMS
 from sdst.models.interpolation import ClipAxis
 from sdst.models.proposals import BASE_WIDTH, ProposalHead
@@ -101,16 +101,17 @@ def test_only_the_proposal_losses_reach_the_clips_and_the_head(pure):
     assert reached(start.moments.sum() + start.class_logits.sum()) == {"classify", "regress", "dense"}
 
 
+@pytest.mark.parametrize("level", ["first", "last"])
 @pytest.mark.parametrize("attention", INITIALISED)
-def test_the_model_starts_from_the_proposals_on_the_first_dense_embedding(attention):
-    model, stages, given = build(attention=attention), [], []
+def test_the_model_starts_from_the_proposals_on_the_chosen_dense_embedding(attention, level):
+    model, stages, given = build(attention=replace(ATTENTIONS[attention], select_from=level)), [], []
     model.dense[0].register_forward_hook(lambda _, __, out: stages.append(out["post_ca_sa_ffn"]))
     model.propose.register_forward_hook(lambda _, inputs, out: given.append((inputs[0], out)))
     seen = []
     model.sparse[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[:2]))
     output = run(model, make_batch())
     ((dense, start),) = given
-    assert torch.equal(dense, stages[0])
+    assert torch.equal(dense, stages[0 if level == "first" else K - 1])
     queries, references = seen[0]
     assert torch.equal(queries, start.queries)
     assert torch.equal(references, start.moments)

@@ -122,12 +122,15 @@ LEAVES = {
     name: value
     for group in VARIANT_OPTIONS
     for name, value in leaves(OmegaConf.to_container(compose(TINY)[group]), group).items()
-    if not name.endswith("._target_")
+    if not name.endswith(("._target_", ".denoising_noise"))  # has an effect with model.denoising_groups alone
 }
 OTHER_TEXT = {
     "model.signal": SIGNALS[:-1],
     "levels.source": ["last"],
-    "levels.direction": ["descending"],
+    "levels.direction": ["ascending"],
+    "loss.over_levels": ["mean"],
+    "model.references": ["random"],
+    "model.attention.spread": ["line"],
 }
 
 
@@ -140,7 +143,7 @@ def others(name: str, value: Any) -> list[Any]:
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int):
-        return [2 * value]
+        return [2 * value or 1]
     if isinstance(value, float):
         return [0.0, value / 2] if name.startswith("loss.weights") else [value / 2]
     assert isinstance(value, list)
@@ -181,7 +184,9 @@ def test_every_option_changes_the_model_its_output_or_its_loss(
 
 
 @pytest.mark.parametrize(
-    ("option", "other"), [("num_points", 8), ("start", "pure"), ("start", "mixed")], ids=str
+    ("option", "other"),
+    [("num_points", 8), ("start", "pure"), ("start", "mixed"), ("with_place", False), ("spread", "line")],
+    ids=str,
 )
 def test_every_option_of_deformable_attention_has_an_effect(
     unchanged: tuple[DictConfig, list[Any]], option: str, other: Any
@@ -270,10 +275,7 @@ def impossible(config: DictConfig) -> bool:
         or "ffn" in model.modules[:-1]
         or (not reads_video and (not steered or model.signal != "post_ca_sa_ffn" or reduced))
         or (starts_from_clips(config) and not scored["cls"])
-        or (
-            levels.source == "last"
-            and (levels.stride, levels.text_stride, levels.direction) != (1, 1, "ascending")
-        )
+        or (levels.source == "last" and (levels.stride, levels.text_stride) != (1, 1))
         or not any(scored.values())
         or any(not scored[term] for term in needed)
         or not (costs.l1 or costs.iou or (costs.cls and scored["cls"]))
@@ -389,7 +391,8 @@ REFUSED = {
     "attention=mixed_init loss.weights.cls=0": ["attention=mixed_init", "loss.weights.cls"],
     "attention=pure_init loss=no_cls": ["attention=pure_init", "loss.weights.cls"],
     "levels.source=last levels.stride=2": ["levels.source: last", "levels.stride"],
-    "levels.source=last levels.direction=descending": ["levels.source: last", "direction"],
+    "levels.source=last levels.text_stride=2": ["levels.source: last", "text_stride"],
+    "model.denoising_noise=0.4": ["model.denoising_noise", "model.denoising_groups"],
     "loss.weights.cls=0 loss.weights.act=0": ["loss.weights", "cls", "act"],
     "loss.weights.act=0 decode.score=both": ["decode.score", "loss.weights.act"],
     "loss.weights.cls=0 loss.match_weights.l1=0 loss.match_weights.iou=0": [
@@ -445,23 +448,23 @@ def test_one_intermediate_layer_equals_the_last_layer_once(variant) -> None:
 
 
 def test_the_last_layer_repeats_and_the_stride_skips_layers_of_the_video_only(variant) -> None:
-    layers = variant("levels.count=5").batch
+    layers = variant("levels.count=5", "levels.direction=ascending").batch
     last = variant("levels.source=last").batch
     for level in range(K):
         assert torch.equal(last.video[:, level], layers.video[:, -1])
         assert torch.equal(last.text[:, level], layers.text[:, -1])
-    skipped = variant("levels.stride=2").batch
+    skipped = variant("levels.stride=2", "levels.direction=ascending").batch
     assert torch.equal(skipped.video, layers.video[:, [0, 2, 4]])
     assert torch.equal(skipped.text, layers.text[:, 2:])
 
 
 class Queries(nn.Module):
-    """Replaces the MLP of eq. 10: returns the decoder queries with which its RDSA was called."""
+    """Replaces the MLP of eq. 10: returns the decoder queries with their positions, with which RDSA was called."""
 
     def __init__(self, rdsa: nn.Module) -> None:
         super().__init__()
         self.now = torch.zeros(0)
-        rdsa.register_forward_pre_hook(lambda _, inputs: setattr(self, "now", inputs[0]))
+        rdsa.register_forward_pre_hook(lambda _, inputs: setattr(self, "now", inputs[0] + inputs[1]))
 
     def forward(self, _: Tensor) -> Tensor:
         return self.now
