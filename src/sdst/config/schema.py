@@ -81,7 +81,6 @@ class LossConfig:
         temperature: Temperature of the contrastive losses, saliency and alignment.
         over_levels: How ``cls``, ``l1`` and ``iou`` of the K levels are put together: ``sum``, like DETR's auxiliary
             losses, or ``mean``, which keeps the balance of MR and HD for any K. *Reading*: sum.
-        matches: Queries matched with each true moment at every level but the last. More than 1 is *beyond the paper*.
     """
 
     weights: dict[str, float] = field(
@@ -100,7 +99,6 @@ class LossConfig:
     gamma: float = 2.0
     temperature: float = 0.07
     over_levels: str = "sum"
-    matches: int = 1
 
 
 @dataclass

@@ -50,8 +50,6 @@ AS_BEFORE: dict[str, dict[str, Any]] = {
     "sdst.models.attention.Deformable": {"select_from": "first", "with_place": False, "spread": "circle"},
 }
 """Class -> later options, with the values under which it does what it did before it had them."""
-LOSS_AS_BEFORE = {"over_levels": "sum", "matches": 1}
-"""Later options of the losses, with the values that do what was done before."""
 
 
 def stored_config(path: Path) -> DictConfig:
@@ -147,9 +145,8 @@ def with_first_names(values: dict[str, Any]) -> dict[str, Any]:
     for (section, old), name in NEW_OPTIONS.items():
         first[section][old] = first[section].pop(name)
     first["model"] = _without_later_options(first["model"])
-    for key, then in LOSS_AS_BEFORE.items():
-        if first["loss"][key] == then:
-            del first["loss"][key]
+    if first["loss"]["over_levels"] == "sum":
+        del first["loss"]["over_levels"]
     attention = first["model"].get("attention")
     attention = attention if isinstance(attention, dict) else {}
     sizes = {new for new, _ in OF_ATTENTION.values()}

@@ -60,8 +60,6 @@ class Criterion(nn.Module):
         gamma: Exponent of the focal loss and the focal matching cost.
         temperature: Divisor of the cosines in the three contrastive losses.
         over_levels: ``sum`` or ``mean`` of ``cls``, ``l1`` and ``iou`` over the levels.
-        matches: Queries matched with each true moment at every level but the last. *Beyond the paper* if more than 1:
-            as in the one-to-many branch of H-DETR, but with the same queries.
 
     Raises:
         UserError: A key is missing or unknown, a weight is negative or not finite, all weights are 0, or a constant
@@ -77,7 +75,6 @@ class Criterion(nn.Module):
         gamma: float = 2.0,
         temperature: float = 0.07,
         over_levels: str = "sum",
-        matches: int = 1,
     ) -> None:
         super().__init__()
         self.weights = _checked("loss.weights", weights, TERMS)
@@ -90,10 +87,7 @@ class Criterion(nn.Module):
             raise UserError(f"loss.temperature must be finite and positive, got {temperature}")
         if over_levels not in OVER_LEVELS:
             raise UserError(f"loss.over_levels must be one of {', '.join(OVER_LEVELS)}, got {over_levels!r}")
-        if matches < 1:
-            raise UserError(f"loss.matches must be at least 1, got {matches}")
         self.alpha, self.gamma, self.temperature = alpha, gamma, temperature
-        self.matches = matches
         self.averaged = ("video", "cls", "l1", "iou") if over_levels == "mean" else ("video",)
 
     def forward(self, output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -161,10 +155,7 @@ class Criterion(nn.Module):
                 self.match_weights,
                 alpha=self.alpha,
                 gamma=self.gamma,
-                matches=self.matches,
             )
-            # The terms of a level are divided by its matches, so that they weigh as much as one to one.
-            share = [self.matches] * (references.shape[1] - 1) + [1]
             pairs = [
                 matched_pairs(references[:, k], batch.moments, assignment[:, k]) for k in _levels(references)
             ]
@@ -181,19 +172,15 @@ class Criterion(nn.Module):
                     focal_loss(
                         class_logits[:, k],
                         assignment[:, k] >= 0,
-                        num_moments * n,
+                        num_moments,
                         alpha=self.alpha,
                         gamma=self.gamma,
                     )
-                    for k, n in zip(_levels(class_logits), share, strict=True)
+                    for k in _levels(class_logits)
                 ]
             ),
-            "l1": lambda: torch.stack(
-                [l1_loss(*pair, num_moments * n) for pair, n in zip(pairs, share, strict=True)]
-            ),
-            "iou": lambda: torch.stack(
-                [iou_loss(*pair, num_moments * n) for pair, n in zip(pairs, share, strict=True)]
-            ),
+            "l1": lambda: torch.stack([l1_loss(*pair, num_moments) for pair in pairs]),
+            "iou": lambda: torch.stack([iou_loss(*pair, num_moments) for pair in pairs]),
             "act": act,
         }
         return terms if output.denoised_logits is None else self._with_denoising(terms, output, batch)

@@ -28,12 +28,10 @@ def match(
     *,
     alpha: float | None = 0.25,
     gamma: float = 2.0,
-    matches: int = 1,
 ) -> Tensor:
-    """Match queries to true moments at the lowest total cost for each (sample, level).
+    """Match queries to true moments one to one, at the lowest total cost for each (sample, level).
 
-    At the last level it is one to one; at the others each true moment is matched with ``matches`` queries. If that
-    is more than there are queries, every query is matched and some moments are not, or not so often; without true
+    If there are more true moments than queries, every query is matched and some moments are not; without true
     moments nothing is matched.
 
     Args:
@@ -44,7 +42,6 @@ def match(
         weights: Weights of the costs ``cls``, ``l1`` and ``iou``.
         alpha: Weight of matched queries, see ``class_weights``.
         gamma: Focal exponent.
-        matches: Queries per true moment before the last level.
 
     Returns:
         (B, K, M) int64 index in 0..G-1 of the query's true moment, -1 where unmatched.
@@ -57,8 +54,6 @@ def match(
     assignment = np.full(class_logits.shape, -1, dtype=np.int64)
     for sample, level in np.ndindex(*assignment.shape[:2]):
         (columns,) = valid[sample].nonzero()
-        if level < assignment.shape[1] - 1:
-            columns = np.tile(columns, matches)
         sample_cost = cost[sample, level][:, columns]
         if not np.isfinite(sample_cost).all():
             raise FloatingPointError(

@@ -125,7 +125,6 @@ def make_module(config: DictConfig, recipe: dict[str, Any]) -> GroundingModule:
         gamma=loss.gamma,
         temperature=loss.temperature,
         over_levels=loss.over_levels,
-        matches=loss.matches,
     )
     return GroundingModule(
         model,
