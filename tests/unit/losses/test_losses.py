@@ -184,6 +184,11 @@ def test_the_loss_of_each_level_equals_its_loss_alone(proposals):
         torch.testing.assert_close(by_level[name], torch.stack(alone))
         together = by_level[name].mean() if name == "video" else by_level[name].sum()
         torch.testing.assert_close(terms[name], together)
+    averaged = Criterion(WEIGHTS, match_weights=MATCH, over_levels="mean")(output, batch)[1]
+    for name in ("cls", "l1", "iou"):
+        torch.testing.assert_close(averaged[name], by_level[name].mean())
+    for name in ("act", "sal", "video", "layer"):
+        assert averaged[name] == terms[name]
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The layers of both streams equal PyTorch's own modules and plain loops."""
 
+import itertools
 import math
 
 import pytest
@@ -17,6 +18,7 @@ from sdst.models.layers import (
     Residual,
     mlp,
     sinusoidal,
+    with_places,
 )
 
 
@@ -155,3 +157,15 @@ def test_dropout_is_seeded_and_off_in_evaluation():
     torch.manual_seed(1)
     torch.testing.assert_close(dropout(x), first, rtol=0, atol=0)
     assert (first != second).any()
+
+
+def test_places_are_the_shares_of_the_video_at_which_each_valid_clip_starts_and_ends():
+    torch.manual_seed(0)
+    video = torch.randn(2, 3, 4, 5)
+    mask = torch.arange(4) < torch.tensor([4, 2])[:, None]
+    got = with_places(video, mask)
+    assert got.shape == (2, 3, 4, 7)
+    assert torch.equal(got[..., :5], video)
+    for b, count in enumerate((4, 2)):
+        for level, t in itertools.product(range(3), range(count)):
+            assert got[b, level, t, 5:].tolist() == pytest.approx([t / count, (t + 1) / count])

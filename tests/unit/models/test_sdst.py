@@ -134,7 +134,13 @@ def test_a_sample_alone_equals_the_same_sample_in_any_batch(sample, others, extr
 
 @pytest.mark.parametrize(
     "options",
-    [{"sharing": False}, {"attention": rdsa(cnn_depth=0)}, {"signal": "raw"}, *OTHER_ATTENTIONS],
+    [
+        {"sharing": False},
+        {"attention": rdsa(cnn_depth=0)},
+        {"signal": "raw"},
+        {"places": True, "roi_context": 1.5},
+        *OTHER_ATTENTIONS,
+    ],
     ids=str,
 )
 def test_padding_changes_no_variant(options):
@@ -188,15 +194,16 @@ def test_the_order_of_the_batch_changes_neither_a_sample_nor_the_loss(order):
     )
 
 
+@pytest.mark.parametrize("places", [False, True])
 @pytest.mark.parametrize("training", [False, True])
-def test_one_video_for_all_queries_is_aligned_once_except_in_training(training):
+def test_one_video_for_all_queries_is_aligned_once_except_in_training(training, places):
     """Copies of the video give the same output and gradients; in training each query has its own dropout."""
     batch = make_batch([0, 1, 0])
     assert batch.text.shape[0] == 3
     given, aligned = {"video": batch.video[:1], "video_mask": batch.video_mask[[0, 0, 0]]}, []
     results = []
     for video in (given["video"], given["video"].expand(3, -1, -1, -1)):
-        model = build().train(training)
+        model = build(places=places).train(training)
         model.align_video.register_forward_hook(lambda _, inputs, output: aligned.append(output))
         torch.manual_seed(1)
         output = model(video, given["video_mask"], batch.text, batch.text_mask, torch.full((3,), 7.0))
@@ -261,6 +268,7 @@ def test_forward_does_not_change_its_inputs():
         {"sharing": False},
         {"stop_reference_gradient": False},
         {"signal": "raw"},
+        {"places": True},
         *OTHER_ATTENTIONS,
         {"attention": "pure_init", "levels": 1},
     ],
@@ -430,7 +438,11 @@ def test_only_the_order_of_the_paper_is_the_default():
         {"attention": rdsa(sampling=["l", "r"])},
         {"attention": rdsa(cnn_depth=0)},
         {"attention": rdsa(num_points=1)},
+        {"attention": rdsa(spread="line")},
         {"roi_bins": 2},
+        {"roi_context": 1.5},
+        {"places": True},
+        {"references": "random"},
     ],
     ids=str,
 )
@@ -450,6 +462,11 @@ def test_variants_of_rdsa_and_actionness_keep_the_shape_of_the_output(options):
         ({"dim": 15, "heads": 5}, "model.dim"),
         ({"signal": "post_sa"}, "model.signal"),
         ({"roi_bins": 0}, "model.roi_bins"),
+        ({"roi_context": 0.0}, "model.roi_context"),
+        ({"references": "even"}, "model.references must be one of spread, random, got 'even'"),
+        ({"denoising_groups": -1}, "model.denoising_groups"),
+        ({"denoising_groups": 1, "denoising_noise": 0.0}, "model.denoising_noise"),
+        ({"denoising_noise": 0.5}, "model.denoising_noise has no effect"),
         ({"num_queries": 0}, "model.num_queries"),
         ({"dropout": 1.0}, "model.dropout"),
         ({"drop_path": -0.1}, "model.drop_path"),
@@ -484,7 +501,9 @@ def test_an_attention_by_its_former_name_is_refused():
         (RDSA, {"num_points": 0}, "model.attention.num_points"),
         (RDSA, {"cnn_depth": -1}, "model.attention.cnn_depth"),
         (RDSA, {"query_dim": 0}, "model.attention.query_dim"),
+        (RDSA, {"spread": "even"}, "model.attention.spread"),
         (Deformable, {"num_points": 0}, "model.attention.num_points"),
+        (Deformable, {"select_from": "second"}, "model.attention.select_from"),
         (Deformable, {"start": "pur"}, "model.attention.start must be one of .*pure.*got 'pur'"),
     ],
 )
