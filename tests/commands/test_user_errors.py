@@ -85,6 +85,7 @@ OPTIONS = {
     "optim.lr=-1": ["optim.lr"],
     "optim.warmup_steps=-1": ["optim.warmup_steps"],
     "data.batch_size=0": ["data.batch_size"],
+    "data.repeat=0": ["data.repeat"],
     "data.num_workers=-1": ["data.num_workers"],
     "data.clip_seconds=1": ["features.h5", "data.clip_seconds=2"],
     "data.pooling=max": ["features.h5", "/video/max", "adaptive"],

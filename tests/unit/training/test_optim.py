@@ -61,19 +61,20 @@ def test_optimizer_holds_every_parameter_once_with_the_scheduled_rate() -> None:
         schedule.step()
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(("accumulate", "repeat"), [(1, 1), (2, 1), (1, 2)])
 def test_a_run_follows_the_schedule_in_optimizer_steps(
-    train: Callable[..., Path], tmp_path: Path, accumulate: int
+    train: Callable[..., Path], tmp_path: Path, accumulate: int, repeat: int
 ) -> None:
     run_dir = train(
         tmp_path / "run",
         "optim.decay_epochs=2",
         "trainer.max_epochs=4",
         f"trainer.accumulate_grad_batches={accumulate}",
+        f"data.repeat={repeat}",
     )
     with open(run_dir / "csv/version_0/metrics.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["lr"]]
-    batches = 3  # 10 queries in batches of 4
+    batches = -(-10 * repeat // 4)  # 10 queries in batches of 4
     steps = -(-batches // accumulate)
     logged = [float(row["lr"]) for row in rows]
     expected = [
