@@ -18,7 +18,7 @@ MEANT = {
     ("learning_rate", "base_lr"): ("optim.lr",),
     ("wd",): ("optim.weight_decay",),
     ("warmup", "warmup_epochs"): ("optim.warmup_steps",),
-    ("lr_drop", "lr_step", "step_size", "scheduler"): ("optim.decay_epochs",),
+    ("lr_drop", "lr_step", "step_size", "milestones", "scheduler"): ("optim.decay_epochs",),
     ("bs", "batch", "bsz"): ("data.batch_size",),
     ("workers", "n_workers"): ("data.num_workers",),
     ("dataset", "dset_name", "datamodule"): ("data=",),

@@ -302,6 +302,15 @@ def test_an_option_newer_than_the_first_version_changes_the_identity_unless_it_h
     assert identity(compose([*corpus.overrides, "data.repeat=4"])) != plain
 
 
+def test_decay_epochs_enter_the_identity_as_they_are_given(corpus: Corpus) -> None:
+    def identified(*overrides: str) -> str:
+        return identity(compose([*corpus.overrides, *overrides]))
+
+    values = ("20", "[20]", "[20,40]")
+    assert identified("optim.decay_epochs=20") == identified()
+    assert len({identified(f"optim.decay_epochs={value}") for value in values}) == 3
+
+
 def test_names_of_a_run_leave_its_identity(corpus: Corpus) -> None:
     named = compose([*corpus.overrides, "group=table5", "name=a", "tags=[b]", "run_dir=elsewhere"])
     assert identity(named) == identity(compose(corpus.overrides))
