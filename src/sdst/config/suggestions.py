@@ -45,6 +45,7 @@ MEANT = {
     ("exp", "exp_name", "experiment_name", "run_name"): ("run_dir", "group"),
     ("table", "tables"): ("experiment=",),
     ("laptop", "size"): ("scale=",),
+    ("schedule", "lr_schedule"): ("recipe=", "optim.decay_epochs"),
 }
 """Last parts of keys that people type -> what they may mean; the first that exists is suggested.
 
