@@ -314,11 +314,11 @@ def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.floa
 def _slow(drawn: NDArray[np.float32], clip_seconds: float) -> NDArray[np.float32]:
     """Independent draws (..., T, C) as a stationary first-order autoregression over T, of the same variance."""
     kept = np.float32(np.exp(-clip_seconds / CHANGE_SECONDS))
-    new = np.sqrt(1 - kept**2)
-    drawn = drawn * new
-    drawn[..., 0, :] /= new  # as if it had always gone on
+    new = np.float32(np.sqrt(1 - kept**2))
+    fresh = drawn * new
+    fresh[..., 0, :] = drawn[..., 0, :]  # as if it had always gone on
     slow: NDArray[np.float32] = lfilter(
-        np.ones(1, np.float32), np.array([1, -kept], np.float32), drawn, axis=-2
+        np.ones(1, np.float32), np.array([1, -kept], np.float32), fresh, axis=-2
     )
     return slow
 
