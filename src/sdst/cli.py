@@ -53,7 +53,7 @@ COMMANDS = {
 }
 """Command -> (module with a ``main(argv) -> exit status``, one line of help)."""
 
-GROUPS = ("data", "model", "attention", "order", "levels", "pooling", "loss", "scale", "experiment")
+GROUPS = ("data", "model", "attention", "order", "levels", "pooling", "loss", "scale", "recipe", "experiment")
 """Groups of the configuration that the help lists, if they exist."""
 LINE = 90
 """Length at which a line of choices is broken."""

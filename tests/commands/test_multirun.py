@@ -190,7 +190,7 @@ def test_a_report_of_runs_is_grouped_by_what_differs_besides_the_seed(
             ]
             for seed in (1, 2)
         ]
-        assert group["seeds"] == "2"
+        assert (group["seeds"], group["features"]) == ("2", "SIMULATED")
         assert float(group["val MR-full-mAP"]) == pytest.approx(statistics.fmean(values))
         assert float(group["val MR-full-mAP std"]) == pytest.approx(statistics.stdev(values))
     assert main(["report", *map(str, (tmp_path / "jobs").iterdir()), "--out", str(tmp_path / "out")]) == 2
@@ -199,6 +199,8 @@ def test_a_report_of_runs_is_grouped_by_what_differs_besides_the_seed(
     lines = (tmp_path / "out/runs.md").read_text().splitlines()
     assert len(lines) == 4
     assert lines[0].startswith("| attention | seeds | val R1@0.5 |")
+    assert lines[0].endswith(" | features |")
+    assert all(line.endswith(" | SIMULATED |") for line in lines[2:])
     assert " ± " in lines[2]
 
 

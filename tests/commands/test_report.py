@@ -207,7 +207,9 @@ def test_list_has_every_experiment_with_its_state(
 ) -> None:
     assert main(["report", "--list", "--experiments", str(tables), "--runs", str(swept)]) == 0
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("tableX\tTab. 5\tAttention & 100 % of _it_\tpaper: not run\tlaptop: 6 finished, ")
+    assert line.startswith(
+        "tableX\tTab. 5\tAttention & 100 % of _it_\tpaper: not run\trehearsal: not run\tlaptop: 6 finished, "
+    )
     assert main(["report", "--list", "--runs", str(swept)]) == 0
     names = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
     assert {"table1", "table5", "tableP", "figure4"} <= set(names)

@@ -495,11 +495,11 @@ def test_datasets_with_one_moment_and_no_saliency_run(
 @pytest.mark.slow
 def test_training_overfits_one_batch(tmp_path: Path) -> None:
     rows = make_rows("train", 16)
-    corpus = make_corpus(tmp_path, {"train": rows, "val": rows})
+    corpus = make_corpus(tmp_path, {"train": rows, "val": rows}, video_dim=64, text_dim=64)
     learn = [
         *("model.dropout=0", "model.drop_path=0", "model.dim=64", "model.heads=4", "model.num_queries=6"),
-        *("optim.lr=4e-3", "optim.warmup_steps=10", "optim.decay_epochs=60", "optim.weight_decay=0"),
-        *("data.batch_size=16", "trainer.max_epochs=75", "trainer.check_val_every_n_epoch=75"),
+        *("optim.lr=4e-3", "optim.warmup_steps=10", "optim.decay_epochs=120", "optim.weight_decay=0"),
+        *("data.batch_size=16", "trainer.max_epochs=150", "trainer.check_val_every_n_epoch=150"),
         *("decode.round_to=null", "trainer.log_every_n_steps=4"),
     ]
     overrides = [*corpus.overrides, *learn, f"paths.runs={tmp_path}", f"run_dir={tmp_path / 'run'}"]

@@ -112,6 +112,61 @@ def test_sdst_uses_the_papers_values_on_each_dataset(data: str) -> None:
     assert config.data.name == data
 
 
+RECIPE = [
+    *("data.batch_size", "data.repeat", "trainer.max_epochs"),
+    *("optim.lr", "optim.warmup_steps", "optim.decay_epochs"),
+]
+R2_RECIPE = {  # the released configurations
+    "qvhighlights": [128, 4, 30, 5e-4, 500, [20]],
+    "charades": [32, 1, 50, 2.5e-4, 500, [30]],
+    "tacos": [32, 1, 100, 2.5e-4, 500, [50]],
+}
+
+
+def recipe(config: DictConfig) -> list[Any]:
+    values: Any = OmegaConf.to_container(config)
+    return [values[section][key] for section, _, key in (option.partition(".") for option in RECIPE)]
+
+
+def essence(config: DictConfig) -> Any:
+    config.run_dir = "run"
+    return OmegaConf.to_container(config, resolve=True)
+
+
+@pytest.mark.parametrize("data", R2_RECIPE)
+def test_the_published_recipe_changes_the_schedule_alone(data: str) -> None:
+    common, published = (
+        compose([f"data={data}", "model=r2_tuning", f"recipe={choice}"]) for choice in ("common", "published")
+    )
+    assert essence(common) == essence(compose([f"data={data}", "model=r2_tuning"]))
+    assert recipe(common) == recipe(compose([f"data={data}"]))
+    assert recipe(published) == R2_RECIPE[data]
+    for option, value in zip(RECIPE, R2_RECIPE[data], strict=True):
+        OmegaConf.update(common, option, value)
+    assert essence(published) == essence(common)
+    assert essence(compose([f"data={data}", "recipe=published"])) == essence(compose([f"data={data}"]))
+
+
+def test_values_change_a_published_recipe() -> None:
+    config = compose(["model=r2_tuning", "recipe=published", "data.repeat=2", "optim.decay_epochs=7"])
+    assert recipe(config) == [128, 2, 30, 5e-4, 500, 7]
+
+
+PUBLISHED = [f"published_{model}_on_{data}" for model in ("sdst", "r2_tuning") for data in R2_RECIPE]
+
+
+@pytest.mark.parametrize("data", names("data"))
+@pytest.mark.parametrize("model", names("model"))
+def test_a_published_recipe_that_nobody_published_is_refused(model: str, data: str) -> None:
+    assert names("recipe_on_model") == sorted(PUBLISHED)
+    config = compose([f"data={data}", f"model={model}", "recipe=published"])
+    if f"published_{model}_on_{data}" in PUBLISHED:
+        check_options(config)
+    else:
+        with pytest.raises(UserError, match=rf"recipe=published has no schedule for \w+ on {data}"):
+            check_options(config)
+
+
 @pytest.mark.parametrize("model", names("model"))
 def test_model_files_repeat_the_constructor_defaults(model: str) -> None:
     given = OmegaConf.to_container(compose([f"model={model}"]).model)

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from sdst.config.compose import compose, conf_dir, register_schema
 from sdst.config.schema import Levels
 from sdst.errors import UserError
 from sdst.features.backbone.sizes import PRESETS
+from sdst.features.simulate import NUM_TEXT_LAYERS, NUM_VIDEO_LAYERS
 from sdst.metrics.evaluation import PROTOCOLS
 from sdst.sweeps import plan
-from sdst.sweeps.tables import Column, Job, list_experiments, number, read_experiment
+from sdst.sweeps.tables import SCALES, Column, Job, list_experiments, number, read_experiment
 
 EXPERIMENTS = Path(sdst.__file__).parents[2] / "experiments"
 
@@ -85,11 +87,11 @@ def test_reader_returns_rows_columns_and_notes(good: Path) -> None:
     assert standard.overrides == ("attention=standard", "model.modules=[ca,rdsa]")
     assert (ours.overrides, ours.note, ours.only) == ((), None, None)
     assert (deep.only, deep.note) == ("paper", "too deep for a laptop")
-    assert [(row.is_run_at("paper"), row.is_run_at("laptop")) for row in table.rows] == [
-        (False, False),
-        (True, True),
-        (True, False),
-        (True, True),
+    assert [[row.is_run_at(scale) for scale in SCALES] for row in table.rows] == [
+        [False, False, False],
+        [True, True, True],
+        [True, True, False],  # the rehearsal has the paper's rows
+        [True, True, True],
     ]
 
 
@@ -107,6 +109,10 @@ def test_jobs_pair_each_runnable_row_with_each_data_set_of_the_scale(good: Path)
         ("Deep", "tacos", "data=tacos"),
         ("Ours", "qvhighlights", "data=qvhighlights"),
         ("Ours", "tacos", "data=tacos"),
+    ]
+    assert table.jobs("rehearsal") == [
+        replace(job, overrides=(job.overrides[0], "scale=rehearsal", *job.overrides[1:]))
+        for job in table.jobs("paper")
     ]
 
 
@@ -134,6 +140,11 @@ BAD = {  # old text, new text, texts that the message must contain
     "an empty text": ("source: Tab. 5", 'source: ""', ["source"]),
     "a number for a text": ("source: Tab. 5", "source: 5", ["source", "5"]),
     "notes that are text": ("[a doubt]", "a doubt", ["notes", "'a doubt'"]),
+    "a data set of the rehearsal alone": (
+        "  laptop: {",
+        "  rehearsal: {toy: [data=world]}\n  laptop: {",
+        ["scales.rehearsal", "'toy'"],
+    ),
     "an unknown scale": ("laptop:", "phone:", ["scales", "unknown key 'phone'", "laptop"]),
     "a data set without overrides": (
         "{qvhighlights: [data=qvhighlights], ",
@@ -220,7 +231,7 @@ def test_list_experiments_finds_yaml_files_and_refuses_a_missing_folder(good: Pa
 JOBS = [
     pytest.param(path.stem, scale, id=f"{path.stem}-{scale}")
     for path in list_experiments(EXPERIMENTS)
-    for scale in ("paper", "laptop")
+    for scale in SCALES
     if read_experiment(path).jobs(scale)
 ]
 
@@ -323,6 +334,27 @@ def test_small_world_features_serve_every_laptop_row(name: str) -> None:
             assert protocol.mean_iou
         if any(str(column.key).startswith("HL-") for column in columns):
             assert protocol.highlights
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, scale in (case.values for case in JOBS) if scale == "rehearsal"]
+)
+def test_simulated_features_serve_every_row_of_the_rehearsal(name: str) -> None:
+    makefile = (EXPERIMENTS.parent / "Makefile").read_text().replace("\\\n", "")
+    ((written, poolings),) = re.findall(
+        r"features simulate .*--levels (\d+) .*--pooling ([a-z ]+) --", makefile
+    )
+    video, text = (
+        range(depth - int(written) + 1, depth + 1) for depth in (NUM_VIDEO_LAYERS, NUM_TEXT_LAYERS)
+    )
+    for job, config in composed(name, "rehearsal").items():
+        levels = Levels(**config.levels)
+        assert set(levels.video_layers(video)) <= set(video)
+        assert set(levels.text_layers(text)) <= set(text)
+        assert config.data.name == job.dataset
+        assert config.data.pooling in poolings.split()
+        assert config.data.features == f"data/features/{job.dataset}-simulated.h5"
+        assert (config.model.dim, config.trainer.max_epochs) == (128, 12)
 
 
 def test_laptop_tables_share_the_default_sdst_job() -> None:

@@ -75,6 +75,22 @@ def test_run_stopped_by_sigterm_resumes_to_the_uninterrupted_result(
     assert_same_result(run_dir, uninterrupted)
 
 
+def test_a_run_stopped_within_a_repeated_epoch_resumes_to_the_same_result(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    arguments = [*corpus.overrides, *STEPS, "data.batch_size=4", "data.repeat=2"]  # 5 steps of 20 queries
+    assert main(["train", *arguments, f"run_dir={tmp_path / 'whole'}"]) == 0
+    terminate_at(monkeypatch, "training_step", 9)  # a batch of both passes is behind it
+    with pytest.raises(SystemExit):
+        main(["train", *arguments, f"run_dir={tmp_path / 'run'}"])
+    monkeypatch.undo()
+    stopped = load(tmp_path / "run" / LAST)
+    assert (stopped["epoch"], stopped["global_step"]) == (1, 9)
+    assert main(["train", f"resume={tmp_path / 'run'}"]) == 0
+    assert load(tmp_path / "run" / LAST)["global_step"] == 10
+    assert_same_result(tmp_path / "run", tmp_path / "whole")
+
+
 def test_sigterm_does_not_lose_accumulated_gradients(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ def check_options(config: DictConfig) -> None:
     Raises:
         UserError: The first bad option.
     """
+    _check_recipe(config)
     trainer = config.trainer
     for key in ("max_epochs", "check_val_every_n_epoch", "log_every_n_steps", "accumulate_grad_batches"):
         if not isinstance(trainer[key], int) or trainer[key] < 1:
@@ -81,6 +82,16 @@ def check_options(config: DictConfig) -> None:
     if config.compile is not None and config.compile not in torch.compiler.list_backends(exclude_tags=()):
         known = ", ".join(torch.compiler.list_backends())
         raise UserError(f"compile must be one of {known}, or null, got {config.compile!r}")
+
+
+def _check_recipe(config: DictConfig) -> None:
+    """Refuse ``recipe=published`` where ``conf/recipe_on_model`` has no file that replaces its nulls."""
+    for section, key in (("data", "batch_size"), ("data", "repeat"), ("trainer", "max_epochs")):
+        if key in config[section] and config[section][key] is None:
+            raise UserError(
+                f"{section}.{key} must have a value, got null; recipe=published has no schedule for "
+                f"{str(config.model['_target_']).rpartition('.')[2]} on {config.data.name}, choose recipe=common there"
+            )
 
 
 def num_processes(trainer: DictConfig) -> int:

@@ -110,7 +110,8 @@ class Optimization:
         weight_decay: Weight decay of AdamW, on every parameter.
         warmup_steps: Steps of linear warm-up.
         warmup_ratio: Factor on ``lr`` at the first step.
-        decay_epochs: Number of epochs between two falls of the rate.
+        decay_epochs: Number of epochs between two falls of the rate, or the epochs after which it falls, such as
+            ``[30, 45]``; it never falls with ``[]``.
         decay: Factor on the rate at each fall.
 
     Raises:
@@ -121,13 +122,19 @@ class Optimization:
     weight_decay: float = 1e-4
     warmup_steps: int = 2000
     warmup_ratio: float = 0.001
-    decay_epochs: int = 20
+    decay_epochs: Any = 20
     decay: float = 0.1
 
     def __post_init__(self) -> None:
-        for name, lowest in {"warmup_steps": 0, "decay_epochs": 1}.items():
-            if getattr(self, name) < lowest:
-                raise UserError(f"optim.{name} must be at least {lowest}, got {getattr(self, name)}")
+        if self.warmup_steps < 0:
+            raise UserError(f"optim.warmup_steps must be at least 0, got {self.warmup_steps}")
+        listed = isinstance(self.decay_epochs, list)
+        epochs = self.decay_epochs if listed else [self.decay_epochs]
+        if any(type(epoch) is not int or epoch < 1 for epoch in epochs) or epochs != sorted(set(epochs)):
+            raise UserError(
+                "optim.decay_epochs must be a whole number of at least 1, or a rising list of them like [30,45], got "
+                f"{self.decay_epochs!r}"
+            )
         for name in ("lr", "weight_decay", "warmup_ratio", "decay"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise UserError(f"optim.{name} must be finite and at least 0, got {getattr(self, name)}")
@@ -135,7 +142,10 @@ class Optimization:
     def factor(self, step: int, steps_per_epoch: int) -> float:
         """Factor on ``lr`` in step 0, 1, 2, ..."""
         warm = min(1.0, self.warmup_ratio + (1 - self.warmup_ratio) * step / max(1, self.warmup_steps))
-        return warm * float(self.decay ** (step // (steps_per_epoch * self.decay_epochs)))
+        epochs = step // steps_per_epoch
+        every = self.decay_epochs
+        falls = sum(epoch <= epochs for epoch in every) if isinstance(every, list) else epochs // every
+        return warm * float(self.decay**falls)
 
 
 @dataclass

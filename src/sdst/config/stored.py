@@ -23,6 +23,10 @@ NEW_OPTIONS = {
     ("levels", "order"): "direction",
 }
 """Section and former name of an option -> its name today."""
+LATER_OPTIONS = {
+    ("data", "repeat"): 1,
+}
+"""Section and name of an option that the first version lacked -> the value that gives the first version's runs."""
 OF_ATTENTION = {
     "num_points": ("num_points", 4),
     "sampling": ("sampling", ["l", "c", "r"]),
@@ -156,6 +160,9 @@ def with_first_names(values: dict[str, Any]) -> dict[str, Any]:
         first["model"]["attention"] = names[0]
     if not first["callbacks"]:
         del first["callbacks"]
+    for (section, name), value in LATER_OPTIONS.items():
+        if first[section].get(name) == value:
+            del first[section][name]
     return first
 
 

@@ -18,7 +18,7 @@ MEANT = {
     ("learning_rate", "base_lr"): ("optim.lr",),
     ("wd",): ("optim.weight_decay",),
     ("warmup", "warmup_epochs"): ("optim.warmup_steps",),
-    ("lr_drop", "lr_step", "step_size", "scheduler"): ("optim.decay_epochs",),
+    ("lr_drop", "lr_step", "step_size", "milestones", "scheduler"): ("optim.decay_epochs",),
     ("bs", "batch", "bsz"): ("data.batch_size",),
     ("workers", "n_workers"): ("data.num_workers",),
     ("dataset", "dset_name", "datamodule"): ("data=",),
@@ -45,6 +45,7 @@ MEANT = {
     ("exp", "exp_name", "experiment_name", "run_name"): ("run_dir", "group"),
     ("table", "tables"): ("experiment=",),
     ("laptop", "size"): ("scale=",),
+    ("schedule", "lr_schedule"): ("recipe=", "optim.decay_epochs"),
 }
 """Last parts of keys that people type -> what they may mean; the first that exists is suggested.
 

@@ -38,6 +38,7 @@ class GroundingDataModule(L.LightningDataModule):
         clip_seconds: Clip length in seconds; must equal the store's.
         min_duration: Duration in seconds below which a video is left out of training (App. A).
         batch_size: Queries per step.
+        repeat: Passes over the training split per epoch, each in an order of its own.
         num_workers: Number of loader processes.
         levels: Choice of the backbone layers.
         seed: Seed of shuffling and of the positive clips.
@@ -54,13 +55,18 @@ class GroundingDataModule(L.LightningDataModule):
         clip_seconds: float = 2.0,
         min_duration: float = 5.0,
         batch_size: int = 32,
+        repeat: int = 1,
         num_workers: int = 0,
         levels: Levels | None = None,
         seed: int = 0,
         validation_split: str = "val",
     ) -> None:
         super().__init__()
-        for option, value, lowest in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+        for option, value, lowest in (
+            ("batch_size", batch_size, 1),
+            ("repeat", repeat, 1),
+            ("num_workers", num_workers, 0),
+        ):
             if value < lowest:
                 raise UserError(f"data.{option}: {value} must be at least {lowest}")
         for split, path in annotations.items():
@@ -70,6 +76,7 @@ class GroundingDataModule(L.LightningDataModule):
         self.paths = {split: path for split, path in annotations.items() if path is not None}
         self.min_duration = min_duration
         self.batch_size = batch_size
+        self.repeat = repeat
         self.num_workers = num_workers
         self.clip_seconds = clip_seconds
         self.seed = seed
@@ -176,10 +183,15 @@ class GroundingDataModule(L.LightningDataModule):
     def loader(self, split: str) -> DataLoader[Sample]:
         """Batches of one split: ``train`` shuffled, the others from short to long videos."""
         dataset = self.load(split)
+        sampler = (
+            EpochSampler(dataset.num_clips, self.seed, self.repeat)
+            if split == "train"
+            else EpochSampler(dataset.num_clips, seed=None)
+        )
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=EpochSampler(dataset.num_clips, self.seed if split == "train" else None),
+            sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),

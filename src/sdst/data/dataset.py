@@ -90,7 +90,7 @@ def saliency_target(record: Record, num_clips: int, clip_seconds: float) -> NDAr
 class GroundingDataset(Dataset[Sample]):
     """Records with their features.
 
-    A key is (epoch, index). In training the positive clip is drawn from a generator seeded by (seed, epoch,
+    A key is (pass, index). In training the positive clip is drawn from a generator seeded by (seed, pass,
     index), so it depends on neither workers nor batches; in evaluation it is the most salient clip.
 
     Args:
@@ -131,7 +131,7 @@ class GroundingDataset(Dataset[Sample]):
         return max(self.num_clips)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, index = key
+        number, index = key
         record, num_clips = self.records[index], self.num_clips[index]
         windows = record.windows if record.windows is not None else np.zeros((0, 2))
         saliency = saliency_target(record, num_clips, self.clip_seconds)
@@ -141,7 +141,7 @@ class GroundingDataset(Dataset[Sample]):
         elif self.seed is None:
             positive = int(saliency.argmax())
         else:
-            positive = int(np.random.default_rng([self.seed, epoch, index]).choice(positives))
+            positive = int(np.random.default_rng([self.seed, number, index]).choice(positives))
         return Sample(
             record=record,
             video=self._video(record.vid, num_clips),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,19 +14,22 @@ if TYPE_CHECKING:
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Keys (epoch, index) of this rank's share of a dataset, shuffled by (seed, epoch) in training.
+    """Keys (pass, index) of this rank's share of a dataset, shuffled by (seed, pass) in training.
 
-    In training all ranks get equally many keys, because the first keys are repeated where needed. In evaluation every
-    key goes to one rank.
+    Passes are counted from the start of training, so epoch e has the passes from e * repeat on. In training all ranks
+    get equally many keys, because the first keys of an epoch are repeated where needed. In evaluation every key goes to
+    one rank.
 
     Args:
         lengths: Clips of each sample. Evaluation goes from short to long, so that batches have little padding.
         seed: Seed of the shuffling; None in evaluation.
+        repeat: Passes over the dataset per epoch, each in an order of its own; 1 in evaluation.
     """
 
-    def __init__(self, lengths: Sequence[int], seed: int | None) -> None:
+    def __init__(self, lengths: Sequence[int], seed: int | None, repeat: int = 1) -> None:
         self.lengths = lengths
         self.seed = seed
+        self.repeat = repeat
         self.epoch = 0
         self._done = (0, 0)
 
@@ -41,19 +45,25 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __len__(self) -> int:
         rank, world = _rank_and_world()
         if self.seed is not None:
-            return -(-len(self.lengths) // world)
+            return -(-len(self.lengths) * self.repeat // world)
         return len(range(rank, len(self.lengths), world))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rank, world = _rank_and_world()
+        first = self.epoch * self.repeat
         if self.seed is None:
-            order = np.argsort(self.lengths, kind="stable")
+            order = [(first, index) for index in np.argsort(self.lengths, kind="stable").tolist()]
         else:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.lengths))
-            order = np.resize(order, len(self) * world)
+            order = [
+                (number, index)
+                for number in range(first, first + self.repeat)
+                for index in np.random.default_rng([self.seed, number])
+                .permutation(len(self.lengths))
+                .tolist()
+            ]
+            order = list(islice(cycle(order), len(self) * world))
         epoch, keys = self._done
-        for index in order[rank::world][keys * (epoch == self.epoch) :]:
-            yield self.epoch, int(index)
+        yield from order[rank::world][keys * (epoch == self.epoch) :]
 
 
 def _rank_and_world() -> tuple[int, int]:

@@ -67,6 +67,7 @@ def main(argv: Sequence[str]) -> int:
     add("--video-dim", type=int, default=768, metavar="N", help="width of video features (%(default)s)")
     add("--text-dim", type=int, default=1024, metavar="N", help="width of query features (%(default)s)")
     add("--levels", type=int, default=4, metavar="N", help="deepest layers of each tower (%(default)s)")
+    add("--pooling", nargs="+", choices=["adaptive", "avg", "cls"], default=["adaptive"], help="(adaptive)")
     add("--seed", type=int, default=0, metavar="N", help="another seed gives other features (%(default)s)")
     simulate.set_defaults(tool=_simulate)
 
@@ -163,6 +164,7 @@ def _simulate(args: Namespace) -> int:
         video_dim=args.video_dim,
         text_dim=args.text_dim,
         levels=args.levels,
+        poolings=list(dict.fromkeys(args.pooling)),
         seed=args.seed,
     )
     log.info("%s: simulated features written", args.out)

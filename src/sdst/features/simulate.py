@@ -1,10 +1,24 @@
 """Simulated features for a real annotation file: the right shapes, and a signal that a model can learn.
 
-Each word is a direction in a space of concepts, fixed by a hash, so a word means the same in every file and
-learning transfers to new sentences. A query is the mean of its content words. A clip contains the queries
-whose moments cover it, a slowly varying background, and near misses that share only part of a query. Each
-layer sees the concepts through its own linear map, related to those of the other layers; deeper layers have
-less noise. All randomness follows from (seed, name), never from the order of rows.
+They stand for real features where those are missing, so each property copies one of real features:
+
+- **Words are directions** in a space of concepts, fixed by a hash. A word means the same in every file, so what is
+  learned on training videos holds for new sentences. A query is the mean of its content words.
+- **A clip shows** the queries whose moments cover it, however long those are, and distractors: near misses, which share
+  about half of a query's words, and events of common words that nobody annotated. Distractors have all lengths, so
+  their length does not betray them.
+- **Each layer knows something of its own.** A concept is seen best in one layer and less in the others, as probes of
+  transformers find. Most concepts are best in deep layers, so the last layer is the best one, but several together
+  know more. Each layer has noise of its own; the background is the same in all, because residual connections keep it.
+- **Neighbouring clips are alike.** Background and noise change slowly, within seconds, and a part of the background
+  stays for the whole video: its place, its people, its camera.
+- **Features lie in a cone.** A direction that all clips share holds about half of their squared norm (Ethayarajh, EMNLP
+  2019; Liang et al., NeurIPS 2022). A video feature has about unit variance, a text feature that of BERT's normalised
+  states, and shallower layers are smaller, as in a residual stream.
+- **No pooling is better** than another: each has its own maps, and noise of the same size.
+
+Outlier dimensions, shot cuts and the order of words are left out. All randomness follows from (seed, name), never from
+the order or presence of other rows, except that the queries of one video belong together.
 
 The features are made from the annotated windows, so results on them say nothing about a real model.
 """
@@ -14,10 +28,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.signal import lfilter
 
 from sdst.console.progress import progress_bars
 from sdst.errors import UserError
@@ -33,19 +49,34 @@ if TYPE_CHECKING:
     from sdst.types import Record
 
 BACKBONE = "simulated"
+DESIGN = 2
+"""Number of the design above. Features of another design are other features, even with the same seed."""
 NUM_CONCEPTS = 64
 NUM_VIDEO_LAYERS, NUM_TEXT_LAYERS = 40, 19  # InternVideo2-1B and its BERT
 
 STOP_WORDS = frozenset({"a", "an", "and", "at", "by", "for", "in", "is", "of", "on", "the", "to", "with"})
+COMMON_WORDS = (
+    *("man", "woman", "people", "girl", "boy", "child", "friends", "dog", "cat", "crowd", "family"),
+    *("car", "street", "kitchen", "food", "table", "camera", "phone", "bag", "door", "room", "water"),
+    *("white", "black", "red", "blue", "shirt", "hat", "city", "beach", "book", "store", "train"),
+    *("talks", "walks", "sits", "stands", "holds", "eats", "drinks", "drives", "opens", "cooks"),
+)
+"""Words of distractors, which queries have, too."""
 STOP_WORD_GAIN = 0.3
-EVENT_GAIN = (1.0, 1.5)  # strength of a query in its video, drawn per query
-NEAR_MISS_SHARE = 0.5  # weight of the query's direction in a near miss
-NEAR_MISS_CLIPS = (3, 10)
-BACKGROUND_NORM = 0.5
-BACKGROUND_CLIPS = 8  # distance between two drawn backgrounds
-VIDEO_NOISE, TEXT_NOISE = 0.8, 0.5  # norm of the noise in the deepest layer, in concept space
-NOISE_GROWTH = 1.4  # factor from a layer to the next shallower one
+CONTEXT_SHARE = 0.3  # weight of the whole query in each of its words
+EVENT_GAIN = (1.0, 1.5)  # strength of a query, near miss or other event in its video, drawn for each
+SECONDS_PER_EVENT = 40.0  # of video for each event that nobody annotated
+BACKGROUND_NORM, PLACE_NORM = 0.6, 1.0  # of what changes within a video, and of what stays
+CHANGE_SECONDS = 8.0  # time in which background and noise lose all but 1/e of their correlation
+VIDEO_NOISE, TEXT_NOISE = 1.5, 0.6  # norm of a layer's own noise, in concept space
+STEADY_SHARE = 0.7  # of the squared norm of video noise: the part that changes slowly
+BEST_LAYER = 0.5  # share of the concepts that the last layer sees best, and each shallower one of those left
+LAYERS_SEEN = 1.5  # distance in layers at which a concept's gain has fallen to 1/e, above the least
+LEAST_GAIN = 0.2
 LAYER_SHARE = 0.5  # weight of a layer's own map; the rest is shared by all layers
+VIDEO_CONE, TEXT_CONE = 1.3, 0.8  # norm of the common direction, about that of concepts and noise together
+VIDEO_SCALE, TEXT_SCALE = 0.6, 0.5  # root mean square of a feature of the last layer is about 1 and 0.6
+SHALLOWER = 0.95  # scale of a layer relative to the next deeper one
 
 
 def write_simulated(
@@ -56,6 +87,7 @@ def write_simulated(
     video_dim: int = 768,
     text_dim: int = 1024,
     levels: int = 4,
+    poolings: Sequence[str] = ("adaptive",),
     seed: int = 0,
 ) -> None:
     """Write simulated features of all videos and queries, continuing a run that was killed.
@@ -67,6 +99,7 @@ def write_simulated(
         video_dim: Width Dv of video features.
         text_dim: Width Dt of query features.
         levels: Number of layers to write of each tower, the deepest ones.
+        poolings: Poolings of the video features to write.
         seed: Seed of all draws; another seed gives other features with the same statistics.
 
     Raises:
@@ -84,10 +117,11 @@ def write_simulated(
         videos[record.vid].append(record)
     video_layers = range(NUM_VIDEO_LAYERS - levels + 1, NUM_VIDEO_LAYERS + 1)
     text_layers = range(NUM_TEXT_LAYERS - levels + 1, NUM_TEXT_LAYERS + 1)
-    video_maps = _layer_maps("video", video_layers, video_dim, seed)
-    text_maps = _layer_maps("text", text_layers, text_dim, seed)
-    video_noise = VIDEO_NOISE * NOISE_GROWTH ** (NUM_VIDEO_LAYERS - np.array(video_layers))
-    text_noise = TEXT_NOISE * NOISE_GROWTH ** (NUM_TEXT_LAYERS - np.array(text_layers))
+    video_towers = {
+        pooling: _Tower.draw(f"video {pooling}", video_layers, video_dim, VIDEO_CONE, VIDEO_SCALE, seed)
+        for pooling in poolings
+    }
+    text_tower = _Tower.draw("text", text_layers, text_dim, TEXT_CONE, TEXT_SCALE, seed)
 
     writer = FeatureWriter(
         out,
@@ -96,19 +130,25 @@ def write_simulated(
         text_layers=text_layers,
         clip_seconds=clip_seconds,
         simulated=True,
-        extra={"simulation": f"seed {seed}, widths {video_dim} and {text_dim}"},
+        extra={"simulation": f"design {DESIGN}, seed {seed}, widths {video_dim} and {text_dim}"},
     )
     with writer:
         with progress_bars() as progress:
             for vid, rows in progress.track(videos.items(), description="simulating videos"):
-                if not writer.has_video(vid, "adaptive"):
-                    concepts = video_concepts(rows, clip_seconds, seed)
-                    rng = _generator(seed, "video noise", vid)
-                    writer.write_video("adaptive", vid, _observe(concepts, video_maps, video_noise, rng))
+                left = [pooling for pooling in poolings if not writer.has_video(vid, pooling)]
+                if not left:
+                    continue
+                concepts = video_concepts(rows, clip_seconds, seed)
+                for pooling in left:
+                    rng = _generator(seed, f"video noise {pooling}", vid)
+                    noise = _video_noise((levels, *concepts.shape), clip_seconds, rng)
+                    writer.write_video(pooling, vid, video_towers[pooling].observe(concepts, noise))
             for qid, row in progress.track(queries.items(), description="simulating queries"):
                 if not writer.has_text(qid):
+                    concepts = text_concepts(row.query)
                     rng = _generator(seed, "text noise", qid)
-                    writer.write_text(qid, _observe(text_concepts(row.query), text_maps, text_noise, rng))
+                    noise = TEXT_NOISE * _normal(rng, (levels, *concepts.shape))
+                    writer.write_text(qid, text_tower.observe(concepts, noise))
         writer.finish()
 
 
@@ -116,16 +156,27 @@ def video_concepts(rows: Sequence[Record], clip_seconds: float, seed: int) -> ND
     """(T, C) concepts in each clip of a video; the order of its rows does not matter."""
     vid = rows[0].vid
     num_clips = count_clips(max(row.duration for row in rows), clip_seconds)
-    concepts = _background(num_clips, _generator(seed, "background", vid))
+    rng = _generator(seed, "background", vid)
+    concepts = BACKGROUND_NORM * _slow(_normal(rng, (num_clips, NUM_CONCEPTS)), clip_seconds)
+    concepts += PLACE_NORM * _normal(rng, (NUM_CONCEPTS,))
+    for _ in range(round(num_clips * clip_seconds / SECONDS_PER_EVENT)):
+        other = query_concept(" ".join(rng.choice(COMMON_WORDS, rng.integers(2, 5), replace=False)))
+        concepts += rng.uniform(*EVENT_GAIN) * _somewhere(num_clips, rng)[:, None] * other
     for row in sorted(rows, key=lambda row: str(row.qid)):
         rng = _generator(seed, "event", vid, str(row.qid))
-        query = query_concept(row.query)
-        concepts += rng.uniform(*EVENT_GAIN) * visibility(row, num_clips, clip_seconds)[:, None] * query
-        start, length = rng.integers(num_clips), rng.integers(*NEAR_MISS_CLIPS)
-        other = _unit(rng.standard_normal(NUM_CONCEPTS, dtype=np.float32))
-        near_miss = _unit(NEAR_MISS_SHARE * query + (1 - NEAR_MISS_SHARE) * other)
-        concepts[start : start + length] += near_miss
+        shown = visibility(row, num_clips, clip_seconds)
+        concepts += rng.uniform(*EVENT_GAIN) * shown[:, None] * query_concept(row.query)
+        missed = _somewhere(num_clips, rng) * (shown == 0)
+        concepts += rng.uniform(*EVENT_GAIN) * missed[:, None] * near_miss(row.query, rng)
     return concepts
+
+
+def near_miss(query: str, rng: np.random.Generator) -> NDArray[np.float32]:
+    """(C,) unit direction of an event in which half of the query's content words, at least one, are others."""
+    words = _content(query)
+    others = rng.choice([word for word in COMMON_WORDS if word not in words] or COMMON_WORDS, len(words))
+    changed = rng.permutation(len(words)) < (len(words) + 1) // 2
+    return query_concept(" ".join(np.where(changed, others, words)))
 
 
 def visibility(row: Record, num_clips: int, clip_seconds: float) -> NDArray[np.float32]:
@@ -145,17 +196,18 @@ def visibility(row: Record, num_clips: int, clip_seconds: float) -> NDArray[np.f
 
 
 def text_concepts(query: str) -> NDArray[np.float32]:
-    """(1 + words, C): the whole query as CLS, then every word, stop words scaled down."""
-    words = _words(query)
-    tokens = [word_concept(word) * (STOP_WORD_GAIN if word in STOP_WORDS else 1) for word in words]
-    return np.stack([query_concept(query), *tokens])
+    """(1 + words, C): the whole query as CLS, then every word in its context, stop words scaled down."""
+    whole = query_concept(query)
+    tokens = [
+        word_concept(word) * (STOP_WORD_GAIN if word in STOP_WORDS else 1) + CONTEXT_SHARE * whole
+        for word in _words(query)
+    ]
+    return np.stack([whole, *tokens])
 
 
 def query_concept(query: str) -> NDArray[np.float32]:
     """(C,) unit direction of a query: the mean of its content words, or of all words if it has none."""
-    words = _words(query)
-    content = [word for word in words if word not in STOP_WORDS] or words
-    return _unit(np.sum([word_concept(word) for word in content], axis=0))
+    return _unit(np.sum([word_concept(word) for word in _content(query)], axis=0))
 
 
 @cache
@@ -177,24 +229,62 @@ def _words(query: str) -> list[str]:
     return re.findall(r"[^\W_]+", query.lower()) or [query]
 
 
-def _background(num_clips: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """(T, C) linear interpolation between drawn directions."""
-    anchors = rng.standard_normal((num_clips // BACKGROUND_CLIPS + 2, NUM_CONCEPTS), dtype=np.float32)
-    whole, part = np.divmod(np.arange(num_clips, dtype=np.float32) / BACKGROUND_CLIPS, 1)
-    index = whole.astype(int)
-    mixed: NDArray[np.float32] = (1 - part[:, None]) * anchors[index] + part[:, None] * anchors[index + 1]
-    return mixed * np.float32(BACKGROUND_NORM / NUM_CONCEPTS**0.5)
+def _content(query: str) -> list[str]:
+    words = _words(query)
+    return [word for word in words if word not in STOP_WORDS] or words
 
 
-def _layer_maps(tower: str, layers: Sequence[int], width: int, seed: int) -> NDArray[np.float32]:
-    """(n, C, width) map of each layer from concepts to features: a shared map mixed with its own, with gains."""
-    shared = _orthogonal(width, _generator(seed, tower, "all layers"))
-    maps = []
-    for layer in layers:
-        rng = _generator(seed, tower, f"layer {layer}")
-        gains = rng.uniform(0.2, 1.8, (NUM_CONCEPTS, 1))
-        maps.append(gains * ((1 - LAYER_SHARE) * shared + LAYER_SHARE * _orthogonal(width, rng)))
-    return np.stack(maps).astype(np.float32)
+def _somewhere(num_clips: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """(T,) 1 in a stretch of clips, 0 elsewhere; every octave of lengths up to half of T is as likely."""
+    length = round(2 ** rng.uniform(0, np.log2(max(2, num_clips / 2))))
+    places = np.arange(num_clips) - rng.integers(max(1, num_clips - length + 1))
+    return ((places >= 0) & (places < length)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Tower:
+    """How the layers of one tower see concepts.
+
+    Attributes:
+        gains: (n, C) how strongly each layer sees each concept.
+        maps: (n, C, width) from concepts to features.
+        cones: (n, width) direction that all features of a layer share.
+        scales: (n,) size of each layer's features.
+    """
+
+    gains: NDArray[np.float32]
+    maps: NDArray[np.float32]
+    cones: NDArray[np.float32]
+    scales: NDArray[np.float32]
+
+    @classmethod
+    def draw(
+        cls, name: str, layers: Sequence[int], width: int, cone_norm: float, scale: float, seed: int
+    ) -> _Tower:
+        """The last layers of a tower, with a ``cone_norm`` relative to concepts and the ``scale`` of the last one."""
+        back = layers[-1] - np.array(layers)
+        best = (
+            _generator(seed, name, "best layers").geometric(BEST_LAYER, NUM_CONCEPTS) - 1
+        )  # counted like back
+        gains = LEAST_GAIN + (1 - LEAST_GAIN) * np.exp(-np.abs(back[:, None] - best) / LAYERS_SEEN)
+        shared = _orthogonal(width, _generator(seed, name, "all layers"))
+        cone = _generator(seed, name, "cone").standard_normal(width)
+        maps, cones = [], []
+        for layer in layers:
+            rng = _generator(seed, name, f"layer {layer}")
+            maps.append((1 - LAYER_SHARE) * shared + LAYER_SHARE * _orthogonal(width, rng))
+            own = (1 - LAYER_SHARE) * cone + LAYER_SHARE * rng.standard_normal(width)
+            cones.append(cone_norm * width**0.5 * own / np.linalg.norm(own))
+        parts = (gains, np.stack(maps), np.stack(cones), scale * SHALLOWER**back)
+        return cls(*(part.astype(np.float32) for part in parts))
+
+    def observe(self, concepts: NDArray[np.float32], noise: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, n, width) features of (N, C) concepts and each layer's (n, N, C) noise."""
+        seen = self.gains[:, None] * concepts + noise
+        features: NDArray[np.float32] = np.matmul(seen, self.maps)
+        features += self.cones[:, None]
+        features *= self.scales[:, None, None]
+        return features.transpose(1, 0, 2)
 
 
 def _orthogonal(width: int, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -204,18 +294,33 @@ def _orthogonal(width: int, rng: np.random.Generator) -> NDArray[np.float64]:
     return basis if width < NUM_CONCEPTS else basis.T
 
 
-def _observe(
-    concepts: NDArray[np.float32],
-    maps: NDArray[np.float32],
-    noise: NDArray[np.float64],
-    rng: np.random.Generator,
+def _video_noise(
+    shape: tuple[int, int, int], clip_seconds: float, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """(N, n, width) features: (N, C) concepts plus each layer's noise, mapped by each layer's map."""
-    shape = (len(maps), *concepts.shape)
-    scale = (noise / NUM_CONCEPTS**0.5).astype(np.float32)[:, None, None]
-    noisy = concepts + scale * rng.standard_normal(shape, dtype=np.float32)
-    features: NDArray[np.float32] = noisy @ maps
-    return features.transpose(1, 0, 2)
+    """(n, T, C) noise of each layer, a part of which changes slowly."""
+    noise = _slow(_normal(rng, shape), clip_seconds)
+    noise *= STEADY_SHARE**0.5
+    noise += np.float32((1 - STEADY_SHARE) ** 0.5) * _normal(rng, shape)
+    noise *= VIDEO_NOISE
+    return noise
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Draws (..., C) of mean square norm 1."""
+    drawn: NDArray[np.float32] = rng.standard_normal(shape, dtype=np.float32)
+    return drawn / np.float32(NUM_CONCEPTS**0.5)
+
+
+def _slow(drawn: NDArray[np.float32], clip_seconds: float) -> NDArray[np.float32]:
+    """Independent draws (..., T, C) as a stationary first-order autoregression over T, of the same variance."""
+    kept = np.float32(np.exp(-clip_seconds / CHANGE_SECONDS))
+    new = np.float32(np.sqrt(1 - kept**2))
+    fresh = drawn * new
+    fresh[..., 0, :] = drawn[..., 0, :]  # as if it had always gone on
+    slow: NDArray[np.float32] = lfilter(
+        np.ones(1, np.float32), np.array([1, -kept], np.float32), fresh, axis=-2
+    )
+    return slow
 
 
 def _unit(vector: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -18,6 +18,11 @@ LAPTOP = (
     "order of the rows."
 )
 
+REHEARSAL = (
+    "Rehearsal scale: real annotations at half the width. The order of the rows is that on features made from the true "
+    "moments, not on videos."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
@@ -52,6 +57,8 @@ def describe(results: Results, marks: Collection[str]) -> Frame:
     caption += _data(finished)
     if results.scale == "laptop" and experiment.scales["laptop"]:
         caption.append(LAPTOP)
+    if results.scale == "rehearsal":
+        caption.append(REHEARSAL)
     if results.overrides:
         caption.append(f"All jobs have overrides: {', '.join(results.overrides)}.")
     if finished:

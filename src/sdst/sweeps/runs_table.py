@@ -42,6 +42,7 @@ class RunRow:
         metrics: "SPLIT METRIC" -> value, of the best checkpoint.
         folder: Run folder; None of a refused job.
         reason: First line of the reason why it failed or was refused.
+        features: "SIMULATED" if its features are, else "".
     """
 
     words: Mapping[str, str]
@@ -51,13 +52,15 @@ class RunRow:
     metrics: Mapping[str, float] | None = None
     folder: Path | None = None
     reason: str = ""
+    features: str = ""
 
     @property
     def outcome(self) -> str:
         """The metric that selected the checkpoint, or the reason of a failure."""
         if self.metrics is None:
             return self.reason
-        return f"{self.split} {self.metric} {self.metrics[f'{self.split} {self.metric}']:.2f}"
+        value = f"{self.metrics[f'{self.split} {self.metric}']:.2f}"
+        return " ".join(filter(None, (self.split, self.metric, value, self.features)))
 
     def differing(self, rows: Sequence[RunRow]) -> dict[str, str]:
         """The words in which it differs from other rows; all words if none differs."""
@@ -127,12 +130,14 @@ def as_text(rows: Sequence[RunRow]) -> str:
     """The table in aligned columns: what differs, state, metrics of the best checkpoint, folder."""
     keys = differing([row.words for row in rows])
     metrics = _shown(rows)
-    header = [*keys, "state", *(_short(name) for name in metrics), "folder"]
+    marks = _marks(rows)
+    header = [*keys, "state", *(_short(name) for name in metrics), *marks, "folder"]
     body = [
         [
             *(row.words.get(key, "") for key in keys),
             row.state,
             *(_cell(row.metrics, name) for name in metrics),
+            *(row.features for _ in marks),
             ": ".join(filter(None, (str(_relative(row.folder)) if row.folder else "", row.reason))),
         ]
         for row in rows
@@ -146,11 +151,17 @@ def as_csv(rows: Sequence[RunRow]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row.metrics or {}))
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*keys, "state", *names, "folder", "reason"])
+    marks = _marks(rows)
+    writer.writerow([*keys, "state", *names, *marks, "folder", "reason"])
     for row in rows:
         values = [(row.metrics or {}).get(name, "") for name in names]
         writer.writerow(
-            [*(row.words.get(key, "") for key in keys), row.state, *values, row.folder or "", row.reason]
+            [
+                *(row.words.get(key, "") for key in keys),
+                *(row.state, *values),
+                *(row.features for _ in marks),
+                *(row.folder or "", row.reason),
+            ]
         )
     return file.getvalue()
 
@@ -161,6 +172,11 @@ class Group:
 
     words: Mapping[str, str]
     runs: tuple[RunRow, ...]
+
+    @property
+    def features(self) -> str:
+        """The mark of simulated features, if a run has it."""
+        return max(row.features for row in self.runs)
 
     def values(self, name: str) -> list[float]:
         """Values of a metric."""
@@ -180,12 +196,14 @@ def grouped_markdown(rows: Sequence[RunRow]) -> str:
     """Mean ± sample standard deviation over seeds, a line per group of runs."""
     groups, metrics = grouped(rows), _shown(rows)
     keys = list(groups[0].words)
-    header = [*keys, "seeds", *(_short(name) for name in metrics)]
+    marks = _marks(rows)
+    header = [*keys, "seeds", *(_short(name) for name in metrics), *marks]
     body = [
         [
             *group.words.values(),
             str(sum(row.metrics is not None for row in group.runs)),
             *(_mean(group.values(name)) for name in metrics),
+            *(group.features for _ in marks),
         ]
         for group in groups
     ]
@@ -199,13 +217,16 @@ def grouped_csv(rows: Sequence[RunRow]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row.metrics or {}))
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*groups[0].words, "seeds", *(part for name in names for part in (name, f"{name} std"))])
+    marks = _marks(rows)
+    columns = [part for name in names for part in (name, f"{name} std")]
+    writer.writerow([*groups[0].words, "seeds", *columns, *marks])
     for group in groups:
         cells: list[Any] = []
         for name in names:
             values = group.values(name)
             cells.append(statistics.fmean(values) if values else "")
             cells.append(statistics.stdev(values) if len(values) > 1 else "")
+        cells += [group.features for _ in marks]
         writer.writerow([*group.words.values(), sum(row.metrics is not None for row in group.runs), *cells])
     return file.getvalue()
 
@@ -227,7 +248,8 @@ def _of_finished(folder: Path, said: Mapping[str, str]) -> RunRow:
             f"{RunFolder(folder).metrics_path}: lacks the selected metric ({error}); "
             "remove the run folder and train again"
         ) from error
-    return RunRow(said, "finished", split, metric, metrics, folder)
+    features = "SIMULATED" * bool(content.get("simulated"))
+    return RunRow(said, "finished", split, metric, metrics, folder, features=features)
 
 
 def _reason(folder: Path) -> str:
@@ -250,6 +272,11 @@ def _shown(rows: Sequence[RunRow]) -> list[str]:
     wanted = dict.fromkeys(f"{split} {name}" for split in splits for name in SHOWN)
     wanted |= dict.fromkeys(f"{row.split} {row.metric}" for row in rows if row.split)
     return [name for name in wanted if any(row.metrics and name in row.metrics for row in rows)]
+
+
+def _marks(rows: Sequence[RunRow]) -> list[str]:
+    """The column that marks simulated features, only if a run has them."""
+    return ["features"] if any(row.features for row in rows) else []
 
 
 def _short(name: str) -> str:

@@ -21,6 +21,7 @@ A file has exactly these keys::
         note: a doubt about this row                             # optional
         only: paper                                              # optional: the one scale to run at; the note says why
 
+``scales`` may have ``rehearsal`` too; without it, the rehearsal adds ``scale=rehearsal`` to the paper's overrides.
 A key in our results is one of a run's metrics, such as ``MR-full-mAP``, or one of ``RUN_FACTS``.
 """
 
@@ -38,7 +39,7 @@ from sdst.files.yaml import read_yaml
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-SCALES = ("paper", "laptop")
+SCALES = ("paper", "rehearsal", "laptop")
 RUN_FACTS = ("parameters.total", "peak_memory_gb", "steps_per_second")
 """Keys of columns that are facts of a run instead of metrics: trainable parameters, memory in GB, training speed."""
 
@@ -69,8 +70,8 @@ class Row:
     only: str | None = None
 
     def is_run_at(self, scale: str) -> bool:
-        """Whether the row is trained at ``paper`` or ``laptop`` scale."""
-        return self.overrides is not None and self.only in (None, scale)
+        """Whether the row is trained at a scale; the rehearsal has the paper's rows."""
+        return self.overrides is not None and self.only in (None, "paper" if scale == "rehearsal" else scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class Experiment:
     rows: tuple[Row, ...]
 
     def jobs(self, scale: str) -> list[Job]:
-        """List the trainings at ``paper`` or ``laptop`` scale: every row that is run, on every data set."""
+        """List the trainings at a scale: every row that is run, on every data set."""
         return [
             Job(row.label, dataset, (*overrides, *row.overrides))
             for row in self.rows
@@ -157,8 +158,10 @@ def read_experiment(path: str | Path) -> Experiment:
             dataset: _overrides(given, f"{path}: scales.{scale}.{dataset}")
             for dataset, given in _mapping(value, f"{path}: scales.{scale}").items()
         }
-        for scale, value in _mapping(fields["scales"], f"{path}: scales", " ".join(SCALES)).items()
+        for scale, value in _mapping(fields["scales"], f"{path}: scales", "paper laptop", "rehearsal").items()
     }
+    rehearsed = {dataset: (*overrides, "scale=rehearsal") for dataset, overrides in scales["paper"].items()}
+    scales.setdefault("rehearsal", rehearsed)
     columns = tuple(
         column
         for index, block in enumerate(_list(fields["columns"], f"{path}: columns"))
@@ -211,8 +214,8 @@ def _row(row: Any, num_columns: int, place: str) -> Row:
                 f"{place}.paper[{index}] must be a printed number in quotes, digit for digit, or null, got {cell!r}"
             )
     only = fields.get("only")
-    if "only" in fields and only not in SCALES:
-        raise UserError(f"{place}.only must be {' or '.join(SCALES)}, or be left out, got {only!r}")
+    if "only" in fields and only not in ("paper", "laptop"):
+        raise UserError(f"{place}.only must be paper or laptop, or be left out, got {only!r}")
     if "only" in fields and not {"overrides", "note"} <= set(fields):
         raise UserError(f"{place}.only needs overrides and a note with the reason; add both")
     return Row(
@@ -227,14 +230,15 @@ def _row(row: Any, num_columns: int, place: str) -> Row:
 def _check_datasets(
     scales: Mapping[str, Mapping[str, Any]], columns: Iterable[Column], rows: Iterable[Row], path: str | Path
 ) -> None:
-    """Require that a table that is run has every data set at paper scale, and no others at laptop scale."""
+    """Require that a table that is run has every data set at paper scale, and no others at the other scales."""
     needed = {column.dataset for column in columns if any(row.overrides is not None for row in rows)}
     if missing := sorted(needed - {None} - set(scales["paper"]), key=str):
         raise UserError(f"{path}: scales.paper lacks '{missing[0]}', which a column names; add its overrides")
-    if unknown := sorted(set(scales["laptop"]) - set(scales["paper"])):
-        raise UserError(
-            f"{path}: scales.laptop has '{unknown[0]}', which scales.paper lacks; add it there too"
-        )
+    for scale, datasets in scales.items():
+        if unknown := sorted(set(datasets) - set(scales["paper"])):
+            raise UserError(
+                f"{path}: scales.{scale} has '{unknown[0]}', which scales.paper lacks; add it there too"
+            )
 
 
 def _mapping(value: Any, place: str, required: str | None = None, optional: str = "") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from helpers.corpus import Corpus
 from sdst.cli import main
@@ -283,7 +283,8 @@ def test_identity_is_computed_with_the_old_option_names(corpus: Corpus) -> None:
         "order": "descending",
         "text_stride": 1,
     }
-    del before["callbacks"], before["model"]["attention"], before["loss"]["over_levels"]
+    del before["callbacks"], before["model"]["attention"]
+    del before["data"]["repeat"], before["loss"]["over_levels"]
     for key in AS_THEN:
         del before["model"][key]
     before["model"] |= {
@@ -310,6 +311,27 @@ def test_no_callback_leaves_the_identity_and_a_callback_changes_it(corpus: Corpu
         compose([*corpus.overrides, "callbacks=early_stopping", "callbacks.early_stopping.patience=2"])
     )
     assert len({plain, stopped, sooner}) == 3
+
+
+def test_an_option_newer_than_the_first_version_changes_the_identity_unless_it_has_its_default(
+    corpus: Corpus,
+) -> None:
+    config = compose(corpus.overrides)
+    plain = identity(config)
+    with open_dict(config):
+        del config.data["repeat"]  # as an earlier version composed it
+    assert identity(config) == plain
+    assert identity(compose([*corpus.overrides, "data.repeat=1"])) == plain
+    assert identity(compose([*corpus.overrides, "data.repeat=4"])) != plain
+
+
+def test_decay_epochs_enter_the_identity_as_they_are_given(corpus: Corpus) -> None:
+    def identified(*overrides: str) -> str:
+        return identity(compose([*corpus.overrides, *overrides]))
+
+    values = ("20", "[20]", "[20,40]")
+    assert identified("optim.decay_epochs=20") == identified()
+    assert len({identified(f"optim.decay_epochs={value}") for value in values}) == 3
 
 
 def test_names_of_a_run_leave_its_identity(corpus: Corpus) -> None:

@@ -1,5 +1,6 @@
 """Samples and batches: lengths, saliency targets, positive clips, sampling order, levels, padding."""
 
+from collections import Counter
 from dataclasses import fields
 from itertools import count
 from pathlib import Path
@@ -195,10 +196,50 @@ def test_training_order_is_a_permutation_drawn_from_seed_and_epoch() -> None:
     assert sorted(first) == [(3, index) for index in range(50)]
     assert first != sorted(first)
     assert first == order(0, 3)
+    drawn = np.random.default_rng([0, 3]).permutation(50)  # stored runs resume with this order
+    assert [index for _, index in first] == drawn.tolist()
     indices = [index for _, index in first]
     assert indices != [index for _, index in order(0, 4)]
     assert indices != [index for _, index in order(1, 3)]
     assert list(EpochSampler([3, 1, 2, 1], None)) == [(0, 1), (0, 3), (0, 2), (0, 0)]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("repeat", [1, 2, 4])
+def test_repeated_epochs_take_every_query_so_often_in_an_order_of_its_own_each_time(
+    monkeypatch: pytest.MonkeyPatch, repeat: int, world: int
+) -> None:
+    size = 7
+    sampler = EpochSampler([1] * size, 5, repeat)
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        shares = ranks(monkeypatch, sampler, world)
+        assert {len(share) for share in shares} == {-(-size * repeat // world)}
+        drawn = [share[place] for place in range(len(shares[0])) for share in shares]  # as steps take them
+        keys, filled = drawn[: size * repeat], drawn[size * repeat :]
+        assert filled == keys[: len(filled)]
+        assert Counter(index for _, index in keys) == dict.fromkeys(range(size), repeat)
+        plain = EpochSampler([1] * size, 5)  # that many epochs of one pass
+        monkeypatch.setattr(sampler_module, "_rank_and_world", lambda: (0, 1))
+        expected = []
+        for number in range(epoch * repeat, (epoch + 1) * repeat):
+            plain.set_epoch(number)
+            expected += list(plain)
+        assert keys == expected
+        orders = {tuple(index for _, index in keys[i : i + size]) for i in range(0, size * repeat, size)}
+        assert len(orders) == repeat
+
+
+def test_a_repeated_epoch_continues_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = EpochSampler([1] * 5, 0, repeat=3)
+    whole.set_epoch(2)
+    resumed = EpochSampler([1] * 5, 0, repeat=3)
+    resumed.resume(2, keys=4)
+    for rank in range(2):
+        monkeypatch.setattr(sampler_module, "_rank_and_world", lambda rank=rank: (rank, 2))
+        assert list(resumed) == list(whole)[4:]
+    resumed.set_epoch(3)
+    assert len(list(resumed)) == len(resumed)
 
 
 # --- levels ---

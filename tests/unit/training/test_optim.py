@@ -4,13 +4,17 @@ import csv
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
+from sdst.config.compose import compose
 from sdst.config.schema import Optimization
+from sdst.errors import UserError
 from sdst.training.optim import make_optimizer
 
 
@@ -25,6 +29,45 @@ def test_factor_is_linear_warm_up_times_step_decay(
     for _ in range(step // steps_per_epoch // decay_epochs):
         expected *= decay
     assert optimization.factor(step, steps_per_epoch) == pytest.approx(expected, rel=1e-9)
+
+
+@given(
+    st.integers(1, 5),
+    st.lists(st.integers(1, 12), max_size=4, unique=True).map(sorted),
+    st.integers(1, 6),
+    st.sampled_from([0.1, 0.5]),
+)
+def test_the_rate_falls_after_the_listed_epochs_or_after_every_so_many(
+    steps_per_epoch: int, listed: list[int], every: int, decay: float
+) -> None:
+    def factors(decay_epochs: int | list[int]) -> list[float]:
+        options = Optimization(warmup_steps=0, warmup_ratio=1, decay_epochs=decay_epochs, decay=decay)
+        return [options.factor(step, steps_per_epoch) for step in range(14 * steps_per_epoch)]
+
+    for decay_epochs, falls_after in ((listed, listed), (every, range(every, 14, every))):
+        expected, rate = [], 1.0
+        for epoch in range(1, 15):
+            expected += [rate] * steps_per_epoch
+            if epoch in falls_after:
+                rate *= decay
+        assert factors(decay_epochs) == pytest.approx(expected, rel=1e-12)
+    assert factors(every) == factors(list(range(every, 14, every)))
+
+
+BAD_DECAYS = [0, -1, 2.0, True, "20", None, [0, 3], [3, 3], [5, 2], [1.5], [True], ["a"], [[1]], {"a": 1}]
+
+
+@pytest.mark.parametrize("value", BAD_DECAYS)
+def test_decay_epochs_that_name_no_epochs_are_refused_in_one_line(value: object) -> None:
+    with pytest.raises(UserError, match=r"^optim\.decay_epochs must be [^\n]* got [^\n]*$"):
+        Optimization(decay_epochs=value)
+
+
+@pytest.mark.parametrize(("value", "expected"), [("7", 7), ("[20]", [20]), ("[30,45]", [30, 45]), ("[]", [])])
+def test_overrides_give_decay_epochs_as_a_number_or_a_list(value: str, expected: int | list[int]) -> None:
+    optim: Any = OmegaConf.to_object(compose([f"optim.decay_epochs={value}"])).optim
+    assert optim.decay_epochs == expected
+    assert type(optim.decay_epochs) is type(expected)
 
 
 def test_defaults_equal_the_papers() -> None:
@@ -61,19 +104,20 @@ def test_optimizer_holds_every_parameter_once_with_the_scheduled_rate() -> None:
         schedule.step()
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(("accumulate", "repeat"), [(1, 1), (2, 1), (1, 2)])
 def test_a_run_follows_the_schedule_in_optimizer_steps(
-    train: Callable[..., Path], tmp_path: Path, accumulate: int
+    train: Callable[..., Path], tmp_path: Path, accumulate: int, repeat: int
 ) -> None:
     run_dir = train(
         tmp_path / "run",
         "optim.decay_epochs=2",
         "trainer.max_epochs=4",
         f"trainer.accumulate_grad_batches={accumulate}",
+        f"data.repeat={repeat}",
     )
     with open(run_dir / "csv/version_0/metrics.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["lr"]]
-    batches = 3  # 10 queries in batches of 4
+    batches = -(-10 * repeat // 4)  # 10 queries in batches of 4
     steps = -(-batches // accumulate)
     logged = [float(row["lr"]) for row in rows]
     expected = [
