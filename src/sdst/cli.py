@@ -58,7 +58,7 @@ GROUPS = ("data", "model", "attention", "order", "levels", "pooling", "loss", "s
 LINE = 90
 """Length at which a line of choices is broken."""
 NEW_OBJECTS = 50_000
-"""New objects after which Python looks for unused cycles; with its own 700, importing Lightning takes a fifth longer."""
+"""New objects after which Python looks for unused cycles; with its usual 700, importing Lightning takes longer."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
