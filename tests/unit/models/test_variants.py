@@ -1,8 +1,9 @@
 """Variants of the paper's ablations: every option has an effect, and every combination works or is refused."""
 
 import itertools
+import json
 from collections.abc import Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +20,7 @@ from helpers.composed import composed
 from helpers.corpus import TINY, make_rows, write_rows
 from sdst.cli import main
 from sdst.config.build import build
-from sdst.config.checks import check_options, resolve_auto_options
-from sdst.config.schema import TrainConfig
+from sdst.config.schema import Levels
 from sdst.data.annotations import read_annotations
 from sdst.errors import UserError
 from sdst.features.writer import FeatureWriter
@@ -28,7 +28,7 @@ from sdst.losses.criterion import TERMS
 from sdst.models.decoding import decode
 from sdst.models.dense_stream import SIGNALS
 from sdst.models.sparse_stream import MODULES
-from sdst.training.builders import make_module
+from sdst.training.builders import complete, make_module
 from sdst.training.checkpoint import build_model
 from sdst.training.module import GroundingModule
 from sdst.types import Batch, Output
@@ -92,19 +92,23 @@ class Variant(NamedTuple):
 
 def make(config: DictConfig) -> Variant:
     """Build what ``sdst train`` would train, with every weight moved, including those that start at zero."""
-    config = deepcopy(config)
-    OmegaConf.resolve(config)
-    check_options(config)
-    resolve_auto_options(config)
-    options = OmegaConf.to_object(config)
-    assert isinstance(options, TrainConfig)
-    data = build(config.data, levels=options.levels, seed=options.seed)
+    config = complete(config)
+    data: Any = OmegaConf.to_container(config.data)
+    levels: Any = OmegaConf.to_container(config.levels)
+    recipe, batch = read(json.dumps(data), json.dumps(levels))
     torch.manual_seed(0)
-    module = make_module(config, data.recipe)
+    module = make_module(config, recipe)
     for parameter in module.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
-    (batch,) = data.loader("val")
-    return Variant(module, batch)
+    return Variant(module, copy(batch))
+
+
+@cache
+def read(data: str, levels: str) -> tuple[dict[str, Any], Batch]:
+    """Recipe of the features, and the batch of all validation queries, of a data module with these options."""
+    module = build(DictConfig(json.loads(data)), levels=Levels(**json.loads(levels)), seed=0)
+    (batch,) = module.loader("val")
+    return module.recipe, batch
 
 
 @pytest.fixture
