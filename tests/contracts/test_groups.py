@@ -10,6 +10,7 @@ from hydra.errors import HydraException
 from lightning.pytorch.callbacks import EarlyStopping
 from omegaconf import OmegaConf
 
+from helpers.composed import composed
 from helpers.corpus import Corpus, make_corpus, make_rows
 from helpers.same_result import read_json
 from sdst.cli import main
@@ -23,7 +24,14 @@ Train = Callable[..., Path]
 
 
 def deformable(start: str) -> dict[str, Any]:
-    return {"_target_": "sdst.models.attention.Deformable", "num_points": 4, "start": start}
+    return {
+        "_target_": "sdst.models.attention.Deformable",
+        "num_points": 4,
+        "start": start,
+        "select_from": "last",
+        "with_place": True,
+        "spread": "circle",
+    }
 
 
 def weights(**others: float) -> dict[str, float]:
@@ -46,6 +54,7 @@ GROUPS: dict[str, tuple[str, dict[str, Any]]] = {
                 "sampling": ["l", "c", "r"],
                 "cnn_depth": 2,
                 "query_dim": 64,
+                "spread": "circle",
             },
         },
     ),
@@ -78,6 +87,8 @@ GROUPS: dict[str, tuple[str, dict[str, Any]]] = {
             "no_iou": weights(iou=0),
             "no_act": weights(act=0),
             "no_align": weights(video=0, layer=0),
+            "no_video": weights(video=0),
+            "no_layer": weights(layer=0),
             # Tab. F, with the weights of Tab. G
             "perm_1": weights(cls=1.47, l1=1.91, sal=0.11, video=0.18, layer=0.42, iou=0.84, act=1.27),
             "perm_2": weights(cls=1.43, l1=0.41, sal=0.17, video=0.33, layer=0.37, iou=0.3, act=0.29),
@@ -107,8 +118,8 @@ CHOICES = [
 ]
 
 
-def composed(*overrides: str) -> dict[str, Any]:
-    config = compose(overrides)
+def resolved(*overrides: str) -> dict[str, Any]:
+    config = composed(*overrides)
     config.run_dir = "run"
     values: Any = OmegaConf.to_container(config, resolve=True)
     return values
@@ -116,7 +127,7 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def default() -> Any:
-    return OmegaConf.create(composed())
+    return OmegaConf.create(resolved())
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -129,7 +140,7 @@ def test_a_choice_sets_the_options_of_its_row_and_no_other(default: Any, group: 
     option, choices = GROUPS[group]
     expected = default.copy()
     OmegaConf.update(expected, option, choices[choice], merge=False)
-    got = OmegaConf.create(composed(f"{group}={choice}"))
+    got = OmegaConf.create(resolved(f"{group}={choice}"))
     assert got == expected
     check_options(got)
     resolve_auto_options(got)
@@ -160,17 +171,17 @@ def test_choices_of_several_groups_combine_and_options_change_them() -> None:
     assert config.model.attention == deformable("learned") | {"num_points": 8}
     assert config.model.modules == ["ca", "rdsa", "ffn"]
     assert (config.levels.count, config.levels.stride) == (2, 2)
-    assert (config.data.name, config.data.pooling) == (compose(["data=world"]).data.name, "avg")
+    assert (config.data.name, config.data.pooling) == (composed("data=world").data.name, "avg")
     assert config.loss.weights == weights(l1=0, sal=0.5)
     assert (config.model.dim, config.model.heads) == (64, 4)
 
 
 def test_laptop_scale_is_the_small_world_at_half_the_width_and_heads(default: Any) -> None:
-    assert composed("scale=paper") == default
-    expected = composed("data=world")
+    assert resolved("scale=paper") == default
+    expected = resolved("data=world")
     assert (expected["model"]["dim"], expected["model"]["heads"]) == (128, 8)
     expected["model"] |= {"dim": 64, "heads": 4}
-    assert composed("scale=laptop") == expected
+    assert resolved("scale=laptop") == expected
 
 
 @pytest.mark.parametrize("data", ["qvhighlights", "charades", "tacos", "world"])
@@ -207,7 +218,7 @@ def test_an_option_that_the_choice_lacks_is_refused(
 
 def test_a_chosen_callback_is_in_the_trainer(corpus: Corpus, tmp_path: Path) -> None:
     def callbacks(*overrides: str) -> list[Any]:
-        config = compose([*corpus.overrides, *overrides])
+        config = composed(*corpus.overrides, *overrides)
         trainer = make_trainer(config, config.select, RunFolder(tmp_path), StepTimer())
         return trainer.callbacks  # type: ignore[attr-defined, no-any-return]
 

@@ -6,7 +6,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from sdst.config.compose import compose, conf_dir
+from helpers.composed import composed
+from sdst.config.compose import conf_dir
 from sdst.training.checkpoint import build_model
 from sdst.types import Batch, Output, Record
 
@@ -23,7 +24,7 @@ SAMPLES = [  # clips, tokens, moments (first clip, clip after the last)
 
 def configured(name: str, **changes: Any) -> dict[str, Any]:
     """Configuration of a tiny model."""
-    config: Any = OmegaConf.to_container(compose([f"model={name}"]), resolve=False)
+    config: Any = OmegaConf.to_container(composed(f"model={name}"), resolve=False)
     config["model"] |= {key: value for key, value in SMALL.items() if key in config["model"]} | changes
     return config
 

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from helpers.anchor_models import build, make_batch, run
+from helpers.composed import composed
 from helpers.shared_data import FROZEN
 from sdst.baselines.r2_tuning import R2Tuning, convert_official
-from sdst.config.compose import compose
 from sdst.config.schema import Decoding
 from sdst.errors import UserError
 from sdst.losses.criterion import Criterion
@@ -83,7 +83,7 @@ def test_outputs_of_a_padded_batch_equal_the_official_outputs(official: dict[str
 
 @torch.no_grad()
 def test_losses_of_a_padded_batch_equal_the_official_losses(official: dict[str, Tensor]) -> None:
-    loss = compose(["model=r2_tuning"]).loss
+    loss = composed("model=r2_tuning").loss
     criterion = Criterion(loss.weights, match_weights=loss.match_weights, alpha=loss.alpha)
     batch = official_batch(official)
     total, terms = criterion(run(official_model(see_padding=True), batch), batch)
@@ -131,7 +131,7 @@ def test_every_official_weight_is_converted_exactly_once() -> None:
 @pytest.mark.parametrize("name", ["r2_tuning", "last_layer"])
 def test_the_number_of_parameters_is_that_of_tab_h(name: str) -> None:
     """2.70 M, counted in units of 2^20 as the official tool does."""
-    config = compose([f"model={name}"])
+    config = composed(f"model={name}")
     options = {key: value for key, value in config.model.items() if key != "_target_"}
     model = R2Tuning(768, 1024, config.levels.count, **options)
     count = sum(parameter.numel() for parameter in model.parameters())

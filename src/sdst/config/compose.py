@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdst.config.schema import TrainConfig
+from sdst.config.sources import use_quick_sources
 from sdst.config.suggestions import meant, nearest
 from sdst.errors import UserError
 from sdst.files.shipped import conf_folder
@@ -51,6 +52,7 @@ def conf_dir() -> Path:
 @cache
 def register_schema() -> None:
     """Register the schema with Hydra as ``schema``, which the defaults list of train.yaml names."""
+    use_quick_sources()
     ConfigStore.instance().store("schema", node=TrainConfig)
 
 

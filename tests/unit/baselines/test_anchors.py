@@ -1,5 +1,6 @@
 """Laws of all models with R2-Tuning's heads; their points and losses equal naive loops."""
 
+from functools import cache
 from math import inf
 
 import pytest
@@ -20,7 +21,11 @@ from sdst.training.checkpoint import build_model
 from sdst.types import Anchors, Batch, Output
 
 RAW = Decoding("none", sigma=0.5, iou_threshold=0.0, round_to=None, max_moments=None, score="class")
-LEVELS = {name: configured(name)["levels"]["count"] for name in MODELS}
+
+
+@cache
+def levels(name: str) -> int:
+    return int(configured(name)["levels"]["count"])
 
 
 def criterion(name: str) -> Criterion:
@@ -52,11 +57,11 @@ def assert_same(ours: Output, i: int, theirs: Output, j: int, clips: int) -> Non
 @torch.no_grad()
 def test_a_sample_alone_equals_the_same_sample_in_any_batch(name: str) -> None:
     model = build(name)
-    batch = make_batch(LEVELS[name], extra_clips=10, extra_tokens=2)
+    batch = make_batch(levels(name), extra_clips=10, extra_tokens=2)
     together = run(model, batch)
     predictions, loss = decode(together, batch, RAW), criterion(name)
     for i, (clips, _, _) in enumerate(SAMPLES):
-        one = make_batch(LEVELS[name], (i,))
+        one = make_batch(levels(name), (i,))
         alone = run(model, one)
         assert_same(together, i, alone, 0, clips)
         (prediction,) = decode(alone, one, RAW)
@@ -64,14 +69,14 @@ def test_a_sample_alone_equals_the_same_sample_in_any_batch(name: str) -> None:
             torch.tensor(predictions[i].windows), torch.tensor(prediction.windows), atol=1e-4, rtol=1e-4
         )
         assert len(prediction.windows) == sum(clips // stride for stride in (1, 2, 4, 8))
-    total, _ = loss(run(model, make_batch(LEVELS[name])), make_batch(LEVELS[name]))
+    total, _ = loss(run(model, make_batch(levels(name))), make_batch(levels(name)))
     torch.testing.assert_close(loss(together, batch)[0], total, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_one_video_for_all_queries_gives_the_same_output_as_copies_of_it(name: str) -> None:
-    model, batch = build(name), make_batch(LEVELS[name])
+    model, batch = build(name), make_batch(levels(name))
     clips, rows = SAMPLES[0][0], len(batch)
     mask, extents = batch.video_mask[:1].expand(rows, -1), batch.num_clips[:1].expand(rows)
     many = batch.video[:1].expand(rows, -1, -1, -1)
@@ -86,7 +91,7 @@ def test_one_video_for_all_queries_gives_the_same_output_as_copies_of_it(name: s
 @torch.no_grad()
 def test_the_order_of_the_batch_changes_neither_a_sample_nor_the_loss(name: str) -> None:
     model, order = build(name), (2, 0, 3, 1)
-    straight, shuffled = make_batch(LEVELS[name]), make_batch(LEVELS[name], order)
+    straight, shuffled = make_batch(levels(name)), make_batch(levels(name), order)
     expected, got = run(model, straight), run(model, shuffled)
     for j, i in enumerate(order):
         assert_same(expected, i, got, j, SAMPLES[i][0])
@@ -96,7 +101,7 @@ def test_the_order_of_the_batch_changes_neither_a_sample_nor_the_loss(name: str)
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_gets_a_gradient_and_the_features_get_none(name: str) -> None:
-    model, batch = build(name).train(), make_batch(LEVELS[name])
+    model, batch = build(name).train(), make_batch(levels(name))
     total, _ = criterion(name)(run(model, batch), batch)
     total.backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
@@ -108,9 +113,9 @@ def test_every_parameter_gets_a_gradient_and_the_features_get_none(name: str) ->
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_the_result_depends_on_every_level_of_both_modalities(name: str) -> None:
-    model, batch = build(name), make_batch(LEVELS[name])
+    model, batch = build(name), make_batch(levels(name))
     before = run(model, batch).class_logits
-    for level in range(LEVELS[name]):
+    for level in range(levels(name)):
         for features in (batch.video, batch.text):
             stored = features[:, level].clone()
             features[:, level] = torch.randn(stored.shape, generator=torch.Generator().manual_seed(1)).half()
@@ -130,7 +135,7 @@ def test_the_number_of_parameters_is_close_to_table_h(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_a_video_shorter_than_a_stride_has_no_such_points(name: str) -> None:
-    batch = make_batch(LEVELS[name], (3,))
+    batch = make_batch(levels(name), (3,))
     output = run(build(name), batch)
     assert output.anchors.stride.tolist() == [1] * 5 + [2] * 2 + [4]
     assert output.anchors.mask.all()
@@ -139,7 +144,7 @@ def test_a_video_shorter_than_a_stride_has_no_such_points(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_features_with_a_different_number_of_levels_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="levels"):
-        run(build(name), make_batch(LEVELS[name] + 1))
+        run(build(name), make_batch(levels(name) + 1))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -291,7 +296,7 @@ def test_a_point_at_the_start_of_a_moment_is_inside_it_for_every_duration() -> N
 
 @pytest.mark.parametrize("name", MODELS)
 def test_class_and_iou_terms_are_averaged_over_points(name: str) -> None:
-    batch = make_batch(LEVELS[name])
+    batch = make_batch(levels(name))
     with torch.no_grad():
         output = run(build(name), batch)
     weights = dict.fromkeys(("cls", "l1", "iou", "act", "sal", "video", "layer"), 0.0) | {

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from helpers.composed import composed
 from helpers.corpus import Corpus
 from sdst.cli import main
 from sdst.config.checks import check_options, resolve_auto_options
@@ -24,7 +25,7 @@ Train = Callable[..., Path]
 def test_auto_options_exclude_untrained_heads_from_score_and_matching(
     off: list[str], score: str, match: float
 ) -> None:
-    config = compose([f"loss.weights.{term}=0" for term in off])
+    config = composed(*(f"loss.weights.{term}=0" for term in off))
     resolve_auto_options(config)
     assert config.decode.score == score
     assert config.loss.match_weights == {"cls": match, "l1": 1, "iou": 1}
@@ -55,7 +56,7 @@ def test_auto_options_refuse_an_untrained_score(overrides: list[str], named: str
 
 
 def test_model_without_actionness_head_ranks_by_class_and_refuses_actionness_loss() -> None:
-    config = compose(["model=r2_tuning"])
+    config = composed("model=r2_tuning")
     check_options(config)
     resolve_auto_options(config)
     assert config.decode.score == "class"

@@ -52,7 +52,7 @@ def test_recipe_says_how_the_features_were_made(corpus: Corpus) -> None:
         "text_dim": 16,
         "clip_seconds": 2.0,
         "simulated": True,
-        "simulation": "seed 0, widths 16 and 16",
+        "simulation": "design 2, seed 0, widths 16 and 16",
         "max_clips": max(record.duration for record in read_annotations(corpus.paths["train"]).records) / 2,
         "fingerprint": fingerprint(corpus.features, "adaptive"),
     }

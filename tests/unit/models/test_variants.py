@@ -1,8 +1,10 @@
 """Variants of the paper's ablations: every option has an effect, and every combination works or is refused."""
 
 import itertools
+import json
 from collections.abc import Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +16,11 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from helpers.composed import composed
 from helpers.corpus import TINY, make_rows, write_rows
 from sdst.cli import main
 from sdst.config.build import build
-from sdst.config.checks import check_options, resolve_auto_options
-from sdst.config.compose import compose
-from sdst.config.schema import TrainConfig
+from sdst.config.schema import Levels
 from sdst.data.annotations import read_annotations
 from sdst.errors import UserError
 from sdst.features.writer import FeatureWriter
@@ -27,7 +28,7 @@ from sdst.losses.criterion import TERMS
 from sdst.models.decoding import decode
 from sdst.models.dense_stream import SIGNALS
 from sdst.models.sparse_stream import MODULES
-from sdst.training.builders import make_module
+from sdst.training.builders import complete, make_module
 from sdst.training.checkpoint import build_model
 from sdst.training.module import GroundingModule
 from sdst.types import Batch, Output
@@ -36,11 +37,14 @@ K, M, DIM, TEXT_DIM = 3, 4, 16, 12
 VIDEO_DIMS = {"adaptive": 10, "avg": 14, "cls": 14}
 LAYERS = 13  # K = 5 at stride 3
 VARIANT_OPTIONS = ("model", "levels", "loss")
-ATTENTIONS = {
-    name: OmegaConf.to_container(compose([f"attention={name}"]).model.attention)
-    for name in ("rdsa", "deformable", "pure_init", "mixed_init", "standard")
-}
+ATTENTIONS = ("rdsa", "deformable", "pure_init", "mixed_init", "standard")
 """Tab. 5."""
+
+
+@cache
+def attention_of(name: str) -> dict[str, Any]:
+    options: Any = OmegaConf.to_container(composed(f"attention={name}").model.attention)
+    return options
 
 
 @pytest.fixture(scope="module")
@@ -88,24 +92,28 @@ class Variant(NamedTuple):
 
 def make(config: DictConfig) -> Variant:
     """Build what ``sdst train`` would train, with every weight moved, including those that start at zero."""
-    config = deepcopy(config)
-    OmegaConf.resolve(config)
-    check_options(config)
-    resolve_auto_options(config)
-    options = OmegaConf.to_object(config)
-    assert isinstance(options, TrainConfig)
-    data = build(config.data, levels=options.levels, seed=options.seed)
+    config = complete(config)
+    data: Any = OmegaConf.to_container(config.data)
+    levels: Any = OmegaConf.to_container(config.levels)
+    recipe, batch = read(json.dumps(data), json.dumps(levels))
     torch.manual_seed(0)
-    module = make_module(config, data.recipe)
+    module = make_module(config, recipe)
     for parameter in module.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
-    (batch,) = data.loader("val")
-    return Variant(module, batch)
+    return Variant(module, copy(batch))
+
+
+@cache
+def read(data: str, levels: str) -> tuple[dict[str, Any], Batch]:
+    """Recipe of the features, and the batch of all validation queries, of a data module with these options."""
+    module = build(DictConfig(json.loads(data)), levels=Levels(**json.loads(levels)), seed=0)
+    (batch,) = module.loader("val")
+    return module.recipe, batch
 
 
 @pytest.fixture
 def variant(overrides: list[str]):
-    return lambda *changes: make(compose([*overrides, "data.batch_size=5", *changes]))
+    return lambda *changes: make(composed(*overrides, "data.batch_size=5", *changes))
 
 
 # --- every option has an effect ---
@@ -121,7 +129,7 @@ def leaves(node: Any, prefix: str) -> dict[str, Any]:
 LEAVES = {
     name: value
     for group in VARIANT_OPTIONS
-    for name, value in leaves(OmegaConf.to_container(compose(TINY)[group]), group).items()
+    for name, value in leaves(OmegaConf.to_container(composed(*TINY)[group]), group).items()
     if not name.endswith(("._target_", ".denoising_noise"))  # has an effect with model.denoising_groups alone
 }
 OTHER_TEXT = {
@@ -166,7 +174,7 @@ def fingerprint(variant: Variant) -> list[Any]:
 def unchanged(overrides: list[str]) -> tuple[DictConfig, list[Any]]:
     """A configuration and the fingerprint of its model."""
     # Many queries, so that a weight of the matching decides between some of them.
-    config = compose([*overrides, "data.batch_size=5", "model.num_queries=16"])
+    config = composed(*overrides, "data.batch_size=5", "model.num_queries=16")
     before = fingerprint(make(config))
     assert fingerprint(make(config)) == before
     return config, before
@@ -192,7 +200,7 @@ def test_every_option_of_deformable_attention_has_an_effect(
     unchanged: tuple[DictConfig, list[Any]], option: str, other: Any
 ) -> None:
     config = deepcopy(unchanged[0])
-    config.model.attention = ATTENTIONS["deformable"]
+    config.model.attention = attention_of("deformable")
     before = fingerprint(make(config))
     config.model.attention[option] = other
     assert fingerprint(make(config)) != before
@@ -201,7 +209,7 @@ def test_every_option_of_deformable_attention_has_an_effect(
 def test_every_attention_is_another_model(unchanged: tuple[DictConfig, list[Any]]) -> None:
     config = deepcopy(unchanged[0])
     prints = []
-    for config.model.attention in ATTENTIONS.values():
+    for config.model.attention in map(attention_of, ATTENTIONS):
         prints.append(fingerprint(make(config)))
     assert prints[0] == unchanged[1]
     assert all(a != b for a, b in itertools.combinations(prints, 2))
@@ -219,7 +227,7 @@ def test_each_pooling_reads_its_own_features(variant, pooling: str) -> None:
 # --- every combination works or is refused ---
 
 CHOICES = {
-    "model.attention": st.sampled_from(list(ATTENTIONS.values())),
+    "model.attention": st.sampled_from(ATTENTIONS).map(attention_of),
     "model.signal": st.sampled_from(SIGNALS),
     "model.sharing": st.booleans(),
     "model.stop_reference_gradient": st.booleans(),
@@ -247,7 +255,7 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
     choices = CHOICES | OF_RDSA
     chosen = draw(st.lists(st.sampled_from(list(choices)), max_size=6, unique=True))
     drawn = {name: draw(choices[name]) for name in chosen}
-    if drawn.get("model.attention", ATTENTIONS["rdsa"]) != ATTENTIONS["rdsa"]:
+    if drawn.get("model.attention", attention_of("rdsa")) != attention_of("rdsa"):
         drawn = {name: value for name, value in drawn.items() if name not in OF_RDSA}
     drawn = dict(sorted(drawn.items()))  # the attention before its options
     if draw(st.booleans()):
@@ -266,7 +274,7 @@ def impossible(config: DictConfig) -> bool:
     needed = {"both": {"cls", "act"}, "class": {"cls"}, "actionness": {"act"}}.get(config.decode.score, set())
     reads_video = "rdsa" in model.modules
     attention = model.attention
-    steered = attention["_target_"] == ATTENTIONS["rdsa"]["_target_"]
+    steered = attention["_target_"] == attention_of("rdsa")["_target_"]
     reduced = steered and (len(attention.sampling) < 3 or attention.cnn_depth == 0)
     costs = config.loss.match_weights
     return (
@@ -284,7 +292,7 @@ def impossible(config: DictConfig) -> bool:
 
 @pytest.fixture(scope="module")
 def plain(overrides: list[str]) -> DictConfig:
-    return compose([*overrides, "data.batch_size=5"])
+    return composed(*overrides, "data.batch_size=5")
 
 
 @pytest.mark.slow
@@ -364,7 +372,7 @@ def test_every_choice_of_levels_works(plain: DictConfig, count: int) -> None:
 def test_every_attention_works_on_every_signal(plain: DictConfig, attention: str) -> None:
     for signal in SIGNALS:
         config = deepcopy(plain)
-        config.model.attention = ATTENTIONS[attention]
+        config.model.attention = attention_of(attention)
         config.model.signal = signal
         assert_works(make(config), config)
 
@@ -507,7 +515,7 @@ def test_with_rdsa_the_moments_depend_on_the_video(variant) -> None:
 def test_sizes_with_and_without_sharing_stay_within_the_papers_budget(
     sharing: str, low: float, high: float
 ) -> None:
-    config: Any = OmegaConf.to_container(compose([f"model.sharing={sharing}"]), resolve=True)
+    config: Any = OmegaConf.to_container(composed(f"model.sharing={sharing}"), resolve=True)
     with torch.device("meta"):
         model = build_model(config, {"video_dim": 768, "text_dim": 1024})
     assert low <= sum(p.numel() for p in model.parameters() if p.requires_grad) <= high

@@ -8,8 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 
 import sdst
+from helpers.composed import composed
 from helpers.shared_data import SHARED
-from sdst.config.compose import compose
 from sdst.metrics.evaluation import PROTOCOLS
 from sdst.sweeps.tables import RUN_FACTS, list_experiments, read_experiment
 
@@ -184,11 +184,11 @@ def test_loss_weights_of_table_f_equal_table_g(tables: dict[str, list[list[str]]
     perturbed = read_experiment(EXPERIMENTS / "tableF.yaml").rows[:-2]
     for (label, *weights), row in zip(rows, perturbed, strict=True):
         assert row.label == label
-        assert compose(row.overrides or ()).loss.weights == dict(
+        assert composed(*(row.overrides or ())).loss.weights == dict(
             zip(WEIGHTS, map(float, weights), strict=True)
         )
     assert chosen[0] == "Chosen"
-    assert compose().loss.weights == dict(zip(WEIGHTS, map(float, chosen[1:]), strict=True))
+    assert composed().loss.weights == dict(zip(WEIGHTS, map(float, chosen[1:]), strict=True))
 
 
 OPTIONS = {
@@ -230,7 +230,7 @@ NOT_OPTIONS = {  # the model has no dropouts of 0, and depths are fixed in its c
 
 @needs_paper
 def test_hyperparameters_of_table_a_equal_the_configuration(tables: dict[str, list[list[str]]]) -> None:
-    configs = {name: compose([f"data={data}"]) for name, data in DATASETS.items()}
+    configs = {name: composed(f"data={data}") for name, data in DATASETS.items()}
     seen = set()
     section = ""
     for row in tables["A"][1:]:

@@ -10,9 +10,9 @@ import lightning as L
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from helpers.composed import composed
 from helpers.corpus import Corpus, make_corpus, make_rows
 from helpers.same_result import assert_equal, load, read_json
-from sdst.config.compose import compose
 from sdst.data.datamodule import GroundingDataModule
 from sdst.metrics.evaluation import evaluate
 from sdst.training.builders import make_datamodule, make_module
@@ -38,7 +38,7 @@ pytestmark = [
 
 def parts(overrides: Sequence[str]) -> tuple[GroundingModule, GroundingDataModule, float]:
     """The module, the data module and the limit of the gradient."""
-    config = compose(overrides)
+    config = composed(*overrides)
     L.seed_everything(config.seed, verbose=False)
     data = make_datamodule(config)
     return make_module(config, data.recipe), data, config.trainer.gradient_clip_val
