@@ -209,7 +209,8 @@ def look_up(program: str, arguments: list[str]) -> None:
     if program == "make":
         tables = {path.stem for path in (ROOT / "experiments").glob("*.yaml")}
         targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-        assert set(arguments) <= tables | targets
+        scales = {f"SCALE={path.stem}" for path in (conf_dir() / "scale").glob("*.yaml")}
+        assert set(arguments) <= tables | targets | scales
     elif program == "pip":
         (extras,) = re.findall(r"^\.\[([\w,]+)\]$", arguments[-1]) or [""]
         assert set(filter(None, extras.split(","))) <= project["optional-dependencies"].keys()
