@@ -67,7 +67,7 @@ REFUSED = {
     "logger=null": ["logger=null: ", "none", "CSV log"],
     "data=3": ["data=3: unknown choice; choose from charades"],
     "trainer=true": ["trainer=true: unknown choice"],
-    "data=[charades,tacos]": ["moments and data need one choice each"],
+    "data=[charades,tacos]": ["need one choice each", "data"],
     # Values of the wrong kind: Hydra's reason survives.
     "optim.lr=abc": ["optim.lr must be a number, got 'abc'"],
     "seed=abc": ["seed must be a whole number, got 'abc'"],

@@ -186,14 +186,16 @@ class SDST(nn.Module):
 
         signal, dense = self._unroll_dense(aligned_video, aligned_text, video_mask, text_mask)
         start = self._start(dense[self.proposing_level], axis)
-        noised = truth if self.training and self.denoising.groups else None
+        if not (self.training and self.denoising.groups):
+            truth = None
         all_queries, all_references, offsets = self._unroll_sparse(
-            start, signal, aligned_text, text_mask, axis, noised
+            start, signal, aligned_text, text_mask, axis, truth
         )
         class_logits = self.classify(all_queries).squeeze(-1)
-        references = all_references[:, :, : len(self.queries)]
+        count = len(self.queries)  # noised queries come behind
+        references = all_references[:, :, :count]
         return Output(
-            class_logits=class_logits[:, :, : len(self.queries)],
+            class_logits=class_logits[:, :, :count],
             references=references,
             saliency=saliency_scores(dense[-1], pooled_text[:, -1]),
             dense=dense[-1],
@@ -204,8 +206,8 @@ class SDST(nn.Module):
             initial_references=start.moments,
             offsets=offsets if with_offsets else None,
             proposal_logits=start.class_logits,
-            denoised_logits=class_logits[:, :, len(self.queries) :] if noised else None,
-            denoised_references=all_references[:, :, len(self.queries) :] if noised else None,
+            denoised_logits=class_logits[:, :, count:] if truth else None,
+            denoised_references=all_references[:, :, count:] if truth else None,
         )
 
     def _run(self, function: Callable[..., Any], *inputs: Any) -> Any:

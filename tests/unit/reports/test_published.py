@@ -107,6 +107,8 @@ def test_numbers_equal_the_papers(tables: dict[str, list[list[str]]], name: str)
     if name == "D":  # two rows end in an empty cell
         assert [len(row) for row in expected] == [3, 3, 3, 3, 2, 2, 3, 3, 3]
         expected = [[*row, None][:3] for row in expected]
+    if name == "E":  # its second reading gives the numbers of act and align to video and layer
+        expected += expected[3:5]
     assert [list(row.paper) for row in table.rows] == expected
 
 
@@ -169,10 +171,11 @@ def test_rows_without_labels_have_as_many_ticks_as_the_papers(
 ) -> None:
     _, rows = parts(name, tables[name])
     assert [row.count("✓") for row in rows] == ticks
-    *less, ours = read_experiment(EXPERIMENTS / f"table{name}.yaml").rows
+    listed = read_experiment(EXPERIMENTS / f"table{name}.yaml").rows
+    *less, ours = listed[: len(rows)]
     assert ours.overrides == ()
     assert all(row.overrides for row in less)
-    assert len({row.overrides for row in less}) == len(less)
+    assert len({row.overrides for row in listed}) == len(listed)
 
 
 WEIGHTS = ("cls", "l1", "sal", "video", "layer", "iou", "act")  # our reading: Tab. G's headers are missing
