@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"sdst {__version__}\n")
         return 0
     log_to_stderr()
-    gc.set_threshold(NEW_OBJECTS)
+    gc.set_threshold(max(NEW_OBJECTS, gc.get_threshold()[0]))
     try:
         if args[0] in completion.FLAGS:
             return completion.complete(args[1:], COMMANDS, lambda rest: _run("train", rest))

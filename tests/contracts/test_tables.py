@@ -228,10 +228,17 @@ def test_list_experiments_finds_yaml_files_and_refuses_a_missing_folder(good: Pa
         list_experiments(tmp_path / "nowhere")
 
 
+REHEARSED = {
+    "table3",
+    "table5",
+    *(path.stem.partition("_")[0] for path in conf_dir().rglob("*_on_rehearsal.yaml")),
+}
 JOBS = [
     pytest.param(path.stem, scale, id=f"{path.stem}-{scale}")
     for path in list_experiments(EXPERIMENTS)
     for scale in SCALES
+    # The rehearsal trains the paper's rows, so the tables with files of their own for it, and two others, are enough.
+    if scale != "rehearsal" or path.stem in REHEARSED
     if read_experiment(path).jobs(scale)
 ]
 
