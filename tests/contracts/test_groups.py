@@ -268,3 +268,10 @@ def test_debug_limit_trains_a_tenth_of_three_epochs(tmp_path: Path) -> None:
     larger = make_corpus(tmp_path / "corpus", rows)
     run_dir = debug("limit", larger, tmp_path / "runs", "data.batch_size=1")
     assert read_json(run_dir / "metrics.json")["epochs"] == 3
+
+
+def test_sdst_reads_its_levels_from_deep_to_shallow_and_the_baselines_from_shallow_to_deep() -> None:
+    models = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+    directions = {name: composed(f"model={name}").levels.direction for name in models}
+    assert directions.pop("sdst") == "descending"
+    assert set(directions.values()) == {"ascending"}

@@ -25,6 +25,7 @@ NEW_OPTIONS = {
 """Section and former name of an option -> its name today."""
 LATER_OPTIONS = {
     ("data", "repeat"): 1,
+    ("loss", "over_levels"): "sum",
 }
 """Section and name of an option that the first version lacked -> the value that gives the first version's runs."""
 OF_ATTENTION = {
@@ -149,8 +150,6 @@ def with_first_names(values: dict[str, Any]) -> dict[str, Any]:
     for (section, old), name in NEW_OPTIONS.items():
         first[section][old] = first[section].pop(name)
     first["model"] = _without_later_options(first["model"])
-    if first["loss"]["over_levels"] == "sum":
-        del first["loss"]["over_levels"]
     attention = first["model"].get("attention")
     attention = attention if isinstance(attention, dict) else {}
     sizes = {new for new, _ in OF_ATTENTION.values()}

@@ -20,6 +20,7 @@ from einops import rearrange, repeat
 from torch import nn
 
 from sdst.errors import UserError
+from sdst.models.checks import require_one_of
 from sdst.models.interpolation import ClipAxis, interpolate, interpolate_sum
 from sdst.models.layers import MultiHeadAttention, sinusoidal
 
@@ -262,8 +263,9 @@ class Deformable(AttentionOptions):
 
     def __post_init__(self) -> None:
         _require_points(self.num_points)
-        _require_one_of(start=(self.start, STARTS), select_from=(self.select_from, SELECTIONS))
-        _require_one_of(spread=(self.spread, SPREADS))
+        require_one_of(STARTS, **{"attention.start": self.start})
+        require_one_of(SELECTIONS, **{"attention.select_from": self.select_from})
+        require_one_of(SPREADS, **{"attention.spread": self.spread})
 
     @property
     def choice(self) -> str:
@@ -302,7 +304,7 @@ class RDSA(AttentionOptions):
 
     def __post_init__(self) -> None:
         _require_points(self.num_points)
-        _require_one_of(spread=(self.spread, SPREADS))
+        require_one_of(SPREADS, **{"attention.spread": self.spread})
         if self.query_dim < 1:
             raise UserError(f"model.attention.query_dim must be at least 1, got {self.query_dim}")
         if self.cnn_depth < 0:
@@ -318,12 +320,6 @@ class RDSA(AttentionOptions):
         return DeformableAttention(
             dim, heads, self.num_points, self.sampling, self.cnn_depth, self.query_dim, spread=self.spread
         )
-
-
-def _require_one_of(**options: tuple[str, Sequence[str]]) -> None:
-    for name, (value, choices) in options.items():
-        if value not in choices:
-            raise UserError(f"model.attention.{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _require_points(num_points: int) -> None:

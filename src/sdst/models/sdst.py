@@ -305,8 +305,7 @@ class SDST(nn.Module):
 
 def _check_variant(signal: str, modules: Sequence[str], attention: AttentionOptions) -> None:
     """Refuse an unknown signal, and choices about the attention to the video where the modules lack it."""
-    if signal not in SIGNALS:
-        raise UserError(f"model.signal must be one of {', '.join(SIGNALS)}, got {signal!r}")
+    require_one_of(SIGNALS, signal=signal)
     if not isinstance(attention, AttentionOptions):
         raise UserError(
             f"model.attention must be an attention of Tab. 5, got {attention!r}; choose it with attention=NAME"

@@ -191,6 +191,15 @@ def test_heads_start_spread_around_the_moment_for_any_video(sampling):
     assert first_centre == pytest.approx(second_centre, abs=1e-6)
 
 
+def test_heads_may_start_evenly_from_boundary_to_boundary():
+    rdsa = DeformableAttention(DIM, HEADS, POINTS, ["c"], 0, query_dim=7, spread="line").double()
+    _, offsets = read(rdsa, *example(), level=0)
+    farthest = [-1 + 2 * h / (HEADS - 1) for h in range(HEADS)]
+    points = [[place * (j + 1) / POINTS for j in range(POINTS)] for place in farthest]
+    assert rdsa.offset.bias.view(HEADS, POINTS).tolist() == [pytest.approx(p, abs=1e-6) for p in points]
+    assert offsets[0, 0].tolist() == pytest.approx([sum(p) / POINTS for p in points], abs=1e-6)
+
+
 @pytest.mark.parametrize(("sampling", "read_clips"), [("c", {4}), ("lr", {2, 6}), ("lcr", {2, 4, 6})])
 def test_sampling_depends_only_on_the_named_clips_of_the_moment(sampling, read_clips):
     rdsa = make(sampling, cnn_depth=0)
