@@ -519,3 +519,11 @@ def test_sizes_with_and_without_sharing_stay_within_the_papers_budget(
     with torch.device("meta"):
         model = build_model(config, {"video_dim": 768, "text_dim": 1024})
     assert low <= sum(p.numel() for p in model.parameters() if p.requires_grad) <= high
+
+
+def test_a_module_denoises_in_training_alone_with_the_given_noise(variant) -> None:
+    one = variant("model.denoising_groups=1")
+    assert one.module.eval()(one.batch).denoised_logits is None
+    assert one.module.train()(one.batch).denoised_logits is not None
+    other = variant("model.denoising_groups=1", "model.denoising_noise=0.4")
+    assert fingerprint(other) != fingerprint(variant("model.denoising_groups=1"))
