@@ -9,7 +9,7 @@ import torch
 
 from sdst.data.store import FeatureStore
 from sdst.errors import UserError
-from sdst.features.importers import import_main, read_query, read_video
+from sdst.features.importers.commands import import_main
 
 ROWS = {  # split -> qid -> (vid, duration)
     "train": {0: ("a", 6.0), 1: ("a", 6.0), 2: ("b-1", 4.0)},

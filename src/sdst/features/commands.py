@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 OWN_PARSER = {
     "merge": ("sdst.features.merge", "merge_main"),
-    "import": ("sdst.features.importers", "import_main"),
+    "import": ("sdst.features.importers.commands", "import_main"),
 }
 """Tools with their own argument parser -> (module, function)."""
 MOST_PRINTED = 20  # problems; a wrong file can have one per item
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
     simulate.set_defaults(tool=_simulate)
 
     tools.add_parser("merge", help="join feature files of different videos, e.g. shards")
-    tools.add_parser("import", help="make a feature file from feature folders of other projects")
+    tools.add_parser("import", help="make a feature file from published features")
 
     args = parser.parse_args(argv)
     status: int = args.tool(args)

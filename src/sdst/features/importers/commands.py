@@ -1,0 +1,308 @@
+"""``sdst features import``: make a feature file from published features, with a coverage report."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdst.console.parser import Parser, positive_number
+from sdst.console.progress import progress_bars
+from sdst.console.terminal import printable
+from sdst.data.annotations import read_annotations
+from sdst.data.store import FeatureStore
+from sdst.errors import UserError
+from sdst.features.extract import layer_numbers
+from sdst.features.importers import axes, layouts
+from sdst.features.importers.coverage import measure_coverage, report
+from sdst.features.importers.intake import Intake, Options
+from sdst.features.importers.joined import joined
+from sdst.features.importers.lengths import choose_clip_seconds, require_words
+from sdst.features.importers.sources import FIELDS, OPTIONS, Names, matches, open_source
+from sdst.features.writer import FeatureWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sdst.features.importers.members import Member
+    from sdst.types import Qid, Record
+
+    Found = tuple[str, Qid, tuple[Member, ...]]
+
+log = logging.getLogger(__name__)
+
+_PROG = "sdst features import"
+DEFAULT_CLIP_SECONDS = 2.0
+
+DESCRIPTION = """\
+Make a feature file from published features or feature folders of other projects.
+
+  sdst features import --from downloads/ --annotations train.jsonl val.jsonl --out F.h5
+  sdst features import --videos slowfast/ --videos clip/ --queries clip_text/ ...
+
+A folder is searched with its sub-folders and the archives in it; .tar, .tar.gz, .tgz and .zip are read without
+unpacking them, also split ones (X.tar.gz.aa, .ab, ...). They hold one file per video or query, named after its
+vid or qid:
+
+  .npy   an array
+  .npz   an array, e.g. under the key 'features' (video) or 'last_hidden_state' (query)
+  .pt    a tensor, or a dictionary with one
+
+with one of these shapes:
+
+  video  (T, D), (T, layers, D) or (T, layers, tokens, D)
+  query  (L, D), (L, layers, D) or (layers, L, D)
+
+T counts the clips of the video and L the tokens of the query; layers go from shallow to deep. A leading axis of 1
+is ignored. All videos must have the same layers and D, and so must all queries. The order of a query's axes is
+found by comparing files: lengths vary, layers do not. If a file holds all tokens of a clip, --pooling avg stores
+their mean and --pooling cls the first one; otherwise each clip's vector is stored unchanged, under the name of
+the pooling. Several --videos are joined over D and cut to the shortest. Nothing is normalised or appended.
+
+Annotated videos and queries without a file do not stop the import, nor do videos more than a clip longer or
+shorter than annotated: they are counted and listed in OUT.missing.jsonl, and the exit status is 3. An import that
+was interrupted continues when the command is repeated.
+"""
+"""Description of the command, with the files it reads."""
+
+
+def import_main(argv: Sequence[str]) -> int:
+    """Run the command and return its exit status, 3 if annotated items have no features or other lengths.
+
+    Raises:
+        UserError: An option or file cannot be used.
+    """
+    args = _parser().parse_args(argv)
+    if args.out.exists():
+        raise UserError(
+            f"{args.out}: already exists and is never overwritten; delete it or choose another name"
+        )
+    splits = {path.name: read_annotations(path).records for path in args.annotations}
+    with ExitStack() as stack:
+        Import(args, [record for split in splits.values() for record in split], stack).run()
+    store = FeatureStore(args.out, pooling=args.pooling)
+    return report(args.out, [measure_coverage(store, name, split) for name, split in splits.items()])
+
+
+class Import:
+    """One import.
+
+    Args:
+        args: Options of the command.
+        records: All annotated rows.
+        stack: Keeps archives and the writer open while it is.
+
+    Raises:
+        UserError: An option, a name or an archive cannot be used.
+    """
+
+    def __init__(self, args: argparse.Namespace, records: Sequence[Record], stack: ExitStack) -> None:
+        self._args = args
+        self._records = records
+        self._durations = {record.vid: record.duration for record in records}
+        self._stack = stack
+        self._writer: FeatureWriter | None = None
+        self._clip_seconds: float | None = None
+        self._told = False
+        chosen = layouts.find(args.layout)
+        given = {"video": args.video_name, "text": args.query_name}
+        self._names = Names(
+            {"video": self._durations, "text": [record.qid for record in records]},
+            {kind: [given[kind]] if given[kind] else layouts.name_patterns(chosen, kind) for kind in FIELDS},
+        )
+        self._video = Intake(
+            "video",
+            Options(chosen, args.video_key, _count(args.video_layers), None, args.pooling),
+            is_written=lambda vid: self._open().has_video(str(vid), args.pooling),
+            write=lambda vid, array: self._open().write_video(args.pooling, str(vid), array),
+            check=self._settle_clip_seconds,
+        )
+        self._text = Intake(
+            "text",
+            Options(chosen, args.query_key, _count(args.text_layers), args.text_axes, args.pooling),
+            is_written=lambda qid: self._open().has_text(qid),
+            write=lambda qid, array: self._open().write_text(qid, array),
+            check=lambda queries: None,
+        )
+        self._intakes = {"video": self._video, "text": self._text}
+        self._sources = list(self._open_sources())
+
+    def run(self) -> None:
+        """Copy all features and finish the file.
+
+        Raises:
+            UserError: A file or archive cannot be used, or there is none for any video or query.
+        """
+        with progress_bars() as bars:
+            tasks = {
+                "video": bars.add_task("videos", total=len(self._durations)),
+                "text": bars.add_task("queries", total=len(self._records)),
+            }
+
+            def take(found: Found) -> Intake:
+                kind, key, members = found
+                self._intakes[kind].take(key, members)
+                bars.advance(tasks[kind])
+                return self._intakes[kind]
+
+            for source in self._sources:  # first a look at each, before anything is written
+                for found in source:
+                    if take(found).reading is not None:
+                        break
+            for intake in self._intakes.values():
+                intake.write_held()
+            for found in chain.from_iterable(self._sources):
+                take(found)
+                self._tell()
+        self._finish()
+
+    def _finish(self) -> None:
+        for kind, intake in self._intakes.items():
+            if not intake.keys:
+                where = ", ".join(map(str, self._places(kind)))
+                raise UserError(
+                    f"{where}: has no file for any {FIELDS[kind]}, e.g. {self._names.example(kind)}; "
+                    f"check --{'videos' if kind == 'video' else 'queries'} and {OPTIONS[kind]}"
+                )
+            intake.decide()
+        self._tell()
+        for intake in self._intakes.values():
+            intake.write_held()
+        writer = self._open()
+        require_words(self._records, {qid: writer.num_tokens(qid) for qid in self._text.keys})
+        if self._video.num_cut:
+            log.info("%d videos were cut to the shortest of their joined features", self._video.num_cut)
+        args, found = self._args, dict[str, Any]()
+        if args.backbone is None:
+            found["backbone"] = self._backbone()
+        if args.clip_seconds is None:
+            found["clip_seconds"] = self._clip_seconds
+        if args.video_layers is None:
+            found["video_layers"] = self._numbers("video")
+        if args.text_layers is None:
+            found["text_layers"] = self._numbers("text")
+        writer.finish(**found)
+
+    def _open_sources(self) -> Iterator[Iterator[Found]]:
+        """The files of each folder and archive; all are listed, as far as possible, before any is read."""
+        args = self._args
+        specific = {"video": args.videos, "text": args.queries}
+        rest = [kind for kind, paths in specific.items() if not paths]
+        if bool(rest) != bool(args.roots):
+            raise UserError(
+                f"{_PROG}: expected --from, or both --videos and --queries, or --from and one of them"
+            )
+        seen: dict[tuple[str, str], str] = {}
+        if len(args.videos) > 1:
+            sources = [open_source(path, self._stack) for path in args.videos]
+            parts = [matches(source, self._names, ["video"], {}) for source in sources]
+            yield joined(parts, [bool(source.tars) for source in sources])
+        single = [(path, ["video"]) for path in args.videos] if len(args.videos) == 1 else []
+        single += [(path, ["text"]) for path in args.queries]
+        single += [(path, rest) for path in args.roots]
+        for path, kinds in single:
+            found = matches(open_source(path, self._stack), self._names, kinds, seen)
+            yield ((kind, key, (member,)) for kind, key, member in found)
+
+    def _places(self, kind: str) -> list[Path]:
+        specific: list[Path] = self._args.videos if kind == "video" else self._args.queries
+        return specific or list(self._args.roots)
+
+    def _open(self) -> FeatureWriter:
+        """The writer, opened when the first features are written, so that a refusal leaves nothing behind."""
+        if self._writer is None:
+            args = self._args
+            asked = ("layout", "pooling", "video_key", "query_key", "text_axes")
+            self._writer = self._stack.enter_context(
+                FeatureWriter(
+                    args.out,
+                    backbone=args.backbone,
+                    video_layers=args.video_layers,
+                    text_layers=args.text_layers,
+                    clip_seconds=args.clip_seconds,
+                    settings={name: getattr(args, name) for name in asked},
+                )
+            )
+        return self._writer
+
+    def _settle_clip_seconds(self, videos: Sequence[tuple[Qid, int, tuple[int, ...]]]) -> None:
+        given, layout = self._args.clip_seconds, self._layout("video")
+        choices = (given,) if given else layout.clip_seconds if layout else (DEFAULT_CLIP_SECONDS,)
+        self._clip_seconds = choose_clip_seconds(videos, self._durations, choices)
+        if self._args.backbone is None and self._backbone() is None:
+            raise UserError(
+                f"{self._video.folder}: no published layout; name the network with --backbone NAME"
+            )
+
+    def _layout(self, kind: str) -> layouts.Layout | None:
+        """The recognised layout of a kind: one that fits both kinds if there is one."""
+        own = self._intakes[kind].candidates
+        both = [
+            layout for layout in own if all(layout in intake.candidates for intake in self._intakes.values())
+        ]
+        return next(iter([*both, *own]), None)
+
+    def _backbone(self) -> str | None:
+        layout, reading = self._layout("video"), self._video.reading
+        return layout.backbone(self._video.folder, reading.width) if layout and reading else None
+
+    def _numbers(self, kind: str) -> list[int]:
+        """The layer numbers of a kind: given, or such that the last is the backbone's last where it is known."""
+        given = self._args.video_layers if kind == "video" else self._args.text_layers
+        reading, layout = self._intakes[kind].reading, self._layout(kind)
+        assert reading is not None  # decided
+        last = (layout.files(kind).last_layer if layout else None) or reading.num_layers
+        return given or list(range(last - reading.num_layers + 1, last + 1))
+
+    def _tell(self) -> None:
+        """Print once what was recognised."""
+        video, text = self._video.reading, self._text.reading
+        if self._told or video is None or text is None:
+            return
+        self._told = True
+        names = {layout.name for kind in FIELDS if (layout := self._layout(kind))}
+        first = f"layout {' and '.join(sorted(names))}" if names else "no published layout"
+        order = ", layers first" if text.layers_first else ""
+        video_layers, text_layers = (",".join(map(str, self._numbers(kind))) for kind in FIELDS)
+        line = (
+            f"{first}: {self._args.backbone or self._backbone()}, {self._args.clip_seconds or self._clip_seconds:g} s "
+            f"clips; videos {video.width} wide ({self._video.dtype}), stored as layers {video_layers}; queries "
+            f"{text.width} wide ({self._text.dtype}{order}), stored as layers {text_layers}"
+        )
+        sys.stdout.write(printable(line) + "\n")
+
+
+def _count(layers: list[int] | None) -> int | None:
+    return None if layers is None else len(layers)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog=_PROG,
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add: Any = parser.add_argument
+    names = [layout.name for layout in layouts.LAYOUTS]
+    add("--annotations", type=Path, nargs="+", required=True, metavar="A.jsonl", help="annotation files")
+    place: dict[str, Any] = {"type": Path, "action": "append", "default": [], "metavar": "PATH"}
+    add("--from", dest="roots", **place, help="folder or archive with videos and queries")
+    add("--videos", **place, help="folder or archive of videos; several are joined over D")
+    add("--queries", **place, help="folder or archive of queries")
+    add("--layout", choices=["auto", *names], default="auto", help="published layout (%(default)s)")
+    add("--video-name", metavar="NAME", help="name of a video's file, e.g. {vid}-cam-002 (the usual ones)")
+    add("--query-name", metavar="NAME", help="name of a query's file, e.g. qid{qid} (the usual ones)")
+    add("--video-key", metavar="KEY", help="name of the array in a video's file (the usual ones)")
+    add("--query-key", metavar="KEY", help="name of the array in a query's file (the usual ones)")
+    add("--text-axes", choices=axes.AXES, help="order of the axes of a query (found by comparing files)")
+    add("--backbone", metavar="NAME", help="network that made the features (the layout's)")
+    add("--pooling", choices=["adaptive", "avg", "cls"], default="adaptive", help="see above (%(default)s)")
+    add("--video-layers", type=layer_numbers, metavar="I,J,..", help="layer numbers in a video file (1,2,..)")
+    add("--text-layers", type=layer_numbers, metavar="I,J,..", help="layer numbers in a query file (1,2,..)")
+    add("--clip-seconds", type=positive_number, metavar="S", help="clip length (what fits the layout, or 2)")
+    add("--out", type=Path, required=True, metavar="F.h5", help="feature file to write")
+    return parser
