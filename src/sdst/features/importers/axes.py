@@ -116,9 +116,7 @@ def decide(
         raise UserError(f"{path}: has shape {shape}; the shape must be {ACCEPTED[kind]}")
     layers_first, num_layers = False, 1 if rank == 2 else shapes[0][1]
     if kind == "text" and rank == 3:
-        layers_first = _layers_are_first(
-            files, shapes, axes, named if named is not None else usual_layers, usual_axes
-        )
+        layers_first = _layers_are_first(files, shapes, axes, named, usual_layers, usual_axes)
         num_layers = shapes[0][0 if layers_first else 1]
     if named not in {None, num_layers}:
         raise UserError(
@@ -142,33 +140,37 @@ def _layers_are_first(
     files: Sequence[Contents],
     shapes: list[Shape],
     axes: str | None,
-    num_layers: int | None,
+    named: int | None,
+    usual_layers: int | None,
     usual_axes: str | None,
 ) -> bool:
     """Whether the first axis of queries with several layers counts the layers (see ``decide``)."""
-    found = axes or _axes_of_text(files, shapes, num_layers)
+    found = axes or _axes_of_text(files, shapes, named)
     if found is None:
-        a, b = shapes[0][:2]
-        if usual_axes is None or num_layers not in {None, a, b}:
+        first, second = shapes[0][:2]
+        if usual_axes is None or usual_layers not in {None, first if usual_axes == AXES[0] else second}:
             raise UserError(
-                f"{files[0].path}: shape {files[0].array.shape} is {a} layers of {b} tokens (--text-axes "
-                f"layers,tokens) or {a} tokens in {b} layers (--text-axes tokens,layers), and all files are alike; "
-                "give one of the two options"
+                f"{files[0].path}: shape {files[0].array.shape} is {first} layers of {second} tokens (--text-axes "
+                f"layers,tokens) or {first} tokens in {second} layers (--text-axes tokens,layers), and all files are "
+                "alike; give one of the two options"
             )
         found = usual_axes
     return found == AXES[0]
 
 
-def _axes_of_text(files: Sequence[Contents], shapes: list[Shape], num_layers: int | None) -> str | None:
+def _axes_of_text(files: Sequence[Contents], shapes: list[Shape], named: int | None) -> str | None:
     """The order of a query's axes as the files show it, or None if they do not.
 
     Lengths of queries vary from file to file and layers do not. Where all queries are equally long, a mask or the
-    known number of layers may tell.
+    number of layers that the user named may tell.
     """
     first, second = shapes[0][:2]
     varies = [len({shape[axis] for shape in shapes}) > 1 for axis in (0, 1)]
     # No query has one token, because tokenizers add a beginning and an end.
-    odd = next((place for place, shape in enumerate(shapes) if 1 in shape[:2] and any(varies)), None)
+    odd = next(
+        (place for place, shape in enumerate(shapes) for axis in (0, 1) if varies[axis] and shape[axis] == 1),
+        None,
+    )
     if odd is not None or all(varies):
         place = odd or next(place for place, shape in enumerate(shapes) if shape[:2] != (first, second))
         other = 0 if place else 1
@@ -181,8 +183,8 @@ def _axes_of_text(files: Sequence[Contents], shapes: list[Shape], num_layers: in
     masks = {len(file.mask) for file in files if file.mask is not None}
     if (first in masks) != (second in masks):
         return AXES[0] if second in masks else AXES[1]
-    if (first == num_layers) != (second == num_layers):
-        return AXES[0] if first == num_layers else AXES[1]
+    if (first == named) != (second == named):
+        return AXES[0] if first == named else AXES[1]
     return None
 
 

@@ -6,7 +6,8 @@ import argparse
 import logging
 import sys
 from contextlib import ExitStack
-from itertools import chain
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from sdst.errors import UserError
 from sdst.features.extract import layer_numbers
 from sdst.features.importers import axes, layouts
 from sdst.features.importers.coverage import measure_coverage, report
-from sdst.features.importers.intake import Intake, Options
+from sdst.features.importers.intake import MOST_HELD, Intake, Options
 from sdst.features.importers.joined import joined
 from sdst.features.importers.lengths import choose_clip_seconds, require_words
 from sdst.features.importers.sources import FIELDS, OPTIONS, Names, matches, open_source
@@ -88,6 +89,19 @@ def import_main(argv: Sequence[str]) -> int:
     return report(args.out, [measure_coverage(store, name, split) for name, split in splits.items()])
 
 
+@dataclass(frozen=True)
+class Files:
+    """The files of one folder or archive, or of several that are joined.
+
+    Attributes:
+        files: (kind, vid or qid, files of it) in the order in which they can be read.
+        streamed: Whether some must be read in the order of a tar archive.
+    """
+
+    files: Iterator[Found]
+    streamed: bool
+
+
 class Import:
     """One import.
 
@@ -149,27 +163,41 @@ class Import:
                 bars.advance(tasks[kind])
                 return self._intakes[kind]
 
-            for source in self._sources:  # first a look at each, before anything is written
-                for found in source:
-                    if take(found).reading is not None:
+            # First a look at each source, so that hardly anything is written before a refusal.
+            later: list[Found] = []
+            for source in self._sources:
+                for found in (
+                    source.files if source.streamed else islice(source.files, len(FIELDS) * MOST_HELD)
+                ):
+                    if self._intakes[found[0]].reading is not None and not source.streamed:
+                        later.append(found)
+                    elif take(found).reading is not None and source.streamed:
                         break
-            for intake in self._intakes.values():
-                intake.write_held()
-            for found in chain.from_iterable(self._sources):
+            if not any(source.streamed for source in self._sources):
+                self._decide()
+            for found in chain(later, *(source.files for source in self._sources)):
                 take(found)
                 self._tell()
+        self._decide()
         self._finish()
 
-    def _finish(self) -> None:
+    def _decide(self) -> None:
+        """Decide how the files are read that were looked at.
+
+        Raises:
+            UserError: There is no file of a kind, or it is unclear how to read them.
+        """
         for kind, intake in self._intakes.items():
             if not intake.keys:
                 where = ", ".join(map(str, self._places(kind)))
                 raise UserError(
                     f"{where}: has no file for any {FIELDS[kind]}, e.g. {self._names.example(kind)}; "
-                    f"check --{'videos' if kind == 'video' else 'queries'} and {OPTIONS[kind]}"
+                    f"check {OPTIONS[kind]}"
                 )
             intake.decide()
         self._tell()
+
+    def _finish(self) -> None:
         for intake in self._intakes.values():
             intake.write_held()
         writer = self._open()
@@ -187,26 +215,26 @@ class Import:
             found["text_layers"] = self._numbers("text")
         writer.finish(**found)
 
-    def _open_sources(self) -> Iterator[Iterator[Found]]:
+    def _open_sources(self) -> Iterator[Files]:
         """The files of each folder and archive; all are listed, as far as possible, before any is read."""
         args = self._args
         specific = {"video": args.videos, "text": args.queries}
         rest = [kind for kind, paths in specific.items() if not paths]
         if bool(rest) != bool(args.roots):
-            raise UserError(
-                f"{_PROG}: expected --from, or both --videos and --queries, or --from and one of them"
-            )
+            raise UserError(f"{_PROG}: expected --from, or --videos and --queries, or --from and one of them")
         seen: dict[tuple[str, str], str] = {}
         if len(args.videos) > 1:
             sources = [open_source(path, self._stack) for path in args.videos]
             parts = [matches(source, self._names, ["video"], {}) for source in sources]
-            yield joined(parts, [bool(source.tars) for source in sources])
+            streamed = [bool(source.tars) for source in sources]
+            yield Files(joined(parts, streamed), any(streamed))
         single = [(path, ["video"]) for path in args.videos] if len(args.videos) == 1 else []
         single += [(path, ["text"]) for path in args.queries]
         single += [(path, rest) for path in args.roots]
         for path, kinds in single:
-            found = matches(open_source(path, self._stack), self._names, kinds, seen)
-            yield ((kind, key, (member,)) for kind, key, member in found)
+            source = open_source(path, self._stack)
+            found = matches(source, self._names, kinds, seen)
+            yield Files(((kind, key, (member,)) for kind, key, member in found), bool(source.tars))
 
     def _places(self, kind: str) -> list[Path]:
         specific: list[Path] = self._args.videos if kind == "video" else self._args.queries
