@@ -47,7 +47,8 @@ def joined(
             files = waiting.setdefault(key, {})
             files[place] = member
             if len(files) == len(sources):
-                members = tuple(waiting.pop(key)[place] for place in range(len(sources)))
+                del waiting[key]
+                members = tuple(files[place] for place in range(len(sources)))
                 num_bytes -= sum(len(m.read()) for m, is_tar in zip(members, streamed, strict=True) if is_tar)
                 yield kind, key, members
             elif num_bytes > MOST_WAITING:
