@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sdst.errors import UserError
+from sdst.features.importers.axes import ACCEPTED
 from sdst.spans import count_clips
 
 if TYPE_CHECKING:
@@ -34,27 +35,32 @@ def choose_clip_seconds(
         choices: Clip lengths to choose from, the preferred one first.
 
     Raises:
-        UserError: None fits any video, but another clip length or another order of axes fits them all.
+        UserError: None fits half of the videos, but another clip length or order of axes fits more.
     """
     lengths = [(num_clips, durations[str(vid)]) for vid, num_clips, _ in videos]
-    counts = {choice: sum(fits_duration(*length, choice) for length in lengths) for choice in choices}
-    best = max(choices, key=counts.__getitem__)  # the first of several
-    if counts[best]:
+
+    def count_fitting(clip_seconds: float) -> int:
+        return sum(fits_duration(*length, clip_seconds) for length in lengths)
+
+    best = max(choices, key=count_fitting)  # the first of several
+    most = len(lengths) / 2
+    if count_fitting(best) >= most:
         return best
     vid, num_clips, shape = videos[0]
     seconds = durations[str(vid)]
-    found = f"{vid} has {num_clips} clips for {seconds:g} s (shape {shape})"
-    expected = count_clips(seconds, best)
-    if all(len(shape) > 1 and fits_duration(shape[1], durations[str(vid)], best) for vid, _, shape in videos):
+    found = (
+        f"video {vid} has {num_clips} clips (shape {shape}) for {seconds:g} s, "
+        f"expected {count_clips(seconds, best)} of {best:g} s"
+    )
+    if most < sum(
+        len(shape) > 2 and fits_duration(shape[1], durations[str(vid)], best) for vid, _, shape in videos
+    ):
+        raise UserError(f"{found}; clips must be the first axis: {ACCEPTED['video']}")
+    other = max(LIKELY_CLIP_SECONDS, key=count_fitting)
+    if count_fitting(other) > most:
         raise UserError(
-            f"video {found}, expected {expected}; clips must be the first axis: (T, D), (T, layers, D) or "
-            "(T, layers, tokens, D)"
+            f"{found}; {count_fitting(other)} of {len(videos)} videos fit --clip-seconds {other:.6g}"
         )
-    for other in LIKELY_CLIP_SECONDS:
-        if all(fits_duration(*length, other) for length in lengths):
-            raise UserError(
-                f"video {found}, expected {expected} of {best:g} s; all videos fit --clip-seconds {other:.6g}"
-            )
     return best
 
 

@@ -166,7 +166,8 @@ def _limited(path: Path, entry: tarfile.TarInfo, read: Callable[[], bytes]) -> C
             raise UserError(
                 f"{path}: {entry.name} has {entry.size} bytes, more than any feature file; check it"
             )
-        return read()
+        with naming(path):
+            return read()
 
     return content
 
@@ -194,6 +195,9 @@ def zip_members(parts: Sequence[Path], stack: ExitStack) -> list[Member]:
     path, raw = parts[0], stack.enter_context(_Parts(parts))
     archive = stack.enter_context(zipfile.ZipFile(io.BufferedReader(raw, 2**16)))
     require_backed_zip(archive, raw.size)
+    # In an archive that is cut off, zipfile takes the end of the .npz file before the cut for its own.
+    if archive.infolist() and min(entry.header_offset for entry in archive.infolist()) > 0:
+        raise zipfile.BadZipFile("its list of contents is missing")
     members = []
     for entry in archive.infolist():
         if entry.is_dir():
