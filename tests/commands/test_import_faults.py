@@ -34,10 +34,11 @@ def run(files: Published, *options: str | Path) -> int:
 def refused(files: Published, capsys: pytest.CaptureFixture[str], *options: str | Path) -> str:
     """The one line with which an import is refused; nothing may be written."""
     capsys.readouterr()
+    before = list(files.folder.parent.glob("f.h5*"))
     assert run(files, *options) == 2
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1, printed
-    assert not (files.folder.parent / "f.h5").exists()
+    assert list(files.folder.parent.glob("f.h5*")) == before
     return printed
 
 
@@ -176,6 +177,18 @@ def test_a_file_unlike_the_others_is_refused(place, arrays, message, kind, files
     printed = refused(files, capsys, "--from", source)
     assert message in printed
     assert "qid 2" in message or f"{place}.npz" in printed
+
+
+def test_a_longer_query_may_show_late_that_a_file_is_another_querys(files, capsys, monkeypatch):
+    monkeypatch.setattr(intake, "MOST_HELD", 1)
+    np.savez(files.folder / "txt_feats" / "0.npz", text_feats=np.ones((5, 6, 1024)))  # 7 words
+    assert run(files, "--from", files.folder) == 2
+    printed = capsys.readouterr().err
+    assert (
+        "qid 0: its file has 6 tokens, but the query has 7 words and other files have up to 13 tokens"
+        in printed
+    )
+    assert "f.h5.partial" in printed
 
 
 def test_queries_cut_at_one_length_are_accepted(files):

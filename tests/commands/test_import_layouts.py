@@ -130,6 +130,24 @@ def test_folders_of_another_data_set_are_left_out(tmp_path):
     assert_holds(imported(files, tmp_path / "f.h5", "--from", str(files.folder)), files)
 
 
+@pytest.mark.parametrize("kind", ["tar.gz", "zip"])
+def test_archives_of_another_data_set_are_left_out(kind, tmp_path):
+    files = publish("flashvtg", tmp_path / "unpacked")
+    (tmp_path / "down").mkdir()
+    for folder in ("qvhighlight_6b", "qvhighlight_llama_text_feature"):
+        pack(files.folder / folder, tmp_path / "down" / f"{folder}.{kind}")
+    other = publish("flashvtg", tmp_path / "other")
+    for number, folder in enumerate(("charade_sta_6b", "charade_sta_llama_text_feature")):
+        place = other.folder / (other.query_folder if number else other.video_folders[0])
+        place = place.rename(other.folder / folder)
+        for path in place.iterdir():
+            path.rename(path.with_stem(path.stem if number else f"charades-{path.stem}"))
+        pack(place, tmp_path / "down" / f"{folder}.{kind}")
+    store = imported(files, tmp_path / "f.h5", "--from", str(tmp_path / "down"))
+    assert store.info.backbone == "internvideo2-6b"
+    assert_holds(store, files)
+
+
 def test_a_query_without_a_file_is_reported(tmp_path, capsys):
     files = publish("flashvtg", tmp_path / "down")
     (files.folder / files.query_folder / "qid2.pt").unlink()

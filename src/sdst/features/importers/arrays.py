@@ -62,9 +62,9 @@ def read_contents(
         UserError: The file is damaged, holds no array of numbers, or several of which none has a usual name.
     """
     try:
-        if path.endswith(".npy"):
+        if path.lower().endswith(".npy"):
             return Contents(path, "", _checked(_parse_npy(content), path))
-        if path.endswith(".npz"):
+        if path.lower().endswith(".npz"):
             with zipfile.ZipFile(_file(content)) as archive:
                 require_backed_zip(archive, len(content))
                 members = {name.removesuffix(".npy"): name for name in archive.namelist()}

@@ -58,7 +58,8 @@ class Intake:
         options: What the user said about them.
         is_written: Whether a vid or qid is in the feature file already.
         write: Writes the features (n, layers, D) of a vid or qid.
-        check: Called once with (key, number of clips or tokens, shape) of the first files, before any is written.
+        check: Called with (key, number of clips or tokens, shape) of files before they are written: once with all
+            that were held back, then with each.
         candidates: The layouts that fit all files looked at so far.
         reading: How the files are read; None before it is decided.
         folder: Folder or archive of the first file.
@@ -104,6 +105,7 @@ class Intake:
             self.write_held()
             self._write(key, contents)
             return
+        to_float16(contents.array, contents.path)  # refused now, before anything is written
         self._held.append((key, contents))
         if len(self._held) == MOST_HELD or sum(held.array.nbytes for _, held in self._held) > MOST_BYTES:
             self.decide()
@@ -159,6 +161,7 @@ class Intake:
     def _write(self, key: Qid, contents: Contents) -> None:
         assert self.reading is not None  # decided
         array = self.reading.apply(contents)
+        self.check([(key, len(array), contents.array.shape)])
         if array.ndim == 4:
             array = array[:, :, 0] if self.options.pooling == "cls" else array.mean(axis=2, dtype=np.float32)
         self.write(key, to_float16(array, contents.path))

@@ -175,11 +175,17 @@ def usual_keys(layouts: Sequence[Layout], kind: str) -> list[str]:
     return list(dict.fromkeys(key for layout in (*layouts, *LAYOUTS) for key in layout.files(kind).keys))
 
 
+def places(path: str) -> set[str]:
+    """Names of the folders and archives on the way to a file, archives without their extensions."""
+    parts = re.split(r"/|: ", path)[:-1]
+    return {*parts, *(part.partition(".")[0] for part in parts)}
+
+
 def folder_kind(path: str) -> str | None:
     """Whether a file lies in a folder with a known name of video or text features: its kind, or None."""
-    parents = path.split("/")[:-1]
+    found = places(path)
     for kind, place in (("video", 0), ("text", 1)):
-        if any(pair[place] in parents for layout in LAYOUTS for pair in layout.folders):
+        if any(pair[place] in found for layout in LAYOUTS for pair in layout.folders):
             return kind
     return None
 
@@ -196,12 +202,12 @@ def fits(layout: Layout, kind: str, path: str, key: str, shape: tuple[int, ...])
     """
     files = layout.files(kind)
     return (
-        path.endswith(files.suffixes)
+        path.lower().endswith(files.suffixes)
         and (not key or key in files.keys)
         and len(shape) in files.ranks
         and (not files.widths or shape[-1] in files.widths)
         and (
             not layout.known_by_folders
-            or any(pair[kind == "text"] in path.split("/") for pair in layout.folders)
+            or any(pair[kind == "text"] in places(path) for pair in layout.folders)
         )
     )

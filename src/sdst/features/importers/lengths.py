@@ -64,21 +64,31 @@ def choose_clip_seconds(
     return best
 
 
-def require_words(records: Iterable[Record], num_tokens: Mapping[Qid, int]) -> None:
-    """Refuse a query that has fewer tokens than words, unless it was cut at the longest length of all.
+class QueryLengths:
+    """Refuses a query that has fewer tokens than words, unless it was cut at the longest length of all.
 
     Args:
         records: Annotated queries.
-        num_tokens: qid -> number of tokens.
-
-    Raises:
-        UserError: A query's features must be those of another query.
     """
-    longest = max(num_tokens.values(), default=0)
-    for record in records:
-        tokens, words = num_tokens.get(record.qid), len(record.query.split())
-        if tokens is not None and tokens < min(words, longest):
-            raise UserError(
-                f"qid {record.qid!r}: its file has {tokens} tokens, but the query has {words} words and other files "
-                f"have up to {longest} tokens; the file belongs to another query, correct the file names"
-            )
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._words = {record.qid: len(record.query.split()) for record in records}
+        self._longest = 0
+
+    def require(self, num_tokens: Mapping[Qid, int], advice: str = "") -> None:
+        """Check queries; earlier ones count for the longest length.
+
+        Args:
+            num_tokens: qid -> number of tokens.
+            advice: What else to do if one is refused.
+
+        Raises:
+            UserError: A query's features must be those of another query.
+        """
+        self._longest = max(self._longest, *num_tokens.values())
+        for qid, tokens in num_tokens.items():
+            if tokens < min(self._words[qid], self._longest):
+                raise UserError(
+                    f"qid {qid!r}: its file has {tokens} tokens, but the query has {self._words[qid]} words and other "
+                    f"files have up to {self._longest} tokens; it belongs to another query, correct its name{advice}"
+                )

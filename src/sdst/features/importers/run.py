@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from sdst.console.progress import progress_bars
 from sdst.console.terminal import printable
+from sdst.data.info import partial_path
 from sdst.errors import UserError
 from sdst.features.importers import layouts
 from sdst.features.importers.intake import MOST_HELD, Intake, Options
 from sdst.features.importers.joined import joined
-from sdst.features.importers.lengths import choose_clip_seconds, require_words
+from sdst.features.importers.lengths import QueryLengths, choose_clip_seconds
 from sdst.features.importers.sources import FIELDS, OPTIONS, Names, matches, open_source
 from sdst.features.writer import FeatureWriter
 
@@ -62,12 +63,13 @@ class Import:
 
     def __init__(self, args: argparse.Namespace, records: Sequence[Record], stack: ExitStack) -> None:
         self._args = args
-        self._records = records
+        self._lengths = QueryLengths(records)
         self._durations = {record.vid: record.duration for record in records}
         self._stack = stack
         self._writer: FeatureWriter | None = None
         self._clip_seconds: float | None = None
         self._told = False
+        self._totals = {"video": len(self._durations), "text": len({record.qid for record in records})}
         chosen = layouts.find(args.layout)
         given = {"video": args.video_name, "text": args.query_name}
         self._names = Names(
@@ -86,7 +88,7 @@ class Import:
             Options(chosen, args.query_key, _count(args.text_layers), args.text_axes, args.pooling),
             is_written=lambda qid: self._open().has_text(qid),
             write=lambda qid, array: self._open().write_text(qid, array),
-            check=lambda queries: None,
+            check=lambda queries: self._lengths.require({qid: num_tokens for qid, num_tokens, _ in queries}),
         )
         self._intakes = {"video": self._video, "text": self._text}
         self._sources = list(self._open_sources())
@@ -98,10 +100,8 @@ class Import:
             UserError: A file or archive cannot be used, or there is none for any video or query.
         """
         with progress_bars() as bars:
-            tasks = {
-                "video": bars.add_task("videos", total=len(self._durations)),
-                "text": bars.add_task("queries", total=len(self._records)),
-            }
+            titles = {"video": "videos", "text": "queries"}
+            tasks = {kind: bars.add_task(titles[kind], total=total) for kind, total in self._totals.items()}
 
             def take(found: Found) -> Intake:
                 kind, key, members = found
@@ -147,7 +147,8 @@ class Import:
         for intake in self._intakes.values():
             intake.write_held()
         writer = self._open()
-        require_words(self._records, {qid: writer.num_tokens(qid) for qid in self._text.keys})
+        lengths = {qid: writer.num_tokens(qid) for qid in self._text.keys}
+        self._lengths.require(lengths, f" and delete {partial_path(self._args.out)}")
         if self._video.num_cut:
             log.info("%d videos were cut to the shortest of their joined features", self._video.num_cut)
         args, found = self._args, dict[str, Any]()
@@ -204,6 +205,8 @@ class Import:
         return self._writer
 
     def _settle_clip_seconds(self, videos: Sequence[tuple[Qid, int, tuple[int, ...]]]) -> None:
+        if self._clip_seconds is not None:
+            return
         given, layout = self._args.clip_seconds, self._layout("video")
         choices = (given,) if given else layout.clip_seconds if layout else (DEFAULT_CLIP_SECONDS,)
         self._clip_seconds = choose_clip_seconds(videos, self._durations, choices)

@@ -174,11 +174,25 @@ def matches(
 def _in_tars(
     source: Source, names: Names, kinds: Sequence[str], seen: dict[tuple[str, str], str]
 ) -> Iterator[Match]:
-    for parts in source.tars:
+    own: set[tuple[str, str]] = (
+        set()
+    )  # the data set of the videos that were found; archives of other data sets are passed over
+    for parts in sorted(source.tars, key=lambda parts: layouts.folder_kind(f"{parts[0]}/") == "text"):
+        data_sets = _data_sets(f"{parts[0]}/")
+        if own and data_sets and not own & data_sets:
+            continue
         for member in tar_members(parts):
             if (found := names.find(member, kinds)) is not None:
                 _require_first(seen, *found, member)
+                if found[0] == "video":
+                    own |= data_sets
                 yield (*found, member)
+
+
+def _data_sets(path: str) -> set[tuple[str, str]]:
+    """The (video folder, query folder) of a layout, one of which is on the way to a file."""
+    found = layouts.places(path)
+    return {pair for layout in layouts.LAYOUTS for pair in layout.folders if found.intersection(pair)}
 
 
 def _require_first(seen: dict[tuple[str, str], str], kind: str, key: Qid, member: Member) -> None:
@@ -190,19 +204,14 @@ def _require_first(seen: dict[tuple[str, str], str], kind: str, key: Qid, member
 
 def _one_data_set(listed: list[Match]) -> list[Match]:
     """Leave out the folders of other data sets, whose qids may be the same."""
-    pairs = [pair for layout in layouts.LAYOUTS for pair in layout.folders]
-    places = [member.name.split("/")[:-1] for _, _, member in listed]
+    data_sets = [_data_sets(member.path) for _, _, member in listed]
     videos = Counter(
-        pair
-        for (kind, _, _), place in zip(listed, places, strict=True)
-        for pair in pairs
-        if kind == "video" and pair[0] in place
+        pair for row, found in zip(listed, data_sets, strict=True) for pair in found if row[0] == "video"
     )
     if not videos:
         return listed
     own = videos.most_common(1)[0][0]
-    others = {name for pair in pairs for name in pair} - set(own)
-    return [row for row, place in zip(listed, places, strict=True) if not others.intersection(place)]
+    return [row for row, found in zip(listed, data_sets, strict=True) if not found or own in found]
 
 
 def _spread(rows: list[Match], count: int = 64) -> Iterator[Match]:
