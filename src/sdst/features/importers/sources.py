@@ -106,6 +106,8 @@ class Names:
 
     def __init__(self, keys: dict[str, Iterable[Qid]], patterns: dict[str, Sequence[str]]) -> None:
         self._stems = {kind: _stems(FIELDS[kind], keys[kind], patterns[kind]) for kind in FIELDS}
+        # Numbers of parts of the patterns' paths; a pattern such as {vid}/features has two.
+        self._depths = {kind: {pattern.count("/") + 1 for pattern in patterns[kind]} for kind in FIELDS}
 
     def find(self, member: Member, kinds: Sequence[str]) -> tuple[str, Qid] | None:
         """The kind and key of a file, or None if nothing annotated has this name.
@@ -117,17 +119,21 @@ class Names:
         Raises:
             UserError: Both a video and a query have this name, and no folder tells them apart.
         """
-        stem = os.path.splitext(member.name.rpartition("/")[2])[0]  # Path objects are slow
-        stem = unicodedata.normalize("NFC", stem)
-        found = [kind for kind in kinds if stem in self._stems[kind]]
+        parts = unicodedata.normalize("NFC", os.path.splitext(member.name)[0]).split("/")
+        found = {
+            kind: self._stems[kind][stem]
+            for kind in kinds
+            for depth in self._depths[kind]
+            if (stem := "/".join(parts[-depth:])) in self._stems[kind]
+        }
         if len(found) > 1:
             known = layouts.folder_kind(member.path)
             if known is None:
                 raise UserError(
                     f"{member.path}: named after a video and a query; give --videos and --queries instead"
                 )
-            found = [known]
-        return (found[0], self._stems[found[0]][stem]) if found else None
+            return known, found[known]
+        return next(iter(found.items()), None)
 
     def example(self, kind: str) -> str:
         """A file name that would have been found."""
