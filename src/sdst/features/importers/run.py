@@ -252,6 +252,8 @@ class Import:
             f"clips; videos {video.width} wide ({self._video.dtype}), stored as layers {video_layers}; queries "
             f"{text.width} wide ({self._text.dtype}{order}), stored as layers {text_layers}"
         )
+        if any((layout := self._layout(kind)) and layout.files(kind).last_layer for kind in FIELDS):
+            line += "; where not named, layers are numbered so that the last is the backbone's last"
         sys.stdout.write(printable(line) + "\n")
 
 
