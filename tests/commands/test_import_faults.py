@@ -211,7 +211,7 @@ def test_clips_on_the_second_axis_are_refused(files, capsys):
 def test_transposed_features_are_refused(files, capsys):
     for length in (63, 75):
         for vid, layers in files.videos.items():
-            array = np.resize(layers, (length if vid == "c" else 75, 8)).T
+            array = np.resize(layers, (length if vid == "c" else 75, 768)).T
             np.savez(files.folder / "vid_feats" / f"{vid}.npz", features=array)
         printed = refused(files, capsys, "--from", files.folder, "--backbone", "x")
         assert "clips must be the first axis" in printed
