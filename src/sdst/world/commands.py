@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
-SIZES = {"demo": (240, 40, 40), "laptop": (320, 40, 40)}
+SIZES = {"demo": (240, 40, 40), "laptop": (320, 135, 135)}
 """Number of train, val and test videos."""
 
 
@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
         "--scenes", type=at_least(10), default=1000, help="number of scenes to draw (default: %(default)s)"
     )
     train.add_argument(
-        "--steps", type=at_least(1), default=5500, help="number of training steps (default: %(default)s)"
+        "--steps", type=at_least(1), default=5000, help="number of training steps (default: %(default)s)"
     )
     train.add_argument(
         "--seed",
