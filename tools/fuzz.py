@@ -155,7 +155,9 @@ def make_kinds(corpus: Corpus, run: Path, folder: Path) -> dict[str, Kind]:
     def read_array(path: Path) -> None:
         for kind in ("video", "text"):
             with contextlib.suppress(UserError):
-                contents = read_contents(path.read_bytes(), str(path), usual=["features", "last_hidden_state"])
+                contents = read_contents(
+                    path.read_bytes(), str(path), usual=["features", "last_hidden_state"]
+                )
                 decide(kind, [contents]).apply(contents)
 
     def import_archive(path: Path) -> None:

@@ -160,6 +160,8 @@ class Import:
             found["video_layers"] = self._numbers("video")
         if args.text_layers is None:
             found["text_layers"] = self._numbers("text")
+        if any(intake.simulated for intake in self._intakes.values()):
+            found["simulated"] = True
         writer.finish(**found)
 
     def _open_sources(self) -> Iterator[Files]:
