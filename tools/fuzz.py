@@ -43,7 +43,8 @@ from sdst.cli import main
 from sdst.errors import UserError
 from sdst.features.backbone.sizes import SHIPPED, read_config
 from sdst.features.backbone.weights import read_tensors
-from sdst.features.importers import read_query, read_video
+from sdst.features.importers.arrays import read_contents
+from sdst.features.importers.axes import decide
 from sdst.features.writer import FeatureWriter
 from sdst.sweeps.tables import experiments_dir
 
@@ -134,6 +135,15 @@ def make_kinds(corpus: Corpus, run: Path, folder: Path) -> dict[str, Kind]:
     np.save(arrays[0], np.ones((4, 2, 3, 5), np.float32))
     np.savez(arrays[1], features=np.ones((4, 5)), last_hidden_state=np.ones((4, 5)))
     torch.save(torch.ones(4, 2, 5), arrays[2])
+    packed_rows = folder / "packed.jsonl"
+    packed_rows.write_text(json.dumps({"qid": 7, "vid": "array", "duration": 8, "query": "a query"}))
+    packed = folder / "packed"
+    packed.mkdir()
+    for name in ("array.npz", "7.npz"):
+        shutil.copy(arrays[1], packed / name)
+    archives = [
+        Path(shutil.make_archive(str(folder / "packed"), kind, packed)) for kind in ("tar", "gztar", "zip")
+    ]
     weights = [
         folder / "weights.pt",
         SHIPPED["small-world"] / "weights.safetensors",
@@ -143,9 +153,16 @@ def make_kinds(corpus: Corpus, run: Path, folder: Path) -> dict[str, Kind]:
     sizes.write_text(json.dumps({"vision": VISION, "text": TEXT}))
 
     def read_array(path: Path) -> None:
-        for read in (lambda: read_video(path, "avg"), lambda: read_query(path)):
+        for kind in ("video", "text"):
             with contextlib.suppress(UserError):
-                read()
+                contents = read_contents(
+                    path.read_bytes(), str(path), usual=["features", "last_hidden_state"]
+                )
+                decide(kind, [contents]).apply(contents)
+
+    def import_archive(path: Path) -> None:
+        options = ["--annotations", packed_rows, "--from", path, "--out", path.with_name("imported.h5")]
+        command("features", "import", *options, "--backbone", "b")
 
     def read_features(path: Path) -> None:
         command("features", "inspect", path)
@@ -198,6 +215,7 @@ def make_kinds(corpus: Corpus, run: Path, folder: Path) -> dict[str, Kind]:
         ),
         "journals": Kind([journal], continue_writing, []),
         "arrays": Kind(arrays, read_array, [mutate_arrays]),
+        "archives": Kind(archives, import_archive, []),
         "backbone weights": Kind(weights, read_tensors, []),
         "backbone sizes": Kind([sizes], read_config, [mutate_json]),
     }

@@ -9,7 +9,8 @@ import torch
 
 from sdst.data.store import FeatureStore
 from sdst.errors import UserError
-from sdst.features.importers import import_main, read_query, read_video
+from sdst.features.importers import intake
+from sdst.features.importers.commands import import_main
 
 ROWS = {  # split -> qid -> (vid, duration)
     "train": {0: ("a", 6.0), 1: ("a", 6.0), 2: ("b-1", 4.0)},
@@ -55,7 +56,8 @@ def fill(folder: Path, suffix: str, video_shape: tuple[int, ...], text_shape: tu
     for rows in ROWS.values():
         for qid, (vid, duration) in rows.items():
             save(folder / "v" / f"{vid}{suffix}", normal(round(duration / 2), *video_shape), "features")
-            save(folder / "q" / f"qid{qid}{suffix}", normal(4, *text_shape), "last_hidden_state")
+            num_tokens = 4 + len(str(qid))  # lengths of queries vary, and show which axis counts tokens
+            save(folder / "q" / f"qid{qid}{suffix}", normal(num_tokens, *text_shape), "last_hidden_state")
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".pt"])
@@ -99,7 +101,18 @@ def test_coverage_is_reported_per_split(folder, capsys):
     assert ["val.jsonl", "1/1", "1/1", "1"] in cells
     assert "2 videos and queries have no features" in printed.err
     missing = [json.loads(line) for line in (folder / "f.missing.jsonl").read_text().splitlines()]
-    assert missing == [{"split": "train.jsonl", "vid": "b-1"}, {"split": "train.jsonl", "qid": "0"}]
+    assert missing == [
+        {"split": "train.jsonl", "vid": "b-1"},
+        {"split": "train.jsonl", "qid": "0"},
+        {"split": "val.jsonl", "vid": "c", "clips": 8, "expected": 10},
+    ]
+
+
+def test_another_length_alone_gives_exit_status_3(folder, capsys):
+    fill(folder, ".npy", (3, 7), (3, 5))
+    save(folder / "v" / "c.npy", normal(8, 3, 7))
+    assert run(folder) == 3
+    assert "1 videos have another length" in capsys.readouterr().err
 
 
 def test_file_name_patterns(folder):
@@ -111,50 +124,31 @@ def test_file_name_patterns(folder):
 
 def test_a_name_pattern_without_files_is_refused(folder):
     fill(folder, ".npy", (3, 7), (3, 5))
-    with pytest.raises(UserError, match=r"no file for any qid, e\.g\. x_0.*check --queries and --query-name"):
-        run(folder)
+    with pytest.raises(UserError, match=r"no file for any qid, e\.g\. q0.*check --queries and --query-name"):
+        run(folder, "--query-name", "q{qid}")
+    assert not list(folder.glob("f.h5*"))
 
 
 @pytest.mark.parametrize("broken", ["video", "query"])
-def test_an_interrupted_import_continues(folder, broken):
+def test_an_interrupted_import_continues(folder, broken, monkeypatch):
+    monkeypatch.setattr(intake, "MOST_HELD", 1)  # decide on axes after one file, and write all others at once
     fill(folder, ".npy", (3, 7), (3, 5))
     victim = folder / "v" / "c.npy" if broken == "video" else folder / "q" / "qid2.npy"
     content = victim.read_bytes()
     victim.write_bytes(content[:-5])
+    options = ["--query-name", "qid{qid}", "--text-axes", "tokens,layers"]
     with pytest.raises(UserError, match=f"{victim.name}: damaged or not an array file"):
-        run(folder, "--query-name", "qid{qid}")
+        run(folder, *options)
     victim.write_bytes(content)
     (folder / "v" / "b-1.npy").write_bytes(b"already imported, so never read again")
-    assert run(folder, "--query-name", "qid{qid}") == 0
+    assert run(folder, *options) == 0
 
 
-@pytest.mark.parametrize("name", ["v.npy", "v.npz", "v.pt"])
-def test_damaged_files_are_refused(tmp_path, name):
-    path = tmp_path / name
-    save(path, normal(4, 7), "features")
-    whole = path.read_bytes()
-    for content in (b"", b"\x93NUMPY junk", whole[:60], whole[: len(whole) // 2]):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match=f"{name}: damaged or not an array file"):
-            read_video(path, "avg")
-
-
-def test_unsupported_contents_are_refused(tmp_path):
-    save(tmp_path / "v.npz", normal(4, 7), "wrong")
-    with pytest.raises(UserError, match=r"v\.npz: has no array 'features'"):
-        read_video(tmp_path / "v.npz", "avg")
-    torch.save({"features": torch.ones(2, 2)}, tmp_path / "v.pt")
-    with pytest.raises(UserError, match=r"v\.pt: damaged or not an array file"):
-        read_video(tmp_path / "v.pt", "avg")
-    for shape in ((4,), (4, 1, 2, 3, 5)):
-        save(tmp_path / "v.npy", normal(*shape))
-        with pytest.raises(UserError, match=r"v\.npy: has shape"):
-            read_video(tmp_path / "v.npy", "avg")
-        with pytest.raises(UserError, match=r"v\.npy: has shape"):
-            read_query(tmp_path / "v.npy")
-    save(tmp_path / "v.npy", normal(4, 3, 6, 7))
+def test_all_tokens_need_a_pooling(folder):
+    fill(folder, ".npy", (3, 6, 7), (3, 5))
     with pytest.raises(UserError, match="choose --pooling avg or cls"):
-        read_video(tmp_path / "v.npy", "adaptive")
+        run(folder)
+    assert not list(folder.glob("f.h5*"))
 
 
 def test_help_states_the_shapes_and_keys_that_are_read(capsys):

@@ -13,7 +13,7 @@ from helpers.corpus import Corpus, make_rows, write_rows
 from sdst.cli import main
 
 NAMES = ["annotations", "predictions", "features", "checkpoints", "run folders", "experiments", "reports"]
-NAMES += ["analysed runs", "journals", "arrays", "backbone weights", "backbone sizes"]
+NAMES += ["analysed runs", "journals", "arrays", "archives", "backbone weights", "backbone sizes"]
 
 
 @pytest.fixture(scope="module")

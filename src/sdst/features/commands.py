@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 OWN_PARSER = {
     "merge": ("sdst.features.merge", "merge_main"),
-    "import": ("sdst.features.importers", "import_main"),
+    "import": ("sdst.features.importers.commands", "import_main"),
 }
 """Tools with their own argument parser -> (module, function)."""
 MOST_PRINTED = 20  # problems; a wrong file can have one per item
@@ -63,16 +63,21 @@ def main(argv: Sequence[str]) -> int:
     add = simulate.add_argument
     add("annotations", type=Path, nargs="+", help="annotation files")
     add("--out", type=Path, required=True, metavar="F.h5", help="feature file to write or to continue")
+    add(
+        "--layout",
+        choices=["sdst"],
+        help="write the authors' layout instead: five layers in the folders, or the .tar.gz, .tar or .zip, of --out",
+    )
     add("--clip-seconds", type=positive_number, default=2.0, metavar="S", help="clip length (%(default)s)")
     add("--video-dim", type=int, default=768, metavar="N", help="width of video features (%(default)s)")
     add("--text-dim", type=int, default=1024, metavar="N", help="width of query features (%(default)s)")
-    add("--levels", type=int, default=4, metavar="N", help="deepest layers of each tower (%(default)s)")
+    add("--levels", type=int, metavar="N", help="deepest layers of each tower (4; 5 with --layout)")
     add("--pooling", nargs="+", choices=["adaptive", "avg", "cls"], default=["adaptive"], help="(adaptive)")
     add("--seed", type=int, default=0, metavar="N", help="another seed gives other features (%(default)s)")
     simulate.set_defaults(tool=_simulate)
 
     tools.add_parser("merge", help="join feature files of different videos, e.g. shards")
-    tools.add_parser("import", help="make a feature file from feature folders of other projects")
+    tools.add_parser("import", help="make a feature file from published features")
 
     args = parser.parse_args(argv)
     status: int = args.tool(args)
@@ -155,18 +160,27 @@ def _text_problems(store: FeatureStore, records: list[Record]) -> list[str]:
 
 
 def _simulate(args: Namespace) -> int:
-    from sdst.features.simulate import write_simulated
+    from sdst.features.simulate import Simulation, write_simulated
+    from sdst.features.simulated_folders import write_folders
 
-    write_simulated(
-        _read_records(args.annotations),
-        args.out,
-        clip_seconds=args.clip_seconds,
-        video_dim=args.video_dim,
-        text_dim=args.text_dim,
-        levels=args.levels,
-        poolings=list(dict.fromkeys(args.pooling)),
-        seed=args.seed,
-    )
+    records = _read_records(args.annotations)
+    poolings = list(dict.fromkeys(args.pooling))
+    sizes: dict[str, Any] = {
+        "clip_seconds": args.clip_seconds,
+        "video_dim": args.video_dim,
+        "text_dim": args.text_dim,
+        "levels": args.levels or (5 if args.layout else 4),
+        "poolings": poolings,
+        "seed": args.seed,
+    }
+    if args.layout is None:
+        write_simulated(records, args.out, **sizes)
+    elif len(poolings) > 1:
+        raise UserError(
+            f"sdst features simulate: --layout {args.layout} has one pooling, got {len(poolings)}"
+        )
+    else:
+        write_folders(Simulation.of(records, **sizes), args.out)
     log.info("%s: simulated features written", args.out)
     return 0
 

@@ -36,12 +36,13 @@ class FeatureWriter:
 
     Args:
         path: The feature file to write. Its folder is created.
-        backbone: Name of the network.
+        backbone: Name of the network; None if only ``finish`` knows it, as with the next three.
         video_layers: Layer numbers of the video tower, increasing.
         text_layers: Layer numbers of the text tower, increasing.
         clip_seconds: Length of a clip.
         simulated: Whether the features are simulated.
         extra: Additional root attributes.
+        settings: Other options that a journal must share to be continued; they are not stored.
 
     Raises:
         UserError: The file exists; another process writes it; its journal was started with other attributes.
@@ -51,40 +52,38 @@ class FeatureWriter:
         self,
         path: str | Path,
         *,
-        backbone: str,
-        video_layers: Sequence[int],
-        text_layers: Sequence[int],
-        clip_seconds: float,
+        backbone: str | None,
+        video_layers: Sequence[int] | None,
+        text_layers: Sequence[int] | None,
+        clip_seconds: float | None,
         simulated: bool = False,
         extra: dict[str, Scalar] | None = None,
+        settings: dict[str, Scalar | None] | None = None,
     ) -> None:
         self._path = Path(path)
         if self._path.exists():
             raise UserError(
                 f"{path}: already exists and is never overwritten; delete it or choose another name"
             )
-        for kind, layers in (("video_layers", video_layers), ("text_layers", text_layers)):
-            if not layers or list(layers) != sorted(set(layers)):
-                raise UserError(
-                    f"{path}: {kind} must be increasing, got {list(layers)}; list them from shallow to deep"
-                )
         self._attrs: dict[str, Any] = {
             **(extra or {}),
             "format": FORMAT,
             "version": VERSION,
             "backbone": backbone,
-            "video_layers": list(map(int, video_layers)),
-            "text_layers": list(map(int, text_layers)),
-            "clip_seconds": float(clip_seconds),
+            "video_layers": self._layers("video_layers", video_layers),
+            "text_layers": self._layers("text_layers", text_layers),
+            "clip_seconds": None if clip_seconds is None else float(clip_seconds),
             "created_by": f"sdst {__version__}",
             "simulated": simulated,
         }
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._journal = Journal(partial_path(self._path), self._attrs)
+            header = self._attrs | ({"settings": settings} if settings else {})
+            self._journal = Journal(partial_path(self._path), header)
         except OSError as error:
             raise cannot_write(path, error) from None
-        self._widths = {_group(key): self._journal.shape(key)[2] for key in self._journal.keys}  # Dv or Dt
+        # (number of layers, Dv or Dt) of each group
+        self._sizes = {_group(key): self._journal.shape(key)[1:] for key in self._journal.keys}
 
     def has_video(self, vid: str, pooling: str) -> bool:
         """Whether this video is already written with this pooling."""
@@ -101,7 +100,7 @@ class FeatureWriter:
             UserError: The array has another rank, layer count or width, it holds NaN or Inf in float16, or the video
                 is already written.
         """
-        self._write(f"video/{pooling}", vid, array, len(self._attrs["video_layers"]))
+        self._write(f"video/{pooling}", vid, array, self._attrs["video_layers"])
 
     def write_text(self, qid: Qid, array: ArrayLike) -> None:
         """Add a query's features (L, n, Dt), CLS token first, stored as float16.
@@ -109,16 +108,26 @@ class FeatureWriter:
         Raises:
             UserError: See ``write_video``.
         """
-        self._write("text", str(qid), array, len(self._attrs["text_layers"]))
+        self._write("text", str(qid), array, self._attrs["text_layers"])
 
-    def finish(self) -> None:
+    def num_tokens(self, qid: Qid) -> int:
+        """L of a query that is written."""
+        return self._journal.shape(f"text/{qid}")[0]
+
+    def finish(self, **found: Any) -> None:
         """Make the HDF5 file from the journal, put it in place under its name, and delete the journal.
+
+        Args:
+            **found: The attributes that were None at the beginning.
 
         Raises:
             UserError: No video or no query was written.
         """
         if len({key.partition("/")[0] for key in self._journal.keys}) < 2:
             raise UserError(f"{self._path}: no video or no query was written; the annotations must have both")
+        for kind in {"video_layers", "text_layers"} & found.keys():
+            found[kind] = self._layers(kind, found[kind])
+        self._attrs |= found
         with atomic_path(self._path, alone=True) as temporary, new_hdf5(temporary) as (file, output):
             file.attrs.update(self._attrs)
             for key in track(sorted(self._journal.keys), f"writing {self._path.name}"):
@@ -133,20 +142,32 @@ class FeatureWriter:
     def __exit__(self, *exception: object) -> None:
         self._journal.close()
 
-    def _write(self, group: str, name: str, array: ArrayLike, num_layers: int) -> None:
+    def _layers(self, kind: str, layers: Sequence[int] | None) -> list[int] | None:
+        if layers is None:
+            return None
+        if not layers or list(layers) != sorted(set(layers)):
+            raise UserError(
+                f"{self._path}: {kind} must be increasing, got {list(layers)}; list them from shallow to deep"
+            )
+        return list(map(int, layers))
+
+    def _write(self, group: str, name: str, array: ArrayLike, layers: Sequence[int] | None) -> None:
         key = f"{group}/{name}"
         if not can_name_features(name):
             raise UserError(f"{self._path}: {name!r} cannot name features; use a name without '/'")
         if key in self._journal.keys:
             raise UserError(f"{self._path}: /{key} is already written; write every item once")
         data = to_float16(array, f"{self._path}: /{key}")
-        if data.ndim != 3 or 0 in data.shape or data.shape[1] != num_layers:
+        num_layers = len(layers) if layers else self._sizes[group][0] if group in self._sizes else None
+        if data.ndim != 3 or 0 in data.shape or num_layers not in {None, data.shape[1]}:
             raise UserError(
-                f"{self._path}: /{key} has shape {data.shape}, expected (n, {num_layers}, width); check its source"
+                f"{self._path}: /{key} has shape {data.shape}, expected (n, {num_layers or 'layers'}, width); "
+                "check its source"
             )
-        if self._widths.setdefault(group, data.shape[2]) != data.shape[2]:
+        width = self._sizes.setdefault(group, data.shape[1:])[1]
+        if data.shape[2] != width:
             raise UserError(
-                f"{self._path}: /{key} is {data.shape[2]} wide, expected {self._widths[group]}; check its source"
+                f"{self._path}: /{key} is {data.shape[2]} wide, expected {width}; check its source"
             )
         self._journal.append(key, data)
 
