@@ -252,7 +252,7 @@ def _sha256(path: Path) -> str:
 
 def _facts(found: DataCheck) -> dict[str, Any]:
     """The findings as JSON values."""
-    facts = {
+    facts: dict[str, Any] = {
         "splits": [{**asdict(row), "path": str(row.path)} for row in found.splits],
         "features": str(found.features),
         "fingerprint": found.fingerprint,
