@@ -44,6 +44,7 @@ COMMANDS = {
     ),
     "extract": ("sdst.features.extract", "extract features of videos and their queries into one file"),
     "features": ("sdst.features.commands", "inspect, validate, merge, import or simulate feature files"),
+    "data": ("sdst.features.readiness", "check whether a data set is ready: annotations and features"),
     "world": (
         "sdst.world.commands",
         "make videos of a synthetic world of moving shapes, or train its small backbone",

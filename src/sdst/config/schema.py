@@ -23,6 +23,8 @@ SCORES = ("auto", "both", "class", "actionness")
 class Levels:
     """Which backbone layers the model reads, counted back from the last one stored.
 
+    A tower of which a single layer is stored, as in most published features, gives that layer K times, like ``last``.
+
     Attributes:
         count: Number of levels K.
         source: ``intermediate`` layers, or the ``last`` layer K times, of both towers.
@@ -62,7 +64,7 @@ class Levels:
         return self._choose(stored, self.text_stride)
 
     def _choose(self, stored: Sequence[int], stride: int) -> list[int]:
-        step = stride if self.source == "intermediate" else 0
+        step = stride if self.source == "intermediate" and len(stored) > 1 else 0
         layers = [max(stored) - step * back for back in reversed(range(self.count))]
         return layers if self.direction == "ascending" else layers[::-1]
 

@@ -90,6 +90,12 @@ class GroundingDataModule(L.LightningDataModule):
                 f"{features}: made with clips of {info.clip_seconds:g} s, but data.clip_seconds is "
                 f"{clip_seconds:g}; set data.clip_seconds={info.clip_seconds:g} or extract again"
             )
+        if len(info.video_layers) == 1 < self.levels.count and self.levels.source == "intermediate":
+            logger.warning(
+                "%s: holds one layer, which stands for all %d levels, as with levels.source=last",
+                features,
+                self.levels.count,
+            )
         self.store = FeatureStore(
             features,
             pooling=pooling,

@@ -11,6 +11,7 @@ from sdst.data.annotations import read_annotations
 from sdst.data.datamodule import GroundingDataModule
 from sdst.data.fingerprint import fingerprint
 from sdst.errors import UserError
+from sdst.features.simulate import write_simulated
 
 
 def make_module(corpus: Corpus, **changes: object) -> GroundingDataModule:
@@ -130,3 +131,20 @@ def test_features_of_another_clip_length_are_refused(corpus: Corpus) -> None:
 def test_a_split_is_read_once(corpus: Corpus) -> None:
     module = make_module(corpus)
     assert module.load("val") is module.load("val")
+
+
+@pytest.mark.parametrize(("stored", "warned"), [(1, True), (2, False)])
+def test_features_of_one_layer_are_repeated_with_a_warning(
+    corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture, stored: int, warned: bool
+) -> None:
+    records = [record for path in corpus.paths.values() for record in read_annotations(path).records]
+    features = tmp_path / "few_layers.h5"
+    write_simulated(records, features, video_dim=16, text_dim=16, levels=stored)
+    data = make_module(corpus, features=str(features), levels=Levels(count=2))
+    assert data.recipe["video_layers"] == ([40, 40] if stored == 1 else [39, 40])
+    assert ("holds one layer" in caplog.text) == warned
+
+
+def test_fewer_stored_layers_than_levels_are_refused_with_the_ways_on(corpus: Corpus) -> None:
+    with pytest.raises(UserError, match=r"not all stored.*levels=k1.*levels\.source=last"):
+        make_module(corpus, levels=Levels(count=19))

@@ -258,6 +258,12 @@ def test_levels_count_back_from_the_last_layer(k: int, stride: int, source: str,
     assert levels.text_layers(stored) == (expected if deepest_first else expected[::-1])
 
 
+@given(st.integers(1, 5), st.integers(1, 3), st.sampled_from(["ascending", "descending"]))
+def test_a_tower_stored_as_one_layer_gives_it_at_every_level(k: int, stride: int, direction: str) -> None:
+    levels = Levels(k, "intermediate", stride, direction)
+    assert levels.video_layers([40]) == levels.text_layers([40]) == [40] * k
+
+
 @pytest.mark.parametrize(
     "change", [{"count": 0}, {"stride": 0}, {"text_stride": 0}, {"source": "first"}, {"direction": "up"}]
 )
