@@ -1,7 +1,8 @@
-"""SIGTERM saves a run and stops it; the resumed run gives the result of an uninterrupted one."""
+"""SIGTERM and Ctrl-C save a run and stop it; the resumed run gives the result of an uninterrupted one."""
 
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,17 @@ def uninterrupted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> P
     return run_dir
 
 
-def terminate_at(monkeypatch: pytest.MonkeyPatch, method: str, call: int) -> None:
-    """Send SIGTERM to this process at the nth call of a method of the module."""
+def terminate_at(
+    monkeypatch: pytest.MonkeyPatch, method: str, call: int, signals: Sequence[int] = (signal.SIGTERM,)
+) -> None:
+    """Send signals to this process at the nth call of a method of the module."""
     original, calls = getattr(GroundingModule, method), []
 
     def noted(self: GroundingModule, *arguments: Any) -> Any:
         calls.append(None)
         if len(calls) == call:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for number in signals:
+                os.kill(os.getpid(), number)
         return original(self, *arguments)
 
     monkeypatch.setattr(GroundingModule, method, noted)
@@ -44,7 +48,7 @@ def terminate_at(monkeypatch: pytest.MonkeyPatch, method: str, call: int) -> Non
         ("training_step", 8, ["data.num_workers=1"], 1, 8),
         ("training_step", 5, [], 0, 5),  # last step of its epoch: validation follows
         ("training_step", 10, [], 1, 10),  # last step of the run
-        ("validation_step", 2, [], 0, 5),
+        ("validation_step", 2, ["data.num_workers=1"], 0, 5),
         ("validation_step", 8, [], 1, 10),  # evaluation of the best checkpoint
     ],
 )
@@ -73,6 +77,51 @@ def test_run_stopped_by_sigterm_resumes_to_the_uninterrupted_result(
     assert (load(run_dir / LAST)["epoch"], load(run_dir / LAST)["global_step"]) == (epoch, step)
     assert main(["train", f"resume={run_dir}"]) == 0
     assert_same_result(run_dir, uninterrupted)
+
+
+@pytest.mark.parametrize(
+    ("method", "call", "epoch", "step"), [("training_step", 8, 1, 8), ("validation_step", 2, 0, 5)]
+)
+def test_ctrl_c_saves_and_stops_like_sigterm(
+    corpus: Corpus,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    uninterrupted: Path,
+    method: str,
+    call: int,
+    epoch: int,
+    step: int,
+) -> None:
+    run_dir = tmp_path / "run"
+    handler = signal.getsignal(signal.SIGINT)
+    terminate_at(monkeypatch, method, call, [signal.SIGINT])
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *corpus.overrides, *STEPS, "data.num_workers=1", f"run_dir={run_dir}"])
+    monkeypatch.undo()
+    assert ended.value.code == 130
+    assert signal.getsignal(signal.SIGINT) == handler
+    assert caplog.messages[-1] == f"stopped by SIGINT; continue with: sdst train resume={run_dir}"
+    assert (load(run_dir / LAST)["epoch"], load(run_dir / LAST)["global_step"]) == (epoch, step)
+    assert main(["train", f"resume={run_dir}"]) == 0
+    assert_same_result(run_dir, uninterrupted)
+
+
+def test_a_second_ctrl_c_stops_at_once(
+    corpus: Corpus,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    terminate_at(monkeypatch, "training_step", 2, [signal.SIGINT, signal.SIGINT])
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *corpus.overrides, *STEPS, f"run_dir={tmp_path / 'run'}"])
+    assert ended.value.code == 130
+    assert caplog.messages[-2:] == [
+        "stopping after this step; Ctrl-C again stops at once, without saving",
+        f"stopped by SIGINT; continue with: sdst train resume={tmp_path / 'run'}",
+    ]
+    assert not (tmp_path / "run" / LAST).exists()
 
 
 def test_a_run_stopped_within_a_repeated_epoch_resumes_to_the_same_result(

@@ -18,6 +18,7 @@ from sdst.data.fingerprint import fingerprint
 from sdst.data.sampler import EpochSampler
 from sdst.data.store import FeatureStore
 from sdst.errors import UserError
+from sdst.files.orphans import begin_worker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -196,6 +197,7 @@ class GroundingDataModule(L.LightningDataModule):
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=begin_worker,
         )
 
     def setup(self, stage: str) -> None:
@@ -233,12 +235,13 @@ class GroundingDataModule(L.LightningDataModule):
         return "test" if "test" in self.paths else self.validation_split
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch and how many of its batches are done, so that a resumed run serves the others."""
+        """The epoch in which a resumed run continues, and how many of its batches are done."""
         if self.trainer is None:
             return dict(self._position)
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        done = 0 if progress.is_last_batch else progress.current.ready
-        return {"epoch": self.trainer.current_epoch, "batches": done}
+        if progress.is_last_batch:
+            return {"epoch": self.trainer.current_epoch + 1, "batches": 0}
+        return {"epoch": self.trainer.current_epoch, "batches": progress.current.ready}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Continue from a checkpoint's place; call before the training loader is made, as the trainer does."""

@@ -57,7 +57,7 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
 
     Raises:
         UserError: The folder holds a run or cannot be written, or any input is bad.
-        Stopped: SIGTERM has come; the run is saved.
+        Stopped: SIGTERM or Ctrl-C has come; the run is saved.
     """
     if is_first():
         check_folder(RunFolder(run_dir), resume)  # before anything is written
