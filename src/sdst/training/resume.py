@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from sdst.config.checks import num_processes, resolve_auto_options
 from sdst.config.compose import compose
 from sdst.errors import UserError
+from sdst.files.atomic import remove_leftovers
 from sdst.files.locks import lock
 from sdst.training.run_folder import LAST, RunFolder
 from sdst.untrusted.loggers import check_stored_loggers
@@ -127,7 +128,9 @@ def _belongs_to_another(run_dir: Path) -> bool:
 
 @contextmanager
 def run_lock(run_dir: Path) -> Iterator[None]:
-    """Keep other processes from training this run. Creates its folder, and removes it again if it stays empty.
+    """Keep other processes from training this run, and remove the temporary files of a killed one.
+
+    Creates its folder, and removes it again if it stays empty.
 
     The kernel releases the lock when the process ends, however it ends.
 
@@ -138,6 +141,8 @@ def run_lock(run_dir: Path) -> Iterator[None]:
     with (run_dir / LOCK).open("a") as file:
         if not lock(file):
             raise UserError(f"{run_dir}: another process trains this run; wait, or choose another run_dir")
+        for folder in (run_dir, run_dir / LAST.parent):
+            remove_leftovers(folder)
         try:
             yield
         finally:

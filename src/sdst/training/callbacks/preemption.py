@@ -36,10 +36,6 @@ class StopOnSignal(Callback):
         self.run = run
         self._came = 0  # number of the signal
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Note signals from now on, because Lightning turns Ctrl-C into exit status 1."""
-        self.on_train_start(trainer, pl_module)
-
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Replace Lightning's handlers, which would stop the run in the middle of a validation."""
 
