@@ -54,6 +54,13 @@ COMMANDS = {
 }
 """Command -> (module with a ``main(argv) -> exit status``, one line of help)."""
 
+GOES_ON = {
+    "train": "; a run that has begun continues with: sdst train resume=latest",
+    **dict.fromkeys(
+        ("sweep", "extract", "features", "world", "demo"), "; repeat the command to continue where it stopped"
+    ),
+}
+"""Command -> how it goes on after Ctrl-C, if it can."""
 GROUPS = ("data", "model", "attention", "order", "levels", "pooling", "loss", "scale", "recipe", "experiment")
 """Groups of the configuration that the help lists, if they exist."""
 LINE = 90
@@ -83,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"sdst: error: {printable(' '.join(str(error).split()))}\n")
         return 2
     except KeyboardInterrupt:
+        sys.stderr.write(f"sdst {args[0]}: interrupted{GOES_ON.get(args[0], '')}\n")
         return 130
     except BrokenPipeError:
         # The reader of our stdout (head, less) has closed it; without this the interpreter complains on exit.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -18,6 +20,7 @@ from sdst.data.fingerprint import fingerprint
 from sdst.data.sampler import EpochSampler
 from sdst.data.store import FeatureStore
 from sdst.errors import UserError
+from sdst.files.orphans import begin_worker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -202,6 +205,7 @@ class GroundingDataModule(L.LightningDataModule):
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=begin_worker,
         )
 
     def setup(self, stage: str) -> None:
@@ -238,14 +242,34 @@ class GroundingDataModule(L.LightningDataModule):
     def _prediction_split(self) -> str:
         return "test" if "test" in self.paths else self.validation_split
 
-    def state_dict(self) -> dict[str, int]:
-        """The epoch and how many of its batches are done, so that a resumed run serves the others."""
-        if self.trainer is None:
-            return dict(self._position)
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        done = 0 if progress.is_last_batch else progress.current.ready
-        return {"epoch": self.trainer.current_epoch, "batches": done}
+    @cached_property
+    def annotation_hashes(self) -> dict[str, str]:
+        """Split -> SHA-256 of its annotation file, as it is at the first call."""
+        return {
+            split: hashlib.sha256(Path(path).read_bytes()).hexdigest() for split, path in self.paths.items()
+        }
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continue from a checkpoint's place; call before the training loader is made, as the trainer does."""
-        self._position = dict(state_dict)
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch in which a resumed run continues, how many of its batches are done, and what the files held."""
+        epoch, batches = self._position["epoch"], self._position["batches"]
+        if self.trainer is not None:
+            progress = self.trainer.fit_loop.epoch_loop.batch_progress
+            epoch, batches = self.trainer.current_epoch, progress.current.ready
+            if progress.is_last_batch:
+                epoch, batches = epoch + 1, 0
+        return {"epoch": epoch, "batches": batches, "annotations": self.annotation_hashes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a checkpoint's place; call before the training loader is made, as the trainer does.
+
+        Raises:
+            UserError: An annotation file has changed, so the run would go on with other samples, or choose the best
+                epoch among epochs that were scored against other moments. Older checkpoints do not know.
+        """
+        for split, begun in state_dict.get("annotations", {}).items():
+            if self.annotation_hashes.get(split, begun) != begun:
+                raise UserError(
+                    f"{self.paths[split]}: the {split} annotations have changed since the run was begun; put that "
+                    "file back, or start a new run"
+                )
+        self._position = {"epoch": state_dict["epoch"], "batches": state_dict["batches"]}

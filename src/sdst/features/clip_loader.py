@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from sdst.features.video import ClipSpec, VideoError, VideoReader
+from sdst.files.orphans import begin_worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,7 +51,8 @@ def load_clips(
         batch_size=None,
         num_workers=num_workers,
         in_order=False,
-        # Not "fork": a forked worker outlives a killed parent for seconds and keeps the lock on its output file.
+        worker_init_fn=begin_worker,
+        # Not "fork", which copies the memory of a process with threads of FFmpeg and PyTorch.
         multiprocessing_context="spawn" if num_workers else None,
     )
 

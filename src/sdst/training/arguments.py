@@ -34,8 +34,9 @@ class Arguments:
     """A checked command line.
 
     Attributes:
-        overrides: All overrides but ``resume=``.
+        overrides: All overrides but ``resume=`` and ``trust=``.
         resume: Value of ``resume=``, or "" without it.
+        trusts: Whether ``trust=true`` was given, which lets a stored run build any logger.
         is_multirun: Whether the command trains several jobs.
         flags: Flags for Hydra, except ``-m``.
         shows: The flag that makes Hydra show something instead of training, or "".
@@ -46,6 +47,7 @@ class Arguments:
 
     overrides: list[str]
     resume: str
+    trusts: bool
     is_multirun: bool
     flags: list[str]
     shows: str
@@ -94,8 +96,9 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
         flag for flag in ("help", "hydra_help", "cfg", "info", "shell_completion") if getattr(args, flag)
     ]
     return Arguments(
-        overrides=[arg for arg in args.overrides if not arg.startswith("resume=")],
+        overrides=[arg for arg in args.overrides if not arg.startswith(("resume=", "trust="))],
         resume="" if not resumed or resumed[-1] == "null" else resumed[-1],
+        trusts=_trusts(args.overrides),
         is_multirun=args.multirun or any(map(_chooses_multirun, args.overrides)),
         flags=list(_flags(args)),
         shows=_flag(shows[0]) if shows else "",
@@ -103,6 +106,18 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
         config_dir=args.config_dir or "",
         config_name=args.config_name or "",
     )
+
+
+def _trusts(overrides: Sequence[str]) -> bool:
+    """Whether the last ``trust=`` is true.
+
+    Raises:
+        UserError: It is neither true nor false.
+    """
+    given = [override.partition("=")[2] for override in overrides if override.startswith("trust=")]
+    if given and given[-1] not in ("true", "false"):
+        raise UserError(f"{PROGRAM}: trust must be true or false, got {given[-1]!r}")
+    return given[-1:] == ["true"]
 
 
 def _chooses_multirun(override: str) -> bool:

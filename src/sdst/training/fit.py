@@ -57,7 +57,8 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
 
     Raises:
         UserError: The folder holds a run or cannot be written, or any input is bad.
-        Stopped: SIGTERM has come; the run is saved.
+        Stopped: SIGTERM or Ctrl-C has come; the run is saved.
+        KeyboardInterrupt: Ctrl-C has come before the first step.
     """
     if is_first():
         check_folder(RunFolder(run_dir), resume)  # before anything is written
@@ -70,7 +71,14 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
         run_processes(world, _train_as_one_of_several, config, run_dir, resume)
         return RunFolder(run_dir).metrics()
     with tracked_run(), writing_below(run_dir), run_lock(run_dir) if is_first() else nullcontext():
-        return _train_here(config, RunFolder(run_dir), resume, world)
+        try:
+            return _train_here(config, RunFolder(run_dir), resume, world)
+        except SystemExit as end:
+            if isinstance(
+                end.__context__, KeyboardInterrupt
+            ):  # Lightning turns an early Ctrl-C into status 1
+                raise end.__context__ from None
+            raise
 
 
 def _train_as_one_of_several(config: DictConfig, run_dir: Path, resume: bool) -> None:
@@ -111,6 +119,9 @@ def _train_here(config: DictConfig, run: RunFolder, resume: bool, world: int) ->
         "selected": {"split": options.select.split, "metric": options.select.metric},
         "best": {},
     }
+    if isinstance(trainer.limit_val_batches, int) or trainer.limit_val_batches < 1:  # 1 is one batch, 1.0 all
+        # Part of a split is not the split: the "last" metrics and the choice of the epoch come from so much of it.
+        result["selected"]["limit_val_batches"] = trainer.limit_val_batches
     _evaluate_best(run, data, module, trainer, result)
     if trainer.is_global_zero:
         # Written last: its presence says that the run is finished.
@@ -173,7 +184,8 @@ def _restore(config: DictConfig, run: RunFolder, data: GroundingDataModule, modu
     checkpoint.load_weights(module, stored["state_dict"], run.last)
     epoch, batches = batches_done(stored, run.last)
     # Checkpoints of older versions have no state of the data module.
-    data.load_state_dict({"epoch": epoch, "batches": batches})
+    begun = stored.get(type(data).__qualname__, {})
+    data.load_state_dict({**begun, "epoch": epoch, "batches": batches})
     return run.last
 
 
@@ -251,6 +263,7 @@ def _summary(result: dict[str, Any], run_dir: Path) -> str:
     lines = [
         f"best of {result['epochs']} epochs by {chosen['split']}/{chosen['metric']}: epoch {chosen['epoch'] + 1}"
         + (" (SIMULATED features)" if result["simulated"] else "")
+        + (f", chosen on {chosen['limit_val_batches']} batches" if "limit_val_batches" in chosen else "")
     ]
     for split, brief in result["best"].items():
         values = "  ".join(f"{key} {value:.2f}" for key, value in brief.items() if value is not None)
