@@ -128,7 +128,9 @@ def test_nothing_there_names_what_to_do(
     status, text = check(capsys, "charades")
     assert status == 3
     assert "put the released train file (12404 rows) there" in text
-    assert "sdst features import --annotations data/charades/charades_train_release.jsonl" in text
+    assert (
+        "sdst features import --from FOLDER --annotations data/charades/charades_train_release.jsonl" in text
+    )
 
 
 def test_features_of_another_clip_length_are_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,3 +149,13 @@ def test_unfinished_features_are_told(place: Path, capsys: pytest.CaptureFixture
 def test_an_unknown_data_set_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "check", "data/qvhilights"]) == 2
     assert "must be a data set or its folder, one of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["vid_feats", "deeper/features.tar.gz"])
+def test_downloads_are_recognised(place: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    download = place / name
+    download.parent.mkdir(exist_ok=True)
+    download.mkdir() if name == "vid_feats" else download.touch()
+    text = check(capsys, "data/qvhighlights")[1]
+    shown = f"data/qvhighlights/{name}"
+    assert f"{shown} looks like published features: sdst features import --from {Path(shown).parent} " in text

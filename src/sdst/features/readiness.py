@@ -18,12 +18,14 @@ from sdst.data.info import partial_path
 from sdst.data.released import ABSENT, RELEASED, Released
 from sdst.data.store import FeatureStore
 from sdst.errors import UserError
-from sdst.features.importers import measure_coverage
+from sdst.features.importers.coverage import measure_coverage
+from sdst.features.importers.layouts import folder_kind
+from sdst.features.importers.packed import is_archive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from sdst.features.importers import Coverage
+    from sdst.features.importers.coverage import Coverage
     from sdst.types import Record
 
 MOST_FILES = 2000
@@ -192,7 +194,7 @@ def _gaps(name: str, coverage: Coverage, found: DataCheck, records: list[Record]
         count = len(coverage.other_length)
         yield (
             f"{features}: {count} videos of {split} are more than a clip longer or shorter than annotated "
-            f"({_some(coverage.other_length)}); check the clip length, or set data.longer=cut for longer ones"
+            f"({_some([vid for vid, *_ in coverage.other_length])}); check the clip length, or set data.longer=cut for longer ones"
         )
 
 
@@ -231,18 +233,33 @@ def _without_features(features: Path, annotations: list[Path]) -> str:
                 f"{features}: missing; {file} has features of these videos: "
                 f"mv {shlex.quote(str(file))} {shlex.quote(str(features))}, or set data.features={file}"
             )
-    where = shlex.join(map(str, annotations))
+    published = next(
+        (entry for folder in folders for entry in _entries(folder) if _looks_published(entry)), None
+    )
+    source = "FOLDER" if published is None else shlex.quote(str(published.parent))
+    command = f"sdst features import --from {source} --annotations {shlex.join(map(str, annotations))} --out {features}"
+    if published is not None:
+        return f"{features}: missing; {published} looks like published features: {command}"
     return (
-        f"{features}: missing; download features and run sdst features import --annotations {where} "
-        f"--out {features}, or extract them (docs/real-data.md)"
+        f"{features}: missing; download features to a folder and import them: {command}; or extract them "
+        "(docs/real-data.md)"
     )
 
 
-def _files(folder: Path, suffix: str) -> list[Path]:
-    """Files with an ending in a folder and in its folders, the first ``MOST_FILES`` entries."""
+def _looks_published(entry: Path) -> bool:
+    """Whether a folder or archive is named like those of published features."""
+    return is_archive(entry.name) or folder_kind(f"{entry.name}/file") is not None
+
+
+def _entries(folder: Path) -> list[Path]:
+    """The first ``MOST_FILES`` entries of a folder and of its folders."""
     inside = (entry for depth in ("*", "*/*") for entry in folder.glob(depth))
-    looked_at = [entry for entry, _ in zip(inside, range(MOST_FILES), strict=False)]
-    return sorted(entry for entry in looked_at if entry.suffix == suffix and entry.is_file())
+    return [entry for entry, _ in zip(inside, range(MOST_FILES), strict=False)]
+
+
+def _files(folder: Path, suffix: str) -> list[Path]:
+    """Files with an ending in a folder and in its folders."""
+    return sorted(entry for entry in _entries(folder) if entry.suffix == suffix and entry.is_file())
 
 
 def _sha256(path: Path) -> str:
