@@ -15,12 +15,14 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from helpers.corpus import make_rows, write_rows
+from helpers.published import publish
 from helpers.shared_data import needs_shared
 from sdst.bench import step
 from sdst.bench.report import Row
 from sdst.cli import main
 from sdst.config.compose import compose, conf_dir
 from sdst.data.annotations import read_annotations
+from sdst.features.importers.layouts import LAYOUTS
 from sdst.sweeps.tables import find_experiment
 
 ROOT = Path(__file__).parents[2]
@@ -157,12 +159,26 @@ def prepare(found: list[list[str]], request: pytest.FixtureRequest) -> None:
             files = expanded([f"data/{name}/*.jsonl"])
             small = SMALLER["features", "simulate"]
             assert main(["features", "simulate", *files, "--out", out, *small]) == 0
+    if any("downloads/" in word for word in words):
+        write_downloads()
     if any("runs/demo" in word for word in words):
         shutil.copytree(request.getfixturevalue("demo"), "runs/demo")
         shutil.move("runs/demo/run-1-epochs", "runs/demo/run")
         shutil.copy("runs/demo/world/videos/world-test-0000.mp4", "holiday.mp4")
     if "run_dir=runs/first" not in words and any(word.startswith("runs/first") for word in words):
         assert main(["train", "run_dir=runs/first", *SMALL]) == 0
+
+
+def write_downloads() -> None:
+    """Write published features of all layouts for the annotations of QVHighlights."""
+    records = [
+        record
+        for path in expanded(["data/qvhighlights/*.jsonl"])
+        for record in read_annotations(path).records
+    ]
+    rows = {record.qid: (record.vid, record.duration, len(record.query.split())) for record in records}
+    for layout in LAYOUTS:
+        publish(layout.name, Path("downloads") / layout.name, rows)
 
 
 def expanded(arguments: list[str]) -> list[str]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-ROWS = {0: ("a_0.0_150.0", 150, 7), 2: ("-b_60.0_210.0", 150, 11), 5: ("c", 126, 4)}
+Rows = dict[int, tuple[str, float, int]]
+ROWS: Rows = {0: ("a_0.0_150.0", 150, 7), 2: ("-b_60.0_210.0", 150, 11), 5: ("c", 126, 4)}
 """qid -> (vid, seconds, words)."""
 
 
@@ -34,7 +35,7 @@ class Published:
     query_folder: str
 
 
-def write_annotations(path: Path, rows: dict[int, tuple[str, float, int]] = ROWS) -> Path:
+def write_annotations(path: Path, rows: Rows = ROWS) -> Path:
     lines = [
         {
             "qid": qid,
@@ -49,10 +50,11 @@ def write_annotations(path: Path, rows: dict[int, tuple[str, float, int]] = ROWS
     return path
 
 
-def publish(layout: str, folder: Path, *, clip_seconds: float = 2) -> Published:
+def publish(layout: str, folder: Path, rows: Rows = ROWS, *, clip_seconds: float = 2) -> Published:
     """Write a project's files in the folders, names and shapes of its layout."""
     rng = np.random.default_rng(sum(map(ord, layout)))
-    annotations = write_annotations(folder.parent / f"{layout}.jsonl")
+    folder.mkdir(parents=True)
+    annotations = write_annotations(folder.parent / f"{layout}.jsonl", rows)
     videos, queries = {}, {}
     places = {
         "sdst": (("vid_feats",), "txt_feats"),
@@ -67,7 +69,7 @@ def publish(layout: str, folder: Path, *, clip_seconds: float = 2) -> Published:
     def normal(*shape: int, dtype: type = np.float32) -> np.ndarray:
         return np.resize(rng.normal(size=99991), shape).astype(dtype)  # repeats, for speed
 
-    for qid, (vid, seconds, words) in ROWS.items():
+    for qid, (vid, seconds, words) in rows.items():
         num_clips, length = round(seconds / clip_seconds), words + 2
         places = [folder / name / vid for name in video_folders]
         text = folder / query_folder / str(qid)

@@ -41,7 +41,11 @@ class Member:
 
 
 def walk(folder: Path) -> tuple[list[Member], list[Path]]:
-    """The feature files below a folder, and all its other files; both sorted."""
+    """The feature files below a folder, and all its other files; both sorted.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
     members, others, seen = [], [], set()
     todo = [str(folder)]
     while todo:

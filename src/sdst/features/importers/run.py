@@ -243,8 +243,10 @@ class Import:
         if self._told or video is None or text is None:
             return
         self._told = True
-        names = {layout.name for kind in FIELDS if (layout := self._layout(kind))}
-        first = f"layout {' and '.join(sorted(names))}" if names else "no published layout"
+        of_video, of_text = (layout.name if (layout := self._layout(kind)) else None for kind in FIELDS)
+        first = f"layout {of_video}" if of_video else "no published layout"
+        if of_video != of_text:
+            first = f"videos in {of_video or 'no published'} layout, queries in {of_text or 'no published'} layout"
         order = ", layers first" if text.layers_first else ""
         video_layers, text_layers = (",".join(map(str, self._numbers(kind))) for kind in FIELDS)
         line = (

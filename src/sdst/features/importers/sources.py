@@ -67,8 +67,12 @@ def open_source(path: Path, stack: ExitStack) -> Source:
     """
     source = Source(path)
     if path.is_dir():
-        with naming(path):
+        try:
             source.members, others = walk(path)
+        except OSError as error:
+            raise UserError(
+                f"{error.filename}: cannot be read ({error.strerror}); check the folder"
+            ) from error
         archives = [all_parts(other) for other in others if is_archive(other.name)]
     elif path.is_file():
         archives = [all_parts(path)]
