@@ -194,7 +194,8 @@ def _gaps(name: str, coverage: Coverage, found: DataCheck, records: list[Record]
         count = len(coverage.other_length)
         yield (
             f"{features}: {count} videos of {split} are more than a clip longer or shorter than annotated "
-            f"({_some([vid for vid, *_ in coverage.other_length])}); check the clip length, or set data.longer=cut for longer ones"
+            f"({_some([vid for vid, *_ in coverage.other_length])}); check the clip length, or set data.longer=cut "
+            "for longer ones"
         )
 
 
