@@ -6,6 +6,7 @@ import random
 import signal
 import sys
 import time
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -258,6 +259,78 @@ def test_a_video_name_pattern(tmp_path):
         {"s1": path},
         {"s2": f"{tmp_path}: no video file named s2-cam-002"},
     )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "00000.MTS",
+        "00000.m2ts",
+        "00000.gif",
+        "00000.asf",
+        "00000.MP4",
+        "00000",
+        "00000.unheard-of",
+        "deep/er/00000.mov",
+    ],
+)
+def test_a_video_may_have_any_extension_and_lie_in_a_sub_folder(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    for other in ("00000.srt", "00000.jpg", "00000.mp4.part", "000001.mp4", ".00000.mp4"):
+        (tmp_path / other).touch()
+    assert find_videos(tmp_path, ["00000"]) == ({"00000": path}, {})
+
+
+def test_a_name_with_dots_and_no_extension(tmp_path):
+    (tmp_path / "d_0.0_4.0").touch()
+    assert find_videos(tmp_path, ["d_0.0_4.0", "d_0.0_4"])[0]["d_0.0_4.0"] == tmp_path / "d_0.0_4.0"
+
+
+def test_known_extensions_and_the_folder_itself_go_first(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("a.dat", "sub/a.mp4", "b.webm", "sub/b.mp4"):
+        (tmp_path / name).touch()
+    found, _ = find_videos(tmp_path, ["a", "b"])
+    assert found == {"a": tmp_path / "sub/a.mp4", "b": tmp_path / "b.webm"}
+
+
+def test_two_files_of_one_rank_are_refused_by_name(tmp_path):
+    for name in ("x/a.mp4", "y/a.mkv"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    assert find_videos(tmp_path, ["a"]) == ({}, {"a": f"{tmp_path}: x/a.mp4, y/a.mkv; keep one of them"})
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_are_compared_in_composed_form(tmp_path, form):
+    name = "café_né"
+    path = tmp_path / f"{unicodedata.normalize(form, name)}.mp4"
+    path.touch()
+    for vid in (unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)):
+        assert find_videos(tmp_path, [vid])[0] == {vid: path}
+
+
+def test_a_linked_folder_is_searched_once(tmp_path):
+    videos = tmp_path / "videos"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a.mp4").touch()
+    videos.mkdir()
+    (videos / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/loop").symlink_to(videos)
+    assert find_videos(videos, ["a"])[0] == {"a": videos / "link/a.mp4"}
+
+
+def test_a_video_without_a_decoder_is_listed(corpus, backbone, capsys):
+    (corpus.parent / "videos/b.mov").write_text(
+        '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
+    )
+    assert run(corpus) == 3
+    (row,) = map(json.loads, (corpus.parent / "f.failed.jsonl").read_text().splitlines())
+    assert row["vid"] == "b"
+    assert "there is no decoder for its pictures" in row["reason"]
+    assert sorted(FeatureStore(corpus.parent / "f.h5").vids()) == ["-c", "a", "d_0.0_4.0"]
 
 
 def test_finished_videos_are_not_encoded_again(corpus, backbone, monkeypatch):

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -36,6 +37,21 @@ PRIMING = {"aac": 1024, "mp2": 481, "mp3": 1105}
 """Samples that encoders put before the sound. MP4 says so, other formats seldom do."""
 
 
+@dataclass(frozen=True)
+class Length:
+    """Length of a file in seconds, and how much of its picture, or of all its streams, is missing at the end.
+
+    Attributes:
+        seconds: Length of the file.
+        read: How far it can be read.
+        declared: How far it should go.
+    """
+
+    seconds: float
+    read: float
+    declared: float
+
+
 class Clock:
     """The packets of one pass through a file, with timestamps that never jump back.
 
@@ -47,8 +63,6 @@ class Clock:
 
     Attributes:
         zero: Timestamp of time 0 in seconds; None if the file has no timestamps.
-        jumped: Whether the clock has jumped so far.
-        picture_end: End of the last picture packet with content so far, in seconds from time 0.
     """
 
     def __init__(self, container: InputContainer, picture: VideoStream, zero: float | None = None) -> None:
@@ -75,16 +89,6 @@ class Clock:
         """Whether one can seek by timestamps: if they are unique, and every picture has one (not in MPEG-PS)."""
         return self.zero is not None and not self.jumped and self._container.format.name != "mpeg"
 
-    @property
-    def end(self) -> float:
-        """End of the latest packet so far, in seconds from time 0; 0 before the first."""
-        return max(0.0, self._latest - (self.zero or 0.0))
-
-    @property
-    def picture_end(self) -> float:
-        """End of the latest picture packet with content so far, in seconds from time 0; 0 before the first."""
-        return max(0.0, self._latest_picture - (self.zero or 0.0))
-
     def seconds(self, frame: av.VideoFrame | av.AudioFrame) -> float | None:
         """Time of a decoded frame in seconds from time 0; None if the file has no timestamps."""
         return None if frame.time is None else frame.time - (self.zero or 0.0)
@@ -108,6 +112,29 @@ class Clock:
         self._container.seek(int((seconds + (self.zero or 0.0)) / stream.time_base), stream=stream)
         self._read, self._last, self._part, self._offsets = [], {}, {}, [0.0]
         self._packets = self._demux()
+
+    def measure(self, shown_until: float, damaged: bool) -> Length:
+        """How long the file is, after all its packets were read.
+
+        Args:
+            shown_until: End of the last picture that decodes, in seconds.
+            damaged: Whether some picture packets do not decode.
+        """
+        zero = self.zero or 0.0
+        picture = None if self.jumped else declared_picture_end(self._container, self._picture)
+        whole = None if self.jumped else declared_length(self._container)
+        end = max(shown_until, self._latest - zero)
+        pictures_read = shown_until if damaged else max(shown_until, self._latest_picture - zero)
+        picture_end = max(shown_until, 0.0 if picture is None else picture - zero)
+        # Some formats count their length from 0, others from the first timestamp.
+        file_end = end if whole is None else max(end, min(whole, whole - zero))
+        if file_end < end + TOGETHER:
+            file_end = end
+        seconds = file_end if file_end - picture_end >= TOGETHER else picture_end
+        declared = max(picture_end, self._latest_picture - zero if damaged else 0.0)
+        if declared - pictures_read < file_end - end:
+            return Length(seconds, end, file_end)
+        return Length(seconds, pictures_read, declared)
 
     def _demux(self) -> Iterator[Packet[Any] | None]:
         packets = self._container.demux(self._picture, *self._sounds)

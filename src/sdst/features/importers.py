@@ -25,7 +25,7 @@ from sdst.data.annotations import read_annotations
 from sdst.data.store import FeatureStore
 from sdst.errors import UserError
 from sdst.features.extract import layer_numbers
-from sdst.features.writer import FeatureWriter, can_name_features
+from sdst.features.writer import FeatureWriter, require_names
 from sdst.files.atomic import write_atomically
 from sdst.spans import count_clips
 from sdst.untrusted.archives import require_backed
@@ -94,6 +94,8 @@ def import_main(argv: Sequence[str]) -> int:
     """
     args = _parser().parse_args(argv)
     splits = {path.name: read_annotations(path).records for path in args.annotations}
+    for path in args.annotations:
+        require_names(splits[path.name], path)
     records = [record for split in splits.values() for record in split]
     videos = _find(args.videos, args.video_name, "vid", (record.vid for record in records))
     queries = _find(args.queries, args.query_name, "qid", (record.qid for record in records))
@@ -200,7 +202,7 @@ def _find(folder: Path, name: str, field: str, keys: Iterable[Qid]) -> dict[Qid,
         stem = name.replace(f"{{{field}}}", str(key))
         paths = (folder / f"{stem}{suffix}" for suffix in SUFFIXES)
         # os.path returns False for a name that is too long for a file, where Path raises.
-        if can_name_features(str(key)) and (path := next(filter(os.path.isfile, paths), None)):
+        if path := next(filter(os.path.isfile, paths), None):
             found[key] = path
     if not found:
         example = f"{stem}{{{','.join(SUFFIXES)}}}"

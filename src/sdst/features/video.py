@@ -46,10 +46,8 @@ except ImportError:
 
 from sdst.features.clock import (
     JUMPING_FORMATS,
-    TOGETHER,
     Clock,
     declared_length,
-    declared_picture_end,
     frame_seconds,
     picture_streams,
 )
@@ -258,41 +256,12 @@ class VideoReader:
             time, end, damaged = now, now + _frame_seconds(frame, stream), False
             yield frame, now
         if end > 0:  # at least one frame has decoded
-            self.duration = self._measured(container, stream, clock, end, ever_damaged)
-
-    def _measured(
-        self, container: InputContainer, stream: VideoStream, clock: Clock, end: float, damaged: bool
-    ) -> float:
-        """Length in seconds, after all packets were read.
-
-        Args:
-            container: The opened file.
-            stream: Its video stream.
-            clock: Clock of the pass.
-            end: End of the last picture that decodes, in seconds.
-            damaged: Whether some packets do not decode.
-
-        Raises:
-            VideoError: A clip or more is missing at the end, or the file is longer than it declares.
-        """
-        too_long, zero = self.spec.clip_seconds, clock.zero or 0.0
-        picture = declared_picture_end(container, stream)
-        length = declared_length(container)
-        picture_end = max(end, 0.0 if picture is None or clock.jumped else picture - zero)
-        file_end = 0.0 if length is None or clock.jumped else min(length, length - zero)
-        if file_end < clock.end + TOGETHER:
-            file_end = clock.end
-        if damaged:
-            picture_end = max(picture_end, clock.picture_end)
-        if picture_end - max(end, 0.0 if damaged else clock.picture_end) >= too_long:
-            raise self._error(f"truncated: {end:.1f} s of {picture_end:.1f} s decode", "replace it")
-        if file_end - max(end, clock.end) >= too_long:
-            raise self._error(
-                f"truncated: {max(end, clock.end):.1f} s of {file_end:.1f} s decode", "replace it"
-            )
-        measured = file_end if file_end - picture_end >= TOGETHER else picture_end
-        self._check_time(clock, None, measured)
-        return measured
+            length = clock.measure(end, ever_damaged)
+            if length.declared - length.read >= too_long:
+                says = f"truncated: {length.read:.1f} s of {length.declared:.1f} s decode"
+                raise self._error(says, "replace it")
+            self._check_time(clock, None, length.seconds)
+            self.duration = length.seconds
 
     def _check_time(self, clock: Clock, declared: float | None, now: float) -> None:
         """Refuse a picture that comes a clip or more after the declared end, or later than any video lasts."""

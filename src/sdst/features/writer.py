@@ -18,11 +18,11 @@ from sdst.files.atomic import atomic_path, cannot_write
 from sdst.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import ArrayLike
 
-    from sdst.types import Qid
+    from sdst.types import Qid, Record
 
 Scalar = str | int | float | bool
 """Type of an additional root attribute."""
@@ -149,6 +149,24 @@ class FeatureWriter:
                 f"{self._path}: /{key} is {data.shape[2]} wide, expected {self._widths[group]}; check its source"
             )
         self._journal.append(key, data)
+
+
+def require_names(records: Iterable[Record], path: Path) -> None:
+    """Check all names of an annotation file, before work starts whose result could not be stored.
+
+    Raises:
+        UserError: A vid or qid cannot name features.
+    """
+    bad = [
+        (field, name)
+        for record in records
+        for field, name in (("vid", record.vid), ("qid", str(record.qid)))
+        if not can_name_features(name)
+    ]
+    if bad:
+        field, name = bad[0]
+        more = f" (and {len(bad) - 1} other names)" if len(bad) > 1 else ""
+        raise UserError(f"{path}: {field} {name!r} cannot name features{more}; use names without '/'")
 
 
 def can_name_features(name: str) -> bool:
