@@ -27,6 +27,7 @@ from sdst.features.extract import shard_path
 from sdst.features.merge import merge, merge_main
 from sdst.features.selection import find_videos
 from sdst.features.video import ClipSpec, VideoReader
+from sdst.features.writer import FeatureWriter
 
 
 @dataclass
@@ -226,13 +227,36 @@ def test_a_run_where_every_video_fails_writes_no_feature_file(corpus, backbone):
     assert not (corpus.parent / "f.h5").exists()
 
 
-def test_videos_of_another_length_than_annotated_are_reported(corpus, backbone, caplog):
-    rows = write_rows(corpus.parent / "other.jsonl", {**DURATIONS, "a": 9.9, "b": 4.0})
+def test_all_videos_of_another_length_than_annotated_are_listed(corpus, backbone, caplog, monkeypatch):
+    rows = write_rows(corpus.parent / "other.jsonl", {"a": 9.9, "b": 9.0, "-c": 4.0, "d_0.0_4.0": 9.0})
+    write = FeatureWriter.write_video
+
+    def stop_after_two(writer, pooling, vid, array):
+        write(writer, pooling, vid, array)
+        if vid == "b":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(FeatureWriter, "write_video", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        run(rows)
+    monkeypatch.setattr(FeatureWriter, "write_video", write)
     with caplog.at_level("WARNING"):
         assert run(rows) == 0
-    assert [record.message for record in caplog.records if "annotated" in record.message] == [
-        "1 videos differ from their annotated length by more than a clip (first a: 5.8 s, not 9.9 s)"
+    listing = corpus.parent / "f.lengths.jsonl"
+    (message,) = [record.message for record in caplog.records if "annotated" in record.message]
+    assert message.startswith("4 of 4 videos differ from their annotated length by more than a clip (")
+    assert f"; ...); they are listed in {listing}" in message
+    listed = [json.loads(line) for line in listing.read_text().splitlines()]
+    assert [(row["vid"], row["annotated"]) for row in listed] == [
+        ("a", 9.9),
+        ("b", 9.0),
+        ("-c", 4.0),
+        ("d_0.0_4.0", 9.0),
     ]
+    assert [row["seconds"] for row in listed] == pytest.approx([6, 2, 8, 4], abs=0.3)
+    (corpus.parent / "f.h5").unlink()
+    assert run(corpus) == 0
+    assert not listing.exists()
 
 
 def test_progress_shows_only_in_a_terminal(corpus, backbone, capsys, monkeypatch):

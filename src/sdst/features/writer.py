@@ -90,6 +90,10 @@ class FeatureWriter:
         """Whether this video is already written with this pooling."""
         return f"video/{pooling}/{vid}" in self._journal.keys
 
+    def num_clips(self, vid: str, pooling: str) -> int:
+        """Number of clips of a video that is written."""
+        return self._journal.shape(f"video/{pooling}/{vid}")[0]
+
     def has_text(self, qid: Qid) -> bool:
         """Whether this query is already written."""
         return f"text/{qid}" in self._journal.keys

@@ -111,6 +111,8 @@ def _train_here(config: DictConfig, run: RunFolder, resume: bool, world: int) ->
         "selected": {"split": options.select.split, "metric": options.select.metric},
         "best": {},
     }
+    if longer := data.longer_features():
+        result["longer_features"] = longer
     _evaluate_best(run, data, module, trainer, result)
     if trainer.is_global_zero:
         # Written last: its presence says that the run is finished.
