@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from helpers.corpus import Corpus, make_rows, write_rows
+from helpers.one_line import one_line
 from sdst.cli import main
 from sdst.console.terminal import printable
 from sdst.data.jsonlines import read_rows
@@ -82,13 +83,39 @@ def test_import_looks_for_arrays_only_in_its_folder(
     folder.mkdir()
     looked_for = []
     monkeypatch.setattr(os.path, "isfile", lambda path: looked_for.append(Path(os.path.normpath(path))))
-    rows = [make_rows("val", 1)[0] | {"qid": name, "vid": name or "v"} for name in PATH_LIKE + ODD]
+    rows = [make_rows("val", 1)[0] | {"qid": name, "vid": name} for name in ODD]
     annotations = write_rows(tmp_path / "a.jsonl", rows)
     arguments = ["--annotations", annotations, "--videos", folder, "--queries", folder, "--backbone", "b"]
     arguments += ["--video-name", pattern, "--out", tmp_path / "f.h5"]
     assert main(["features", "import", *map(str, arguments)]) == 2
     assert looked_for
     assert all(path.is_relative_to(folder) for path in looked_for)
+
+
+@pytest.mark.parametrize("field", ["vid", "qid"])
+@pytest.mark.parametrize("name", PATH_LIKE[:5] + PATH_LIKE[6:])
+@pytest.mark.parametrize("command", ["extract", "import", "simulate"])
+def test_a_name_that_cannot_be_stored_is_refused_before_work_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, field: str, name: str
+) -> None:
+    rows = make_rows("val", 2)
+    rows[1][field] = name
+    annotations = write_rows(tmp_path / "a.jsonl", rows)
+    files = {"--out": tmp_path / "f.h5"}
+    if command != "simulate":
+        files |= {"--annotations": annotations, "--videos": tmp_path}
+    if command == "import":
+        files |= {"--queries": tmp_path, "--backbone": "b"}
+    options = [str(part) for pair in files.items() for part in pair]
+    start = {
+        "extract": ["extract", "--config", "small-world"],
+        "import": ["features", "import"],
+        "simulate": ["features", "simulate", str(annotations)],
+    }
+    line = one_line(capsys, [*start[command], *options])
+    assert f"{annotations}: {field} " in line
+    assert "cannot name features; use names without '/'" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
 
 @pytest.mark.parametrize("field", ["vid", "query", "qid"])

@@ -24,6 +24,7 @@ NEW_OPTIONS = {
 }
 """Section and former name of an option -> its name today."""
 LATER_OPTIONS = {
+    ("data", "longer"): "refuse",
     ("data", "repeat"): 1,
     ("loss", "over_levels"): "sum",
 }

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LONGER = {"refuse": "refused", "cut": "cut", "leave_out": "left out"}
+"""What can be done with features that are longer than annotated -> the word for it."""
+
 
 class GroundingDataModule(L.LightningDataModule):
     """Train, validation and test splits of one data set.
@@ -46,6 +49,8 @@ class GroundingDataModule(L.LightningDataModule):
         levels: Choice of the backbone layers.
         seed: Seed of shuffling and of the positive clips.
         validation_split: Split that validation evaluates and that chooses the best checkpoint.
+        longer: What to do in every split if features are more than a clip longer than annotated: ``refuse`` them,
+            ``cut`` them to the annotation, whose times count from the start, or ``leave_out`` their rows.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class GroundingDataModule(L.LightningDataModule):
         levels: Levels | None = None,
         seed: int = 0,
         validation_split: str = "val",
+        longer: str = "refuse",
     ) -> None:
         super().__init__()
         for option, value, lowest in (
@@ -72,6 +78,8 @@ class GroundingDataModule(L.LightningDataModule):
         ):
             if value < lowest:
                 raise UserError(f"data.{option}: {value} must be at least {lowest}")
+        if longer not in LONGER:
+            raise UserError(f"data.longer must be one of {', '.join(LONGER)}, got {longer!r}")
         for split, path in annotations.items():
             if not isinstance(split, str) or not isinstance(path, str | None):
                 raise UserError(f"data.annotations.{split}: {path!r} must be the path of a file, or null")
@@ -84,6 +92,7 @@ class GroundingDataModule(L.LightningDataModule):
         self.clip_seconds = clip_seconds
         self.seed = seed
         self.validation_split = validation_split
+        self.longer = longer
         self._position = {"epoch": 0, "batches": 0}
         self.levels = levels or Levels()
         self.datasets: dict[str, GroundingDataset] = {}
@@ -173,9 +182,11 @@ class GroundingDataModule(L.LightningDataModule):
                     )
                 records = longer
             self.store.require([r.vid for r in records], [r.qid for r in records])
-            dataset = GroundingDataset(
-                records, self.store, self.clip_seconds, self.seed if split == "train" else None
-            )
+            seed = self.seed if split == "train" else None
+            dataset = GroundingDataset(records, self.store, self.clip_seconds, seed, self.longer)
+            records = list(dataset.records)
+            if dataset.longer:
+                notes.append(f"{LONGER[self.longer]} because their features are longer: {dataset.longer}")
             for kind, count in dataset.lengths.items():
                 if count:
                     notes.append(f"{kind} by one clip: {count}")
@@ -188,6 +199,14 @@ class GroundingDataModule(L.LightningDataModule):
             )
             self.datasets[split] = dataset
         return self.datasets[split]
+
+    def longer_features(self) -> dict[str, dict[str, int]]:
+        """Split -> what was done to rows whose features are longer than annotated, and to how many."""
+        return {
+            split: {LONGER[self.longer]: dataset.longer}
+            for split, dataset in self.datasets.items()
+            if dataset.longer
+        }
 
     def loader(self, split: str) -> DataLoader[Sample]:
         """Batches of one split: ``train`` shuffled, the others from short to long videos."""

@@ -13,7 +13,7 @@ from sdst.errors import UserError
 from sdst.spans import count_clips, se_to_cw
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -47,18 +47,24 @@ class Sample:
     positive_clip: int
 
 
-def usable_clips(stored: int, record: Record, clip_seconds: float) -> int:
+def usable_clips(stored: int, record: Record, clip_seconds: float, *, cut: bool = False) -> int:
     """How many of a video's ``stored`` clips a sample uses.
 
     Real files differ from their annotated duration by a fraction of a clip, so one clip more or less is normal: an
     extra clip is trimmed, and a missing one leaves the end of the video without features. A larger difference means
     that features and annotations have different clip lengths or different videos.
 
+    Args:
+        stored: Number of clips in the feature file.
+        record: The annotation.
+        clip_seconds: Clip length, in seconds.
+        cut: Whether to trim any number of extra clips.
+
     Raises:
         UserError: The stored clips and the duration differ by more than one clip.
     """
     expected = count_clips(record.duration, clip_seconds)
-    if abs(stored - expected) > 1:
+    if expected - stored > 1 or (stored - expected > 1 and not cut):
         raise UserError(
             f"features of video {record.vid}: {stored} clips, but {record.duration:g} s are {expected} clips of "
             f"{clip_seconds:g} s; check data.clip_seconds and that the features belong to these annotations"
@@ -87,6 +93,20 @@ def saliency_target(record: Record, num_clips: int, clip_seconds: float) -> NDAr
     return target
 
 
+def _longer_features(
+    records: Sequence[Record], num_stored: Mapping[str, int], clip_seconds: float
+) -> UserError:
+    """Features that are more than a clip longer than annotated: how many, and the first three."""
+    expected = {record.vid: count_clips(record.duration, clip_seconds) for record in records}
+    longer = [vid for vid in expected if num_stored[vid] - expected[vid] > 1]
+    first = ", ".join(f"{vid}: {num_stored[vid]} clips, not {expected[vid]}" for vid in longer[:3])
+    return UserError(
+        f"features of {len(longer)} of {len(expected)} videos are more than a clip longer than annotated "
+        f"({first}{', ...' if len(longer) > 3 else ''}); data.longer=cut uses the annotated part, "
+        "data.longer=leave_out leaves their rows out; if all are longer, check data.clip_seconds"
+    )
+
+
 class GroundingDataset(Dataset[Sample]):
     """Records with their features.
 
@@ -98,16 +118,27 @@ class GroundingDataset(Dataset[Sample]):
         store: Features of the wanted layers.
         clip_seconds: Clip length, in seconds.
         seed: Seed of the training draw; None in evaluation.
+        longer: What to do if features are more than a clip longer than annotated: ``refuse`` them, ``cut`` them to the
+            annotation, or ``leave_out`` their rows.
 
     Attributes:
+        records: The annotations in use.
         lengths: How many samples were ``trimmed`` by a clip, and how many are ``short`` of one.
+        longer: Number of samples that were cut or left out because of ``longer``.
         num_clips: T of each record.
+
+    Raises:
+        UserError: Features and annotations differ in length, or no record is left.
     """
 
     def __init__(
-        self, records: Sequence[Record], store: FeatureStore, clip_seconds: float, seed: int | None
+        self,
+        records: Sequence[Record],
+        store: FeatureStore,
+        clip_seconds: float,
+        seed: int | None,
+        longer: str = "refuse",
     ) -> None:
-        self.records = records
         self.store = store
         self.clip_seconds = clip_seconds
         self.seed = seed
@@ -115,10 +146,27 @@ class GroundingDataset(Dataset[Sample]):
         self.lengths: Counter[str] = Counter()
         self.num_clips: list[int] = []
         num_stored = {vid: store.num_clips(vid) for vid in dict.fromkeys(record.vid for record in records)}
+        too_long = [
+            record.qid
+            for record in records
+            if num_stored[record.vid] - count_clips(record.duration, clip_seconds) > 1
+        ]
+        self.longer = len(too_long)
+        if too_long and longer == "refuse":
+            raise _longer_features(records, num_stored, clip_seconds)
+        if longer == "leave_out":
+            left_out = set(too_long)
+            records = [record for record in records if record.qid not in left_out]
+            if not records:
+                raise UserError(
+                    "data.longer=leave_out leaves out every row, because all features are longer than annotated; "
+                    "check data.clip_seconds, or use data.longer=cut"
+                )
+        self.records = records
         for record in records:
             stored = num_stored[record.vid]
-            used = usable_clips(stored, record, clip_seconds)
-            self.lengths["trimmed"] += stored > used
+            used = usable_clips(stored, record, clip_seconds, cut=longer == "cut")
+            self.lengths["trimmed"] += stored == used + 1
             self.lengths["short"] += used < count_clips(record.duration, clip_seconds)
             self.num_clips.append(used)
 

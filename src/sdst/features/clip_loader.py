@@ -78,8 +78,12 @@ class _ClipBatches(IterableDataset[ClipBatch]):
                     yield ClipBatch(vid, torch.stack(clips), reader.frames_decoded - reported)
                     reported = reader.frames_decoded
                     clips.clear()
-        except VideoError as error:
-            yield ClipBatch(vid, None, reader.frames_decoded - reported, failure=str(error))
+        except Exception as error:  # whatever one video causes, the others are still read
+            reason = str(error)
+            if not isinstance(error, VideoError):
+                words = " ".join(f"{type(error).__name__}: {error}".split())
+                reason = f"{reader.path}: cannot be read ({words}); convert it with ffmpeg"
+            yield ClipBatch(vid, None, reader.frames_decoded - reported, failure=reason)
             return
         rest = torch.stack(clips) if clips else None
         yield ClipBatch(vid, rest, reader.frames_decoded - reported, duration=reader.duration)

@@ -187,11 +187,13 @@ def _simulate(args: Namespace) -> int:
 
 def _read_records(paths: Sequence[Path]) -> list[Record]:
     from sdst.data.annotations import read_annotations
+    from sdst.features.writer import require_names
 
     records = []
     for path in paths:
         annotations = read_annotations(path)
         if annotations.repairs:
             log.warning("%s: repaired %s", path, annotations.repairs)
+        require_names(annotations.records, path)
         records += annotations.records
     return records

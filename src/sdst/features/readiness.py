@@ -68,7 +68,8 @@ def _configured(data: str, overrides: Sequence[str]) -> tuple[str, dict[str, str
     Raises:
         UserError: There is no such data set.
     """
-    from sdst.config.compose import compose, group_choices, quoted
+    from sdst.config.compose import compose, group_choices
+    from sdst.config.plain_text import quoted
 
     path = Path(data)
     choices = group_choices()["data"]

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from hydra.core.plugins import Plugins
 from hydra.errors import MissingConfigException
 
-from sdst.config.compose import explain, quoted
+from sdst.config.compose import explain
+from sdst.config.plain_text import quoted
 from sdst.config.words import described, tags, words
 from sdst.console.terminal import log_to_stderr
 from sdst.errors import JobsFailedError, UserError

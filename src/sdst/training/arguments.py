@@ -11,7 +11,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from sdst.config.compose import quoted
+from sdst.config.plain_text import quoted, readable, unquoted
 from sdst.errors import UserError
 
 if TYPE_CHECKING:
@@ -91,15 +91,17 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
             f"{PROGRAM}: unknown option {unknown[0]}; options are {', '.join(known)} and overrides like seed=1"
         )
     _check(args)
-    resumed = [arg.partition("=")[2] for arg in args.overrides if arg.startswith("resume=")]
+    resumed = [unquoted(arg.partition("=")[2]) for arg in args.overrides if arg.startswith("resume=")]
     shows = [
         flag for flag in ("help", "hydra_help", "cfg", "info", "shell_completion") if getattr(args, flag)
     ]
+    is_multirun = args.multirun or any(map(_chooses_multirun, args.overrides))
+    overrides = [arg for arg in args.overrides if not arg.startswith(("resume=", "trust="))]
     return Arguments(
-        overrides=[arg for arg in args.overrides if not arg.startswith(("resume=", "trust="))],
+        overrides=[readable(override, is_multirun=is_multirun) for override in overrides],
         resume="" if not resumed or resumed[-1] == "null" else resumed[-1],
         trusts=_trusts(args.overrides),
-        is_multirun=args.multirun or any(map(_chooses_multirun, args.overrides)),
+        is_multirun=is_multirun,
         flags=list(_flags(args)),
         shows=_flag(shows[0]) if shows else "",
         package=args.package if args.package and args.cfg == "job" else "",

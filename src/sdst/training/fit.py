@@ -122,6 +122,8 @@ def _train_here(config: DictConfig, run: RunFolder, resume: bool, world: int) ->
     if isinstance(trainer.limit_val_batches, int) or trainer.limit_val_batches < 1:  # 1 is one batch, 1.0 all
         # Part of a split is not the split: the "last" metrics and the choice of the epoch come from so much of it.
         result["selected"]["limit_val_batches"] = trainer.limit_val_batches
+    if longer := data.longer_features():
+        result["longer_features"] = longer
     _evaluate_best(run, data, module, trainer, result)
     if trainer.is_global_zero:
         # Written last: its presence says that the run is finished.

@@ -52,6 +52,13 @@ def test_one_extra_clip_is_trimmed_one_missing_accepted_and_more_refused(
         assert usable_clips(clips + difference, record, clip_seconds) == min(clips, clips + difference)
 
 
+def test_longer_features_are_cut_only_if_asked() -> None:
+    record = make_record(20.0)
+    assert usable_clips(40, record, 2.0, cut=True) == 10
+    with pytest.raises(UserError, match="8 clips"):
+        usable_clips(8, record, 2.0, cut=True)  # the end of the video is missing
+
+
 def test_trimmed_and_short_videos_are_counted_and_their_samples_cut(tmp_path: Path) -> None:
     features = np.random.default_rng(0).normal(size=(5, 1, 3)).astype(np.float16)
     with FeatureWriter(
