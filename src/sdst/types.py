@@ -40,7 +40,8 @@ class Record:
         vid: The video's name, which is also the key of its features.
         query: The sentence.
         duration: Length of the video in seconds.
-        windows: (G, 2) float64 true moments (start, end) in seconds, sorted; None where the file has no labels.
+        windows: (G, 2) float64 true moments (start, end) in seconds, sorted; None where the file has no labels. A
+            moment without length in the video is as it stands in the file.
         clip_scores: (number of 2 s clips, 3) int64 scores 0-4 of the three annotators, 0 where a clip is not
             relevant; None where the dataset has no saliency labels.
     """

@@ -77,7 +77,7 @@ def write_analysis(source: Source, folder: Path) -> Path:
     """
     annotations = read_annotations(source.annotations)
     if annotations.repairs:
-        logger.warning("repaired %s", annotations.repairs)
+        logger.warning("%s", annotations.repairs)
     predictions = read_predictions(source.predictions)
     try:
         analysis = analyze(predictions, annotations.records, source.dataset)

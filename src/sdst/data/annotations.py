@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdst.data.jsonlines import read_rows
+from sdst.data.jsonlines import MOST_NAMED, read_rows
+from sdst.spans import count_clips
 from sdst.types import Record
 
 if TYPE_CHECKING:
@@ -26,25 +27,30 @@ LONGEST_SECONDS = 24 * 3600
 
 @dataclass
 class Repairs:
-    """Repairs made while reading a file: how many of each kind, and the first row of each. False if there are none."""
+    """Repairs made and oddities found while reading a file: number and rows of each kind. False if there are none."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    first: dict[str, Row] = field(default_factory=dict)
+    rows: defaultdict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, kind: str, row: Row, count: int) -> None:
-        """Note that ``count`` windows of a row were repaired."""
+        """Note ``count`` windows of a row."""
         if count:
             self.counts[kind] += count
-            self.first.setdefault(kind, row)
+            self.rows[kind].append(row)
 
     def __bool__(self) -> bool:
         return bool(self.counts)
 
     def __str__(self) -> str:
         return "; ".join(
-            f"{kind}: {count} (first at {self.first[kind].place}, qid {self.first[kind].qid!r})"
+            f"{kind}: {count} (first at {self.rows[kind][0].place}, {_name_qids(self.rows[kind])})"
             for kind, count in self.counts.items()
         )
+
+
+def _name_qids(rows: list[Row]) -> str:
+    named = ", ".join(repr(row.qid) for row in rows[:MOST_NAMED])
+    return f"qid {named}" + (", ..." if len(rows) > MOST_NAMED else "")
 
 
 @dataclass(frozen=True)
@@ -56,17 +62,27 @@ class Annotations:
 
 
 def read_annotations(path: str | Path) -> Annotations:
-    """Read a JSON Lines annotation file of any of the three datasets, with or without labels.
+    """Read an annotation file of any data set, with or without labels.
 
     Windows given as (end, start) are swapped, and windows that reach out of the video are cut to it; both are
-    counted. Blanks around a query are removed.
+    counted. Windows without length in the video are counted and kept as they stand: the official evaluation counts
+    them too, though nobody can hit one without length (see ``moments_inside``). Blanks around a query are removed.
 
     Raises:
-        UserError: The file cannot be read, or a row lacks a field, has a field of the wrong type, or contradicts
-            itself.
+        UserError: The file cannot be read, or rows lack a field, have a field of the wrong type, or contradict
+            themselves.
     """
     repairs = Repairs()
-    return Annotations([_to_record(row, repairs) for row in read_rows(path)], repairs)
+    return Annotations(read_rows(path, lambda row: _to_record(row, repairs)), repairs)
+
+
+def moments_inside(record: Record) -> NDArray[np.float64]:
+    """(G, 2) moments that have a length inside the video, from which a model can learn; G may be 0."""
+    if record.windows is None:
+        return np.zeros((0, 2))
+    start, end = record.windows.clip(0, record.duration).T
+    moments: NDArray[np.float64] = record.windows[start < end]
+    return moments
 
 
 def _to_record(row: Row, repairs: Repairs) -> Record:
@@ -88,26 +104,28 @@ def _read_windows(row: Row, duration: float, repairs: Repairs) -> NDArray[np.flo
     given = row.numbers("relevant_windows", 2)
     if not len(given):
         raise row.error("'relevant_windows' is empty; leave the field out if the row has no labels")
-    num_reversed = num_cut = 0
+    num_reversed = num_cut = num_empty = num_outside = 0
     windows = []
     for start, end in given.tolist():
         first, last = min(start, end), max(start, end)
         window = min(max(first, 0.0), duration), min(max(last, 0.0), duration)
-        if window[0] == window[1]:
-            raise row.error(
-                f"window {[start, end]} has no length inside the {duration:g} s video; correct or remove it"
-            )
         num_reversed += start > end
+        if window[0] == window[1]:
+            num_empty += start == end
+            num_outside += start != end
+            window = first, last
         num_cut += window != (first, last)
         windows.append(window)
     repairs.add("reversed windows swapped", row, num_reversed)
     repairs.add("windows cut to their video", row, num_cut)
+    repairs.add("windows without length, which no prediction can hit", row, num_empty)
+    repairs.add("windows outside their video, kept as they stand", row, num_outside)
     return np.array(sorted(windows))
 
 
 def _read_clip_scores(row: Row, duration: float) -> NDArray[np.int64]:
     clip_ids, scores = row.integers("relevant_clip_ids"), row.integers("saliency_scores", 3)
-    num_clips = int(duration / LABELLED_CLIP_SECONDS)
+    num_clips = count_clips(duration, LABELLED_CLIP_SECONDS)
     if len(clip_ids) != len(scores):
         raise row.error(
             f"{len(clip_ids)} 'relevant_clip_ids' but {len(scores)} 'saliency_scores'; give three scores per clip"

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from sdst.config.schema import Levels
-from sdst.data.annotations import read_annotations
+from sdst.data.annotations import moments_inside, read_annotations
 from sdst.data.collate import collate
 from sdst.data.dataset import GroundingDataset
 from sdst.data.fingerprint import fingerprint
@@ -162,7 +162,21 @@ class GroundingDataModule(L.LightningDataModule):
                     notes.append(
                         f"left out {len(records) - len(longer)} shorter than {self.min_duration:g} s"
                     )
-                records = longer
+                records = [record for record in longer if len(moments_inside(record))]
+                if not records:
+                    raise UserError(
+                        f"{self.paths[split]}: no moment has a length inside its video; correct them"
+                    )
+                unusable = sum(
+                    len(record.windows) - len(moments_inside(record))
+                    for record in longer
+                    if record.windows is not None
+                )
+                if unusable:
+                    notes.append(
+                        f"left out {unusable} moments without length inside their video and "
+                        f"{len(longer) - len(records)} queries without another"
+                    )
             self.store.require([r.vid for r in records], [r.qid for r in records])
             dataset = GroundingDataset(
                 records, self.store, self.clip_seconds, self.seed if split == "train" else None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch.utils.data import Dataset
 
+from sdst.data.annotations import moments_inside
 from sdst.errors import UserError
 from sdst.spans import count_clips, se_to_cw
 
@@ -81,7 +82,7 @@ def saliency_target(record: Record, num_clips: int, clip_seconds: float) -> NDAr
         target[known] = record.clip_scores[scored[known]].sum(axis=1) / 12
     elif record.windows is not None:
         starts = np.arange(num_clips) * clip_seconds
-        for start, end in record.windows:
+        for start, end in moments_inside(record):
             overlap = np.minimum(starts + clip_seconds, end) - np.maximum(starts, start)
             target[overlap >= min(clip_seconds, end - start) / 2] = 1
     return target
@@ -133,7 +134,6 @@ class GroundingDataset(Dataset[Sample]):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         number, index = key
         record, num_clips = self.records[index], self.num_clips[index]
-        windows = record.windows if record.windows is not None else np.zeros((0, 2))
         saliency = saliency_target(record, num_clips, self.clip_seconds)
         positives = np.flatnonzero(saliency > 0)
         if len(positives) == 0:
@@ -147,7 +147,7 @@ class GroundingDataset(Dataset[Sample]):
             video=self._video(record.vid, num_clips),
             text=self.store.text(record.qid),
             num_clips=record.duration / self.clip_seconds,
-            moments=(se_to_cw(windows) / record.duration).astype(np.float32),
+            moments=(se_to_cw(moments_inside(record)) / record.duration).astype(np.float32),
             saliency=saliency,
             positive_clip=positive,
         )

@@ -27,7 +27,7 @@ def read_predictions(path: str | Path) -> list[Prediction]:
     Raises:
         UserError: A row is malformed, or has a reversed window, NaN or Inf; the message names file, line and qid.
     """
-    return [_to_prediction(row) for row in read_rows(path)]
+    return read_rows(path, _to_prediction)
 
 
 def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> None:

@@ -178,6 +178,6 @@ def _read_records(paths: Sequence[Path]) -> list[Record]:
     for path in paths:
         annotations = read_annotations(path)
         if annotations.repairs:
-            log.warning("%s: repaired %s", path, annotations.repairs)
+            log.warning("%s", annotations.repairs)
         records += annotations.records
     return records

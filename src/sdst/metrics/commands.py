@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     args = _make_parser().parse_args(argv)
     annotations = read_annotations(args.annotations)
     if annotations.repairs:
-        log.warning("repaired %s", annotations.repairs)
+        log.warning("%s", annotations.repairs)
     predictions = read_predictions(args.predictions)
     try:
         result = evaluate(predictions, annotations.records, args.dataset)

@@ -58,8 +58,10 @@ def top1_iou(
     true_start, true_end = np.concatenate(moments).T
     inter = (np.minimum(end, true_end) - np.maximum(start, true_start)).clip(min=0)
     # The hull equals the union wherever the intersection is not empty, and has one rounding error instead of
-    # four, which decides windows exactly on a threshold. It is never empty, because no true moment is empty.
-    iou = inter / (np.maximum(end, true_end) - np.minimum(start, true_start))
+    # four, which decides windows exactly on a threshold. It is empty if both windows are one point: a miss, where the
+    # official evaluation would divide 0 by 0.
+    hull = np.maximum(end, true_end) - np.minimum(start, true_start)
+    iou = np.divide(inter, hull, out=np.zeros_like(inter), where=hull > 0)
     best: NDArray[np.float64] = np.maximum.reduceat(iou, np.cumsum([0, *counts[:-1]]))
     return best
 
