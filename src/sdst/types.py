@@ -44,6 +44,9 @@ class Record:
             moment without length in the video is as it stands in the file.
         clip_scores: (number of 2 s clips, 3) int64 scores 0-4 of the three annotators, 0 where a clip is not
             relevant; None where the dataset has no saliency labels.
+        clip_labels: (clips of the features, A) float64 labels of A raters: of several 1-5 (TVSum), of one 0 or 1
+            (YouTube Highlights); None where the dataset has none.
+        domain: Domain of the video (TVSum, YouTube Highlights); None where the dataset has none.
     """
 
     qid: Qid
@@ -52,6 +55,13 @@ class Record:
     duration: float
     windows: NDArray[np.float64] | None = None
     clip_scores: NDArray[np.int64] | None = None
+    clip_labels: NDArray[np.float64] | None = None
+    domain: str | None = None
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether a prediction for it can be evaluated."""
+        return self.windows is not None or self.clip_labels is not None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

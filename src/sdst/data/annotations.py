@@ -1,4 +1,9 @@
-"""Annotation files of QVHighlights, Charades-STA and TACoS: one reader; a row's fields say which labels it has."""
+"""Annotation files of all data sets: one reader; a row's fields say which labels it has.
+
+Every row has ``qid``, ``vid``, ``query`` and ``duration``. Moments are ``relevant_windows``; QVHighlights adds
+``relevant_clip_ids`` with ``saliency_scores``; TVSum and YouTube Highlights have ``label`` per clip of the features and
+``domain``, as QD-DETR and UniVTG released them.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdst.data.jsonlines import MOST_NAMED, read_rows
+from sdst.errors import UserError
 from sdst.spans import count_clips
 from sdst.types import Record
 
@@ -76,6 +82,23 @@ def read_annotations(path: str | Path) -> Annotations:
     return Annotations(read_rows(path, lambda row: _to_record(row, repairs)), repairs)
 
 
+def of_domain(records: list[Record], domain: str | None, source: str | Path) -> list[Record]:
+    """The records of a domain; all if it is None.
+
+    Raises:
+        UserError: ``source`` has no such domain.
+    """
+    if domain is None:
+        return records
+    chosen = [record for record in records if record.domain == domain]
+    if not chosen:
+        known = sorted({record.domain for record in records if record.domain is not None})
+        raise UserError(
+            f"{source}: has no row of domain {domain!r}; choose from {', '.join(known) or 'none, no row names one'}"
+        )
+    return chosen
+
+
 def moments_inside(record: Record) -> NDArray[np.float64]:
     """(G, 2) moments that have a length inside the video, from which a model can learn; G may be 0."""
     if record.windows is None:
@@ -85,6 +108,17 @@ def moments_inside(record: Record) -> NDArray[np.float64]:
     return moments
 
 
+def label_saliency(labels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(T,) target saliency in [0, 1] of (T, A) ``clip_labels``.
+
+    Several raters rate 1 to 5, as in TVSum: their mean, scaled to [0, 1], as in QD-DETR. One rater says 0 or 1; other
+    numbers are clipped.
+    """
+    mean = labels.mean(axis=1)
+    target: NDArray[np.float64] = ((mean - 1) / 4 if labels.shape[1] > 1 else mean).clip(0, 1)
+    return target
+
+
 def _to_record(row: Row, repairs: Repairs) -> Record:
     vid, query = row.text("vid"), row.text("query").strip()
     if not vid or not query:
@@ -92,12 +126,17 @@ def _to_record(row: Row, repairs: Repairs) -> Record:
     duration = row.positive_number("duration")
     if duration > LONGEST_SECONDS:
         raise row.error(f"'duration' must be at most a day, got {duration:g} s; give seconds")
-    windows = _read_windows(row, duration, repairs) if row.has("relevant_windows") else None
+    clip_labels = row.table("label") if row.has("label") else None
+    has_windows = row.has("relevant_windows") and (
+        clip_labels is None or row.fields["relevant_windows"] != []
+    )
+    windows = _read_windows(row, duration, repairs) if has_windows else None
     labels = row.has("relevant_clip_ids"), row.has("saliency_scores")
     if any(labels) and not all(labels):
         raise row.error("has only one of 'relevant_clip_ids' and 'saliency_scores'; give both or neither")
     clip_scores = _read_clip_scores(row, duration) if all(labels) else None
-    return Record(row.qid, vid, query, duration, windows, clip_scores)
+    domain = row.text("domain") if row.has("domain") else None
+    return Record(row.qid, vid, query, duration, windows, clip_scores, clip_labels, domain)
 
 
 def _read_windows(row: Row, duration: float, repairs: Repairs) -> NDArray[np.float64]:

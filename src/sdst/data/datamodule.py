@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from sdst.config.schema import Levels
-from sdst.data.annotations import moments_inside, read_annotations
+from sdst.data.annotations import moments_inside, of_domain, read_annotations
 from sdst.data.collate import collate
 from sdst.data.dataset import GroundingDataset
 from sdst.data.fingerprint import fingerprint
@@ -31,7 +31,7 @@ class GroundingDataModule(L.LightningDataModule):
     """Train, validation and test splits of one data set.
 
     Args:
-        name: Evaluation protocol: ``qvhighlights``, ``charades``, ``tacos`` or ``world``.
+        name: Evaluation protocol, a key of ``sdst.metrics.evaluation.PROTOCOLS``: ``qvhighlights``, ``charades``, ...
         annotations: Split name -> JSON lines file; None for a split that the data set does not have.
         features: The feature store (layout: ``sdst.data.store``).
         pooling: Pooling of the features: ``adaptive``, ``avg`` or ``cls`` (Tab. 3).
@@ -42,6 +42,7 @@ class GroundingDataModule(L.LightningDataModule):
         num_workers: Number of loader processes.
         levels: Choice of the backbone layers.
         seed: Seed of shuffling and of the positive clips.
+        domain: Domain whose rows are read; None for all. TVSum and YouTube Highlights train a model per domain.
         validation_split: Split that validation evaluates and that chooses the best checkpoint.
     """
 
@@ -57,6 +58,7 @@ class GroundingDataModule(L.LightningDataModule):
         batch_size: int = 32,
         repeat: int = 1,
         num_workers: int = 0,
+        domain: str | None = None,
         levels: Levels | None = None,
         seed: int = 0,
         validation_split: str = "val",
@@ -78,6 +80,7 @@ class GroundingDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.repeat = repeat
         self.num_workers = num_workers
+        self.domain = domain
         self.clip_seconds = clip_seconds
         self.seed = seed
         self.validation_split = validation_split
@@ -145,10 +148,10 @@ class GroundingDataModule(L.LightningDataModule):
                     f"data.annotations.{split}: no such split; there are {', '.join(self.paths) or 'none'}"
                 )
             annotations = read_annotations(self.paths[split])
-            records = annotations.records
+            records = of_domain(annotations.records, self.domain, self.paths[split])
             notes = [str(annotations.repairs)] if annotations.repairs else []
             if split == "train":
-                if unlabelled := sum(record.windows is None for record in records):
+                if unlabelled := sum(not record.is_labelled for record in records):
                     raise UserError(
                         f"{self.paths[split]}: {unlabelled} rows lack relevant_windows; cannot train"
                     )
@@ -162,7 +165,9 @@ class GroundingDataModule(L.LightningDataModule):
                     notes.append(
                         f"left out {len(records) - len(longer)} shorter than {self.min_duration:g} s"
                     )
-                records = [record for record in longer if len(moments_inside(record))]
+                records = [
+                    record for record in longer if record.windows is None or len(moments_inside(record))
+                ]
                 if not records:
                     raise UserError(
                         f"{self.paths[split]}: no moment has a length inside its video; correct them"

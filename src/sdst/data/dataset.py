@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch.utils.data import Dataset
 
-from sdst.data.annotations import moments_inside
+from sdst.data.annotations import label_saliency, moments_inside
 from sdst.errors import UserError
 from sdst.spans import count_clips, se_to_cw
 
@@ -70,9 +70,10 @@ def usable_clips(stored: int, record: Record, clip_seconds: float) -> int:
 def saliency_target(record: Record, num_clips: int, clip_seconds: float) -> NDArray[np.float32]:
     """(num_clips,) target in [0, 1], zeros for a record without labels (App. A, B).
 
-    With annotated saliency, the target is the sum of a clip's three scores / 12. Without it, a clip is 1 inside a
-    moment and 0 outside. A clip is inside if the overlap is at least half of the clip, or half of a moment shorter
-    than a clip, so that every moment covered by clips has a positive clip.
+    With annotated saliency, the target is the sum of a clip's three scores / 12, or what ``label_saliency`` makes of
+    labels per clip of the features, 0 for clips after the last label. Without it, a clip is 1 inside a moment and 0
+    outside. A clip is inside if the overlap is at least half of the clip, or half of a moment shorter than a clip, so
+    that every moment covered by clips has a positive clip.
     """
     target = np.zeros(num_clips, dtype=np.float32)
     if record.clip_scores is not None:
@@ -80,12 +81,32 @@ def saliency_target(record: Record, num_clips: int, clip_seconds: float) -> NDAr
         scored = ((np.arange(num_clips) + 0.5) * clip_seconds / SCORED_CLIP_SECONDS).astype(int)
         known = scored < len(record.clip_scores)
         target[known] = record.clip_scores[scored[known]].sum(axis=1) / 12
+    elif record.clip_labels is not None:
+        labelled = label_saliency(record.clip_labels)[:num_clips]
+        target[: len(labelled)] = labelled
     elif record.windows is not None:
         starts = np.arange(num_clips) * clip_seconds
         for start, end in moments_inside(record):
             overlap = np.minimum(starts + clip_seconds, end) - np.maximum(starts, start)
             target[overlap >= min(clip_seconds, end - start) / 2] = 1
     return target
+
+
+def check_labels(record: Record, clip_seconds: float) -> None:
+    """Refuse labels per clip of another clip length than the features'.
+
+    Raises:
+        UserError: The labels cover more or less than the video, by over a tenth of it and over a clip.
+    """
+    if record.clip_labels is None:
+        return
+    labelled = len(record.clip_labels) * clip_seconds
+    if abs(labelled - record.duration) > max(0.1 * record.duration, clip_seconds):
+        raise UserError(
+            f"qid {record.qid!r}: 'label' must have one entry per clip of {clip_seconds:g} s, about "
+            f"{count_clips(record.duration, clip_seconds)} for {record.duration:g} s, got {len(record.clip_labels)}; "
+            "check data.clip_seconds"
+        )
 
 
 class GroundingDataset(Dataset[Sample]):
@@ -117,6 +138,7 @@ class GroundingDataset(Dataset[Sample]):
         self.num_clips: list[int] = []
         num_stored = {vid: store.num_clips(vid) for vid in dict.fromkeys(record.vid for record in records)}
         for record in records:
+            check_labels(record, clip_seconds)
             stored = num_stored[record.vid]
             used = usable_clips(stored, record, clip_seconds)
             self.lengths["trimmed"] += stored > used

@@ -79,6 +79,20 @@ class Row:
             raise self.error(f"'{key}' holds a fraction; every number must be whole")
         return array.astype(np.int64, copy=False)
 
+    def table(self, key: str) -> NDArray[np.float64]:
+        """A list of numbers or of lists of equally many, as a float64 (N, A) array; axes of length 1 do not count."""
+        value = self._get(key)
+        try:
+            array = np.array(value)
+        except ValueError:  # lists of unequal lengths
+            array = np.array(None)
+        long = [size for size in array.shape[1:] if size != 1]
+        if array.dtype.kind not in "iuf" or array.ndim == 0 or array.size == 0 or len(long) > 1:
+            raise self.error(f"'{key}' must be a list of numbers, or of lists of equally many numbers")
+        if not np.isfinite(array).all():
+            raise self.error(f"'{key}' holds NaN or Inf; every number must be finite")
+        return array.reshape(len(array), -1).astype(np.float64)
+
     def _array(self, key: str, item_shape: tuple[int, ...]) -> NDArray[Any]:
         """Finite numbers as an array; its type is an integer if all of them are written without a fraction."""
         value = self._get(key)

@@ -36,6 +36,7 @@ import numpy as np
 from scipy.signal import lfilter
 
 from sdst.console.progress import progress_bars
+from sdst.data.annotations import label_saliency
 from sdst.errors import UserError
 from sdst.features.writer import FeatureWriter
 from sdst.spans import count_clips
@@ -180,9 +181,16 @@ def near_miss(query: str, rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def visibility(row: Record, num_clips: int, clip_seconds: float) -> NDArray[np.float32]:
-    """(T,) in [0, 1]: the part of each clip inside the row's moments, reduced where annotators scored it low."""
+    """(T,) in [0, 1]: the part of each clip inside the row's moments, reduced where annotators scored it low.
+
+    Of a row without moments it is the saliency of its labels, if it has any.
+    """
     if row.windows is None:
-        return np.zeros(num_clips, np.float32)
+        shown = np.zeros(num_clips, np.float32)
+        if row.clip_labels is not None:
+            labelled = label_saliency(row.clip_labels)[:num_clips]
+            shown[: len(labelled)] = labelled
+        return shown
     clip_start = np.arange(num_clips)[:, None] * clip_seconds
     start, end = row.windows.T  # (G,) each
     overlap = np.minimum(end, clip_start + clip_seconds) - np.maximum(start, clip_start)
