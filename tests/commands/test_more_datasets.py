@@ -82,6 +82,9 @@ def test_a_domain_is_trained_and_evaluated_alone(tmp_path: Path, capsys: pytest.
     overrides = [*corpus.overrides, "data.domain=BT"]
     _, brief = train_and_evaluate(overrides, tmp_path, corpus.paths["val"], capsys, "--domain", "BT")
     assert set(brief) == {"mAP", "mAP-BT"}
+    assert main(["show", str(tmp_path / "run")]) == 0
+    assert main(["analyze", str(tmp_path / "run")]) == 2
+    assert "'relevant_windows'" in capsys.readouterr().err
     assert main(["train", *corpus.overrides, "data.domain=XY", f"run_dir={tmp_path}/other"]) == 2
     assert "has no row of domain 'XY'; choose from BK, BT" in capsys.readouterr().err
 
