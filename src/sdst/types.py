@@ -44,8 +44,8 @@ class Record:
             moment without length in the video is as it stands in the file.
         clip_scores: (number of 2 s clips, 3) int64 scores 0-4 of the three annotators, 0 where a clip is not
             relevant; None where the dataset has no saliency labels.
-        clip_labels: (clips of the features, A) float64 labels of A raters: of several 1-5 (TVSum), of one 0 or 1
-            (YouTube Highlights); None where the dataset has none.
+        clip_labels: (clips, A) float64 labels of A raters, of clips spread evenly over the video: of several raters 1-5
+            (TVSum), of one 0 or 1 (YouTube Highlights); None where the dataset has none.
         domain: Domain of the video (TVSum, YouTube Highlights); None where the dataset has none.
     """
 

@@ -11,23 +11,29 @@ from helpers.corpus import TINY, make_corpus, make_rows
 from sdst.cli import main
 from sdst.data.annotations import read_annotations
 from sdst.features.simulate import write_simulated
+from sdst.types import Record
 
 DOMAINS = ("BK", "BT")
 
 
-def labelled_rows(split: str, raters: int, clip_seconds: float) -> list[dict[str, Any]]:
-    """Rows in QD-DETR's layout of TVSum (20 raters, an axis of length 1) or YouTube Highlights (one rater)."""
+def labelled_rows(split: str, raters: int) -> list[dict[str, Any]]:
+    """Rows in the layout of QD-DETR and Lighthouse.
+
+    TVSum has 20 raters, and its ``duration`` counts clips of 2 s. The labels of YouTube Highlights are 50 frames apart.
+    """
     rng = np.random.default_rng(len(split))
     rows = []
     for number in range(8):
         num_clips = 6 + number % 3
-        shape = (num_clips, 1, raters) if raters > 1 else (num_clips, 1)
+        shape = (num_clips, raters)
         rows.append(
             {
                 "qid": f"{split}{number}",
                 "vid": f"{split}{number}",
                 "query": ("bee keeping", "making a sandwich")[number % 2],
-                "duration": num_clips * clip_seconds - 0.3,
+                "duration": num_clips if raters > 1 else num_clips * 50 / 29.97 + 1.5,
+                "relevant_clip_ids": None,
+                "relevant_windows": None,
                 "domain": DOMAINS[number % 2],
                 "label": rng.integers(1, 6, shape).tolist()
                 if raters > 1
@@ -61,8 +67,11 @@ def train_and_evaluate(
 def test_highlights_without_moments_train_the_saliency_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], data: str, raters: int, clip_seconds: float
 ) -> None:
-    rows = {split: labelled_rows(split, raters, clip_seconds) for split in ("train", "val")}
+    rows = {split: labelled_rows(split, raters) for split in ("train", "val")}
     corpus = make_corpus(tmp_path, rows, data, clip_seconds=clip_seconds)
+    assert (
+        main(["features", "validate", str(corpus.features), "--annotations", str(corpus.paths["val"])]) == 0
+    )
     _, brief = train_and_evaluate(corpus.overrides, tmp_path, corpus.paths["val"], capsys)
     assert set(brief) == {"mAP", "mAP-BK", "mAP-BT"}
     log = (tmp_path / "run/csv/version_0/metrics.csv").read_text().splitlines()[0]
@@ -73,11 +82,30 @@ def test_highlights_without_moments_train_the_saliency_alone(
     submission = [
         json.loads(line) for line in (tmp_path / "run/val_submission.jsonl").read_text().splitlines()
     ]
-    assert all(row["pred_relevant_windows"] == [] and row["pred_saliency_scores"] for row in submission)
+    labels = {row["qid"]: row["label"] for row in rows["val"]}
+    for row in submission:
+        assert row["pred_relevant_windows"] == []
+        assert len(row["pred_saliency_scores"]) == len(labels[row["qid"]])
+
+
+def test_features_of_another_clip_length_are_labelled_and_scored_on_the_grid_of_the_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TVSum labels clips of 2 s; features of 1 s have twice as many clips."""
+    rows = {split: labelled_rows(split, 20) for split in ("train", "val")}
+    corpus = make_corpus(tmp_path, rows, "tvsum")
+    seconds = [Record(r["qid"], r["vid"], r["query"], 2 * r["duration"]) for r in rows["train"] + rows["val"]]
+    features = tmp_path / "seconds.h5"
+    write_simulated(seconds, features, clip_seconds=1.0, video_dim=16, text_dim=16, levels=2)
+    overrides = [*corpus.overrides, "data.clip_seconds=1", f"data.features={features}"]
+    train_and_evaluate(overrides, tmp_path, corpus.paths["val"], capsys)
+    lines = (tmp_path / "run/val_submission.jsonl").read_text().splitlines()
+    found = {row["qid"]: len(row["pred_saliency_scores"]) for row in map(json.loads, lines)}
+    assert found == {row["qid"]: len(row["label"]) for row in rows["val"]}
 
 
 def test_a_domain_is_trained_and_evaluated_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = {split: labelled_rows(split, 20, 2.0) for split in ("train", "val")}
+    rows = {split: labelled_rows(split, 20) for split in ("train", "val")}
     corpus = make_corpus(tmp_path, rows, "tvsum")
     overrides = [*corpus.overrides, "data.domain=BT"]
     _, brief = train_and_evaluate(overrides, tmp_path, corpus.paths["val"], capsys, "--domain", "BT")
@@ -92,7 +120,6 @@ def test_a_domain_is_trained_and_evaluated_alone(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.clip_seconds=1", "data.features={other}"], "'label' must have one entry per clip of 1 s"),
         (["loss.weights.cls=1"], "loss.weights.cls must be 0 because decode.max_moments=0"),
         (["decode.max_moments=5"], "loss.weights: cls or act must be positive"),
         (
@@ -108,10 +135,8 @@ def test_a_domain_is_trained_and_evaluated_alone(tmp_path: Path, capsys: pytest.
 def test_what_does_not_fit_highlights_is_refused_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], message: str
 ) -> None:
-    rows = {split: labelled_rows(split, 20, 2.0) for split in ("train", "val")}
+    rows = {split: labelled_rows(split, 20) for split in ("train", "val")}
     corpus = make_corpus(tmp_path, rows, "tvsum")
-    other = make_corpus(tmp_path / "other", rows, "tvsum", clip_seconds=1.0)
-    overrides = [override.format(other=other.features) for override in overrides]
     assert main(["train", *corpus.overrides, *overrides, f"run_dir={tmp_path}/run"]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

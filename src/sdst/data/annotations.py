@@ -1,8 +1,8 @@
 """Annotation files of all data sets: one reader; a row's fields say which labels it has.
 
 Every row has ``qid``, ``vid``, ``query`` and ``duration``. Moments are ``relevant_windows``; QVHighlights adds
-``relevant_clip_ids`` with ``saliency_scores``; TVSum and YouTube Highlights have ``label`` per clip of the features and
-``domain``, as QD-DETR and UniVTG released them.
+``relevant_clip_ids`` with ``saliency_scores``; TVSum and YouTube Highlights have ``label`` per clip and
+``domain``, as QD-DETR, CG-DETR and Lighthouse released them.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ if TYPE_CHECKING:
     from sdst.data.jsonlines import Row
 
 LABELLED_CLIP_SECONDS = 2
-"""Length of the clips that carry saliency labels, fixed by the QVHighlights annotation."""
+"""Length of the clips that carry saliency labels, fixed by the annotation of QVHighlights and TVSum."""
 LONGEST_SECONDS = 24 * 3600
 """The longest duration accepted: a longer one is a mistake, or an attempt to exhaust memory."""
+
+TVSUM_RATERS = 20
+"""Raters of every video of TVSum."""
 
 
 @dataclass
@@ -39,7 +42,7 @@ class Repairs:
     rows: defaultdict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, kind: str, row: Row, count: int) -> None:
-        """Note ``count`` windows of a row."""
+        """Note ``count`` windows, or the duration, of a row."""
         if count:
             self.counts[kind] += count
             self.rows[kind].append(row)
@@ -108,6 +111,19 @@ def moments_inside(record: Record) -> NDArray[np.float64]:
     return moments
 
 
+def clips_of(record: Record, clip_seconds: float, stored: int | None = None) -> float:
+    """Length of a video in clips, not rounded: its labels per clip say it, else its duration.
+
+    Args:
+        record: The annotation.
+        clip_seconds: Length of a clip.
+        stored: Number of clips of its features. Where these are not one per label, the duration counts.
+    """
+    if record.clip_labels is not None and (stored is None or abs(stored - len(record.clip_labels)) <= 1):
+        return len(record.clip_labels)
+    return record.duration / clip_seconds
+
+
 def label_saliency(labels: NDArray[np.float64]) -> NDArray[np.float64]:
     """(T,) target saliency in [0, 1] of (T, A) ``clip_labels``.
 
@@ -135,8 +151,21 @@ def _to_record(row: Row, repairs: Repairs) -> Record:
     if any(labels) and not all(labels):
         raise row.error("has only one of 'relevant_clip_ids' and 'saliency_scores'; give both or neither")
     clip_scores = _read_clip_scores(row, duration) if all(labels) else None
+    if clip_labels is not None:
+        duration = _read_duration(row, duration, clip_labels, repairs)
     domain = row.text("domain") if row.has("domain") else None
     return Record(row.qid, vid, query, duration, windows, clip_scores, clip_labels, domain)
+
+
+def _read_duration(row: Row, duration: float, clip_labels: NDArray[np.float64], repairs: Repairs) -> float:
+    """Duration of a row with labels, in seconds: the TVSum files of QD-DETR and Lighthouse count clips of 2 s."""
+    num_clips, num_raters = clip_labels.shape
+    if num_raters == 1 and clip_labels.max() > 1:
+        raise row.error(f"'label' of one rater must be 0 or 1, got {clip_labels.max():g}")
+    if num_raters == TVSUM_RATERS and abs(duration - num_clips) <= 1:
+        repairs.add("durations in clips of 2 s turned into seconds", row, 1)
+        return float(num_clips * LABELLED_CLIP_SECONDS)
+    return duration
 
 
 def _read_windows(row: Row, duration: float, repairs: Repairs) -> NDArray[np.float64]:

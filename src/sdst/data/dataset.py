@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch.utils.data import Dataset
 
-from sdst.data.annotations import label_saliency, moments_inside
+from sdst.data.annotations import clips_of, label_saliency, moments_inside
 from sdst.errors import UserError
-from sdst.spans import count_clips, se_to_cw
+from sdst.spans import count_clips, regrid, se_to_cw
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,12 +53,13 @@ def usable_clips(stored: int, record: Record, clip_seconds: float) -> int:
 
     Real files differ from their annotated duration by a fraction of a clip, so one clip more or less is normal: an
     extra clip is trimmed, and a missing one leaves the end of the video without features. A larger difference means
-    that features and annotations have different clip lengths or different videos.
+    that features and annotations have different clip lengths or different videos. Features of a video with labels per
+    clip have one clip per label, as released, or as many as the duration says; then labels and saliency are regridded.
 
     Raises:
-        UserError: The stored clips and the duration differ by more than one clip.
+        UserError: The stored clips and the expected ones differ by more than one clip.
     """
-    expected = count_clips(record.duration, clip_seconds)
+    expected = count_clips(clips_of(record, clip_seconds, stored), 1.0)
     if abs(stored - expected) > 1:
         raise UserError(
             f"features of video {record.vid}: {stored} clips, but {record.duration:g} s are {expected} clips of "
@@ -71,7 +72,7 @@ def saliency_target(record: Record, num_clips: int, clip_seconds: float) -> NDAr
     """(num_clips,) target in [0, 1], zeros for a record without labels (App. A, B).
 
     With annotated saliency, the target is the sum of a clip's three scores / 12, or what ``label_saliency`` makes of
-    labels per clip of the features, 0 for clips after the last label. Without it, a clip is 1 inside a moment and 0
+    labels per clip, on the grid of the features. Without it, a clip is 1 inside a moment and 0
     outside. A clip is inside if the overlap is at least half of the clip, or half of a moment shorter than a clip, so
     that every moment covered by clips has a positive clip.
     """
@@ -82,31 +83,13 @@ def saliency_target(record: Record, num_clips: int, clip_seconds: float) -> NDAr
         known = scored < len(record.clip_scores)
         target[known] = record.clip_scores[scored[known]].sum(axis=1) / 12
     elif record.clip_labels is not None:
-        labelled = label_saliency(record.clip_labels)[:num_clips]
-        target[: len(labelled)] = labelled
+        target[:] = regrid(label_saliency(record.clip_labels), num_clips)
     elif record.windows is not None:
         starts = np.arange(num_clips) * clip_seconds
         for start, end in moments_inside(record):
             overlap = np.minimum(starts + clip_seconds, end) - np.maximum(starts, start)
             target[overlap >= min(clip_seconds, end - start) / 2] = 1
     return target
-
-
-def check_labels(record: Record, clip_seconds: float) -> None:
-    """Refuse labels per clip of another clip length than the features'.
-
-    Raises:
-        UserError: The labels cover more or less than the video, by over a tenth of it and over a clip.
-    """
-    if record.clip_labels is None:
-        return
-    labelled = len(record.clip_labels) * clip_seconds
-    if abs(labelled - record.duration) > max(0.1 * record.duration, clip_seconds):
-        raise UserError(
-            f"qid {record.qid!r}: 'label' must have one entry per clip of {clip_seconds:g} s, about "
-            f"{count_clips(record.duration, clip_seconds)} for {record.duration:g} s, got {len(record.clip_labels)}; "
-            "check data.clip_seconds"
-        )
 
 
 class GroundingDataset(Dataset[Sample]):
@@ -124,6 +107,7 @@ class GroundingDataset(Dataset[Sample]):
     Attributes:
         lengths: How many samples were ``trimmed`` by a clip, and how many are ``short`` of one.
         num_clips: T of each record.
+        whole_clips: Length of each record's video in clips, not rounded.
     """
 
     def __init__(
@@ -136,13 +120,14 @@ class GroundingDataset(Dataset[Sample]):
         self._latest: tuple[str, int, NDArray[np.float16]] | None = None
         self.lengths: Counter[str] = Counter()
         self.num_clips: list[int] = []
+        self.whole_clips: list[float] = []
         num_stored = {vid: store.num_clips(vid) for vid in dict.fromkeys(record.vid for record in records)}
         for record in records:
-            check_labels(record, clip_seconds)
             stored = num_stored[record.vid]
             used = usable_clips(stored, record, clip_seconds)
             self.lengths["trimmed"] += stored > used
-            self.lengths["short"] += used < count_clips(record.duration, clip_seconds)
+            self.whole_clips.append(clips_of(record, clip_seconds, stored))
+            self.lengths["short"] += used < count_clips(self.whole_clips[-1], 1.0)
             self.num_clips.append(used)
 
     def __len__(self) -> int:
@@ -168,7 +153,7 @@ class GroundingDataset(Dataset[Sample]):
             record=record,
             video=self._video(record.vid, num_clips),
             text=self.store.text(record.qid),
-            num_clips=record.duration / self.clip_seconds,
+            num_clips=self.whole_clips[index],
             moments=(se_to_cw(moments_inside(record)) / record.duration).astype(np.float32),
             saliency=saliency,
             positive_clip=positive,

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from sdst.console.parser import Parser, positive_number
 from sdst.console.progress import track
-from sdst.data.annotations import read_annotations
+from sdst.data.annotations import clips_of, read_annotations
 from sdst.data.store import FeatureStore
 from sdst.errors import UserError
 from sdst.features.extract import layer_numbers
@@ -147,14 +147,18 @@ def read_query(path: Path) -> NDArray[np.generic]:
 
 def measure_coverage(store: FeatureStore, split: str, records: Sequence[Record]) -> Coverage:
     """Compare a feature file with the records of an annotation file named ``split``."""
-    durations = {record.vid: record.duration for record in records}
-    missing_vids, missing_qids = store.missing(durations, [record.qid for record in records])
+    annotated = {record.vid: record for record in records}
+    missing_vids, missing_qids = store.missing(annotated, [record.qid for record in records])
     other_length = [
         vid
-        for vid in durations.keys() - set(missing_vids)
-        if abs(store.num_clips(vid) - count_clips(durations[vid], store.info.clip_seconds)) > 1
+        for vid in annotated.keys() - set(missing_vids)
+        if _differs(store.num_clips(vid), annotated[vid], store.info.clip_seconds)
     ]
-    return Coverage(split, len(durations), len(records), missing_vids, missing_qids, sorted(other_length))
+    return Coverage(split, len(annotated), len(records), missing_vids, missing_qids, sorted(other_length))
+
+
+def _differs(stored: int, record: Record, clip_seconds: float) -> bool:
+    return abs(stored - count_clips(clips_of(record, clip_seconds, stored), 1.0)) > 1
 
 
 def _read_array(path: Path, npz_key: str) -> NDArray[np.generic]:

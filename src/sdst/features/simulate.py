@@ -36,10 +36,10 @@ import numpy as np
 from scipy.signal import lfilter
 
 from sdst.console.progress import progress_bars
-from sdst.data.annotations import label_saliency
+from sdst.data.annotations import clips_of, label_saliency
 from sdst.errors import UserError
 from sdst.features.writer import FeatureWriter
-from sdst.spans import count_clips
+from sdst.spans import count_clips, regrid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -156,7 +156,7 @@ def write_simulated(
 def video_concepts(rows: Sequence[Record], clip_seconds: float, seed: int) -> NDArray[np.float32]:
     """(T, C) concepts in each clip of a video; the order of its rows does not matter."""
     vid = rows[0].vid
-    num_clips = count_clips(max(row.duration for row in rows), clip_seconds)
+    num_clips = count_clips(max(clips_of(row, clip_seconds) for row in rows), 1.0)
     rng = _generator(seed, "background", vid)
     concepts = BACKGROUND_NORM * _slow(_normal(rng, (num_clips, NUM_CONCEPTS)), clip_seconds)
     concepts += PLACE_NORM * _normal(rng, (NUM_CONCEPTS,))
@@ -188,8 +188,7 @@ def visibility(row: Record, num_clips: int, clip_seconds: float) -> NDArray[np.f
     if row.windows is None:
         shown = np.zeros(num_clips, np.float32)
         if row.clip_labels is not None:
-            labelled = label_saliency(row.clip_labels)[:num_clips]
-            shown[: len(labelled)] = labelled
+            shown[:] = regrid(label_saliency(row.clip_labels), num_clips)
         return shown
     clip_start = np.arange(num_clips)[:, None] * clip_seconds
     start, end = row.windows.T  # (G,) each

@@ -1,8 +1,8 @@
 """Highlight detection of TVSum and YouTube Highlights: mAP of a video's clips ranked by saliency, by domain.
 
-The definitions are those of UMT (Liu et al., CVPR 2022: ``datasets/tvsum.py`` and ``youtube.py``), which UniVTG
-(``main/inference_hl.py``), QD-DETR and Lighthouse copied. They were written down from those programs, not run beside
-them; a test compares this module with a loop that follows them line by line.
+The definitions are those of UMT (Liu et al., CVPR 2022: ``datasets/tvsum.py`` and ``youtube.py``), which UniVTG,
+QD-DETR (``qd_detr/inference.py``) and Lighthouse (``compute_hl_results``) copied. The programs were read, not run
+beside this one; a test compares it with a loop that follows theirs line by line.
 """
 
 from __future__ import annotations

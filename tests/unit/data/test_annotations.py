@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.shared_data import SHARED, needs_shared
-from sdst.data.annotations import moments_inside, read_annotations
+from sdst.data.annotations import clips_of, label_saliency, moments_inside, read_annotations
 from sdst.data.predictions import read_predictions
 from sdst.errors import UserError
 from sdst.files.text import read_text
@@ -254,6 +254,48 @@ def test_files_that_hold_no_rows_are_refused(tmp_path):
     }.items():
         with pytest.raises(UserError, match=message):
             read_annotations(tmp_path / name)
+
+
+RANKED = {key: PLAIN[key] for key in ("qid", "query", "vid")} | {"domain": "BK", "relevant_windows": None}
+
+
+@pytest.mark.parametrize("shape", [(4, 20), (4, 1, 20), (4, 20, 1)])
+def test_ratings_of_tvsum_are_read_and_its_duration_in_clips_becomes_seconds(path, shape):
+    ratings = np.arange(80) % 5 + 1.0
+    annotations = read(path, RANKED | {"duration": 4, "label": ratings.reshape(shape).tolist()})
+    (record,) = annotations.records
+    assert record.clip_labels.tolist() == ratings.reshape(4, 20).tolist()
+    assert (record.domain, record.windows, record.is_labelled) == ("BK", None, True)
+    assert record.duration == 8
+    assert annotations.repairs.counts == {"durations in clips of 2 s turned into seconds": 1}
+    assert label_saliency(record.clip_labels) == pytest.approx((ratings.reshape(4, 20).mean(axis=1) - 1) / 4)
+    in_seconds = read(path, RANKED | {"duration": 7.9, "label": ratings.reshape(shape).tolist()})
+    assert (in_seconds.records[0].duration, bool(in_seconds.repairs)) == (7.9, False)
+
+
+@pytest.mark.parametrize("label", [[0, 1, 0], [[0], [1], [0]], [[0.0], [1.0], [0.0]]])
+def test_labels_of_one_rater_are_read(path, label):
+    (record,) = read(path, RANKED | {"duration": 6.3, "label": label}).records
+    assert (record.clip_labels.tolist(), record.duration) == ([[0], [1], [0]], 6.3)
+    assert label_saliency(record.clip_labels).tolist() == [0, 1, 0]
+    assert clips_of(record, 2.0) == clips_of(record, 2.0, stored=4) == 3
+    assert clips_of(record, 1.0, stored=6) == 6.3
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ([], "'label' must be a list of numbers, or of lists of equally many numbers"),
+        ([[1, 2], [3]], "'label' must be a list"),
+        ([[[1, 2], [3, 4]], [[1, 2], [3, 4]]], "'label' must be a list"),
+        (["1"], "'label' must be a list"),
+        ([float("nan")], "'label' holds NaN or Inf"),
+        ([[35], [60]], "'label' of one rater must be 0 or 1, got 60"),
+    ],
+)
+def test_bad_labels_are_refused(path, label, message):
+    with pytest.raises(UserError, match=message):
+        read(path, RANKED | {"duration": 6, "label": label})
 
 
 @needs_shared
