@@ -26,8 +26,10 @@ def labelled_rows(split: str, raters: int) -> list[dict[str, Any]]:
     for number in range(8):
         num_clips = 6 + number % 3
         shape = (num_clips, raters)
+        frames = {"frames": 50.0 * num_clips, "fps": 29.97, "clip": [[0.0, 100.0]], "match": [-1] * num_clips}
         rows.append(
             {
+                **(frames if raters == 1 else {}),
                 "qid": f"{split}{number}",
                 "vid": f"{split}{number}",
                 "query": ("bee keeping", "making a sandwich")[number % 2],

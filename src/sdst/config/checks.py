@@ -55,7 +55,7 @@ def _check_no_moments(config: DictConfig) -> None:
         if config.loss.weights.get(term):
             raise UserError(
                 f"loss.weights.{term} must be 0 because decode.max_moments=0 predicts no moments, got "
-                f"{config.loss.weights[term]}"
+                f"{config.loss.weights[term]}; set it to 0, or give decode.max_moments=null"
             )
     if config.decode.score == "auto":
         config.decode.score = "class"

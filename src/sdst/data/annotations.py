@@ -29,14 +29,13 @@ LABELLED_CLIP_SECONDS = 2
 """Length of the clips that carry saliency labels, fixed by the annotation of QVHighlights and TVSum."""
 LONGEST_SECONDS = 24 * 3600
 """The longest duration accepted: a longer one is a mistake, or an attempt to exhaust memory."""
-
 TVSUM_RATERS = 20
 """Raters of every video of TVSum."""
 
 
 @dataclass
 class Repairs:
-    """Repairs made and oddities found while reading a file: number and rows of each kind. False if there are none."""
+    """Repairs made and oddities found while reading a file: number and first rows of each kind. False without any."""
 
     counts: Counter[str] = field(default_factory=Counter)
     rows: defaultdict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
@@ -45,7 +44,8 @@ class Repairs:
         """Note ``count`` windows, or the duration, of a row."""
         if count:
             self.counts[kind] += count
-            self.rows[kind].append(row)
+            if len(self.rows[kind]) <= MOST_NAMED:  # the rows of a large file need much memory
+                self.rows[kind].append(row)
 
     def __bool__(self) -> bool:
         return bool(self.counts)
@@ -127,8 +127,8 @@ def clips_of(record: Record, clip_seconds: float, stored: int | None = None) -> 
 def label_saliency(labels: NDArray[np.float64]) -> NDArray[np.float64]:
     """(T,) target saliency in [0, 1] of (T, A) ``clip_labels``.
 
-    Several raters rate 1 to 5, as in TVSum: their mean, scaled to [0, 1], as in QD-DETR. One rater says 0 or 1; other
-    numbers are clipped.
+    Several raters rate 1 to 5, as in TVSum: their mean, scaled to [0, 1], as in QD-DETR. One rater says 0 or 1;
+    numbers below 0 count as 0.
     """
     mean = labels.mean(axis=1)
     target: NDArray[np.float64] = ((mean - 1) / 4 if labels.shape[1] > 1 else mean).clip(0, 1)

@@ -72,9 +72,9 @@ def saliency_target(record: Record, num_clips: int, clip_seconds: float) -> NDAr
     """(num_clips,) target in [0, 1], zeros for a record without labels (App. A, B).
 
     With annotated saliency, the target is the sum of a clip's three scores / 12, or what ``label_saliency`` makes of
-    labels per clip, on the grid of the features. Without it, a clip is 1 inside a moment and 0
-    outside. A clip is inside if the overlap is at least half of the clip, or half of a moment shorter than a clip, so
-    that every moment covered by clips has a positive clip.
+    labels per clip, on the grid of the features. Without it, a clip is 1 inside a moment and 0 outside. A clip is
+    inside if the overlap is at least half of the clip, or half of a moment shorter than a clip, so that every moment
+    covered by clips has a positive clip.
     """
     target = np.zeros(num_clips, dtype=np.float32)
     if record.clip_scores is not None:

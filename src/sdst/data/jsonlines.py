@@ -152,7 +152,7 @@ def _count_others(places: list[str]) -> str:
     if not places:
         return ""
     named = ", ".join(map(_name, places[:MOST_NAMED])) + (", ..." if len(places) > MOST_NAMED else "")
-    return f"; {len(places)} more rows are refused ({named})"
+    return f"; {len(places)} more {'row is' if len(places) == 1 else 'rows are'} refused ({named})"
 
 
 def _name(place: str) -> str:

@@ -36,8 +36,8 @@ def read_predictions(path: str | Path) -> list[Prediction]:
     unsorted = [p.qid for p in predictions if (np.diff(p.windows[:, 2]) > 0).any()]
     if unsorted:
         logger.warning(
-            "%s: %d rows are not sorted by score (first qid %r), and the official R1 takes the first window listed; "
-            "list the best window first",
+            "%s: rows not sorted by score: %d (first qid %r); the official R1 takes the first window listed, so list "
+            "the best one first",
             path,
             len(unsorted),
             unsorted[0],

@@ -167,7 +167,7 @@ def test_a_video_with_unequal_numbers_of_sentences_and_times_is_refused(path):
     with pytest.raises(UserError) as error:
         read_annotations(path)
     assert str(error.value) == (
-        f"{path}:'v', sentence 1: qid 'v_1': 'query' must be a string, got null; 1 more rows are refused ('w')"
+        f"{path}:'v', sentence 1: qid 'v_1': 'query' must be a string, got null; 1 more row is refused ('w')"
     )
 
 

@@ -78,7 +78,7 @@ def test_reading_keeps_the_listed_order_and_needs_neither_names_nor_saliency(pat
     path.write_text(json.dumps(ROW) + "\n" + json.dumps({"qid": "7", "pred_relevant_windows": []}))
     first, second = read_predictions(path)
     (warning,) = caplog.messages
-    assert warning.startswith(f"{path}: 1 rows are not sorted by score (first qid 7)")
+    assert warning.startswith(f"{path}: rows not sorted by score: 1 (first qid 7);")
     assert first.windows.tolist() == ROW["pred_relevant_windows"]
     assert (first.vid, first.query) == ("", "")
     assert second.windows.shape == (0, 3)
