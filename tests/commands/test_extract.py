@@ -179,7 +179,7 @@ def test_layers_are_the_last_ones_or_listed_ones(corpus, backbone):
         (["--clip-seconds", "0"], "must be a finite number above 0, got 0"),
         (["--batch-size", "0"], "must be at least 1, got 0"),
         (["--videos", "nowhere"], "no such folder"),
-        (["--only", "nowhere"], "nowhere: not a readable list"),
+        (["--only", "nowhere"], "nowhere: cannot be read"),
         (["--shard", "7/9"], "no video is left"),
     ],
 )

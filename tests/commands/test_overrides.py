@@ -63,13 +63,13 @@ REFUSED = {
     "data.features=a.h5,b.h5": ["data.features=a.h5,b.h5: several values need -m"],
     # Unknown choices.
     "data=qvhighlight": [
-        "data=qvhighlight: unknown choice (did you mean qvhighlights?); choose from charades, "
+        "data=qvhighlight: unknown choice (did you mean qvhighlights?); choose from activitynet, castella, charades, "
     ],
     "+model=foo": ["model=foo: unknown choice; choose from", "r2_tuning"],
     "hydra/launcher=foo": ["hydra/launcher=foo: unknown choice", "basic"],
     "trainer=null": ["trainer=null: a group needs a choice; choose from ", "default"],
     "logger=null": ["logger=null: ", "none", "CSV log"],
-    "data=3": ["data=3: unknown choice; choose from charades"],
+    "data=3": ["data=3: unknown choice; choose from activitynet, castella, charades"],
     "trainer=true": ["trainer=true: unknown choice"],
     "data=[charades,tacos]": ["need one choice each", "data"],
     # Values of the wrong kind: Hydra's reason survives.
@@ -168,7 +168,7 @@ def test_help_of_sdst_lists_the_choices(capsys: pytest.CaptureFixture[str]) -> N
     text = capsys.readouterr().out
     for group in ("data", "model"):
         choices = sorted(file.stem for file in (conf_dir() / group).glob("*.yaml"))
-        assert f"  {group:<10} {', '.join(choices)}\n" in text
+        assert f" {group} {', '.join(choices)} " in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 110
 
 

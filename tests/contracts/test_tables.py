@@ -216,7 +216,7 @@ def test_reader_refuses_missing_and_binary_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.yaml: cannot be read"):
         read_experiment(tmp_path / "none.yaml")
     (tmp_path / "bytes.yaml").write_bytes(b"title: \xff\xfe")
-    with pytest.raises(UserError, match=r"bytes\.yaml: not the YAML"):
+    with pytest.raises(UserError, match=r"bytes\.yaml: must be UTF-8 text"):
         read_experiment(tmp_path / "bytes.yaml")
 
 

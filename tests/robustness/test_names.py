@@ -123,7 +123,7 @@ def test_half_a_character_is_refused_when_it_is_read(tmp_path: Path, field: str)
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"qid": 1, "vid": "v", "query": "q"} | {field: "a\ud800"}))
     with pytest.raises(UserError, match=field):
-        [(row.text("vid"), row.text("query")) for row in read_rows(path)]
+        read_rows(path, lambda row: (row.text("vid"), row.text("query")))
 
 
 @pytest.mark.parametrize("name", PATH_LIKE[1:] + ODD)

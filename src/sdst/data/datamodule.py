@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from sdst.config.schema import Levels
-from sdst.data.annotations import read_annotations
+from sdst.data.annotations import moments_inside, of_domain, read_annotations
 from sdst.data.collate import collate
 from sdst.data.dataset import GroundingDataset
 from sdst.data.fingerprint import fingerprint
@@ -37,7 +37,7 @@ class GroundingDataModule(L.LightningDataModule):
     """Train, validation and test splits of one data set.
 
     Args:
-        name: Evaluation protocol: ``qvhighlights``, ``charades``, ``tacos`` or ``world``.
+        name: Evaluation protocol, a key of ``sdst.metrics.evaluation.PROTOCOLS``: ``qvhighlights``, ``charades``, ...
         annotations: Split name -> JSON lines file; None for a split that the data set does not have.
         features: The feature store (layout: ``sdst.data.store``).
         pooling: Pooling of the features: ``adaptive``, ``avg`` or ``cls`` (Tab. 3).
@@ -48,6 +48,7 @@ class GroundingDataModule(L.LightningDataModule):
         num_workers: Number of loader processes.
         levels: Choice of the backbone layers.
         seed: Seed of shuffling and of the positive clips.
+        domain: Domain whose rows are read; None for all. TVSum and YouTube Highlights train a model per domain.
         validation_split: Split that validation evaluates and that chooses the best checkpoint.
         longer: What to do in every split if features are more than a clip longer than annotated: ``refuse`` them,
             ``cut`` them to the annotation, whose times count from the start, or ``leave_out`` their rows.
@@ -65,6 +66,7 @@ class GroundingDataModule(L.LightningDataModule):
         batch_size: int = 32,
         repeat: int = 1,
         num_workers: int = 0,
+        domain: str | None = None,
         levels: Levels | None = None,
         seed: int = 0,
         validation_split: str = "val",
@@ -89,6 +91,7 @@ class GroundingDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.repeat = repeat
         self.num_workers = num_workers
+        self.domain = domain
         self.clip_seconds = clip_seconds
         self.seed = seed
         self.validation_split = validation_split
@@ -163,10 +166,10 @@ class GroundingDataModule(L.LightningDataModule):
                     f"data.annotations.{split}: no such split; there are {', '.join(self.paths) or 'none'}"
                 )
             annotations = read_annotations(self.paths[split])
-            records = annotations.records
+            records = of_domain(annotations.records, self.domain, self.paths[split])
             notes = [str(annotations.repairs)] if annotations.repairs else []
             if split == "train":
-                if unlabelled := sum(record.windows is None for record in records):
+                if unlabelled := sum(not record.is_labelled for record in records):
                     raise UserError(
                         f"{self.paths[split]}: {unlabelled} rows lack relevant_windows; cannot train"
                     )
@@ -180,7 +183,23 @@ class GroundingDataModule(L.LightningDataModule):
                     notes.append(
                         f"left out {len(records) - len(longer)} shorter than {self.min_duration:g} s"
                     )
-                records = longer
+                records = [
+                    record for record in longer if record.windows is None or len(moments_inside(record))
+                ]
+                if not records:
+                    raise UserError(
+                        f"{self.paths[split]}: no moment has a length inside its video; correct them"
+                    )
+                unusable = sum(
+                    len(record.windows) - len(moments_inside(record))
+                    for record in longer
+                    if record.windows is not None
+                )
+                if unusable:
+                    notes.append(
+                        f"left out {unusable} moments without length inside their video and "
+                        f"{len(longer) - len(records)} queries without another"
+                    )
             self.store.require([r.vid for r in records], [r.qid for r in records])
             seed = self.seed if split == "train" else None
             dataset = GroundingDataset(records, self.store, self.clip_seconds, seed, self.longer)

@@ -132,19 +132,25 @@ def _validate(args: Namespace) -> int:
 
 def _video_problems(store: FeatureStore, pooling: str, records: list[Record]) -> list[str]:
     """Videos that are missing, unreadable, or more than a clip longer or shorter than annotated."""
-    durations: dict[str, float] = {}
-    for record in records:
-        durations[record.vid] = max(record.duration, durations.get(record.vid, 0))
-    problems = [f"/video/{pooling} lacks {vid}" for vid in store.missing(durations, [])[0]]
+    from sdst.data.annotations import clips_of
+
+    longest: dict[str, Record] = {}
+    for record in sorted(records, key=lambda record: record.duration):
+        longest[record.vid] = record
+    problems = [f"/video/{pooling} lacks {vid}" for vid in store.missing(longest, [])[0]]
     for vid in track(store.vids(), f"reading videos ({pooling})"):
         try:
             num_clips = store.video(vid).shape[1]
         except UserError as error:
             problems.append(str(error))
             continue
-        seconds = durations.get(vid, num_clips * store.info.clip_seconds)
-        if abs(num_clips - count_clips(seconds, store.info.clip_seconds)) > 1:
-            problems.append(f"/video/{pooling}/{vid} has {num_clips} clips for {seconds:g} s of video")
+        if vid not in longest:
+            continue
+        annotated = longest[vid]
+        if abs(num_clips - count_clips(clips_of(annotated, store.info.clip_seconds, num_clips), 1.0)) > 1:
+            problems.append(
+                f"/video/{pooling}/{vid} has {num_clips} clips for {annotated.duration:g} s of video"
+            )
     return problems
 
 
@@ -193,7 +199,7 @@ def _read_records(paths: Sequence[Path]) -> list[Record]:
     for path in paths:
         annotations = read_annotations(path)
         if annotations.repairs:
-            log.warning("%s: repaired %s", path, annotations.repairs)
+            log.warning("%s", annotations.repairs)
         require_names(annotations.records, path)
         records += annotations.records
     return records

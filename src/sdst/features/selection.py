@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sdst.data.annotations import read_annotations
 from sdst.errors import UserError
 from sdst.features.writer import require_names
+from sdst.files.text import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -141,8 +142,10 @@ def choose_records(
 
 def _read_vids(listing: Path) -> set[str]:
     try:
-        return {json.loads(line)["vid"] for line in listing.read_text(encoding="utf-8").splitlines()}
-    except (OSError, ValueError, TypeError, KeyError):
+        return {json.loads(line)["vid"] for line in read_text(listing).splitlines()}
+    except UserError:
+        raise
+    except (ValueError, TypeError, KeyError):
         raise UserError(f"{listing}: not a readable list of videos; give a .failed.jsonl file") from None
 
 

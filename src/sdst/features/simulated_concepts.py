@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.signal import lfilter
 
-from sdst.spans import count_clips
+from sdst.data.annotations import clips_of, label_saliency
+from sdst.spans import count_clips, regrid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +41,7 @@ CHANGE_SECONDS = 8.0  # time in which background and noise lose all but 1/e of t
 def video_concepts(rows: Sequence[Record], clip_seconds: float, seed: int) -> NDArray[np.float32]:
     """(T, C) concepts in each clip of a video; the order of its rows does not matter."""
     vid = rows[0].vid
-    num_clips = count_clips(max(row.duration for row in rows), clip_seconds)
+    num_clips = count_clips(max(clips_of(row, clip_seconds) for row in rows), 1.0)
     rng = generator(seed, "background", vid)
     concepts = BACKGROUND_NORM * slow(normal(rng, (num_clips, NUM_CONCEPTS)), clip_seconds)
     concepts += PLACE_NORM * normal(rng, (NUM_CONCEPTS,))
@@ -65,9 +66,15 @@ def near_miss(query: str, rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def visibility(row: Record, num_clips: int, clip_seconds: float) -> NDArray[np.float32]:
-    """(T,) in [0, 1]: the part of each clip inside the row's moments, reduced where annotators scored it low."""
+    """(T,) in [0, 1]: the part of each clip inside the row's moments, reduced where annotators scored it low.
+
+    Of a row without moments it is the saliency of its labels, if it has any.
+    """
     if row.windows is None:
-        return np.zeros(num_clips, np.float32)
+        shown = np.zeros(num_clips, np.float32)
+        if row.clip_labels is not None:
+            shown[:] = regrid(label_saliency(row.clip_labels), num_clips)
+        return shown
     clip_start = np.arange(num_clips)[:, None] * clip_seconds
     start, end = row.windows.T  # (G,) each
     overlap = np.minimum(end, clip_start + clip_seconds) - np.maximum(start, clip_start)

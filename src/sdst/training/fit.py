@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdst.config.checks import num_processes
+from sdst.config.checks import MOMENT_TERMS, num_processes
 from sdst.config.compose import explain
 from sdst.config.schema import SelectConfig, TrainConfig
 from sdst.config.words import hydra_words
@@ -156,9 +156,20 @@ def _read_data(config: DictConfig, select: SelectConfig, world: int) -> Groundin
             raise UserError(
                 f"data.annotations.{split}: needs at least one row for each of {world} processes; lower trainer.devices"
             )
+    _check_moments(config, data)
     data.warn_about_leaks()
     _check_selection(data, select)
     return data
+
+
+def _check_moments(config: DictConfig, data: GroundingDataModule) -> None:
+    """Refuse moment losses on rows without moments: the model would learn that there are none."""
+    lacking = sum(record.windows is None for record in data.load("train").records)
+    if lacking and config.decode.max_moments != 0:
+        raise UserError(
+            f"{data.paths['train']}: {lacking} rows lack relevant_windows; set decode.max_moments=0 and the weights "
+            f"{', '.join(MOMENT_TERMS)} in loss.weights to 0 to train without moments, as data=tvsum does"
+        )
 
 
 def _check_limits(config: DictConfig, data: GroundingDataModule) -> None:
@@ -248,7 +259,7 @@ def _check_selection(data: GroundingDataModule, select: SelectConfig) -> None:
     """Refuse a split or metric that cannot select an epoch; warn if the test split selects."""
     split, metric = select.split, select.metric
     records = data.load(split).records
-    if split == "train" or any(record.windows is None for record in records):
+    if split == "train" or not all(record.is_labelled for record in records):
         raise UserError(f"select.split: must be a labelled evaluation split, got {split}; choose another")
     possible = evaluate(whole_video(records), records, data.dataset)["brief"]
     if possible.get(metric) is None:

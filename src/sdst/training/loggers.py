@@ -222,13 +222,15 @@ def _wandb_loggers(loggers: Sequence[Logger]) -> list[WandbLogger]:
     return [run_logger for run_logger in loggers if isinstance(run_logger, WandbLogger)]
 
 
-def _row(prediction: Prediction, record: Record) -> list[str | float]:
-    assert record.windows is not None
-    true = ", ".join(f"{start:g}-{end:g}" for start, end in record.windows.tolist())
+def _row(prediction: Prediction, record: Record) -> list[str | float | None]:
+    moments = [] if record.windows is None else record.windows.tolist()
+    true = ", ".join(f"{start:g}-{end:g}" for start, end in moments)
     best = prediction.windows[:SHOWN_MOMENTS].tolist()
     predicted = ", ".join(f"{start:.1f}-{end:.1f} ({score:.2f})" for start, end, score in best)
-    iou = float(top1_iou([prediction.windows], [record.windows])[0])
-    return [str(record.qid), record.vid, record.query, true, predicted, round(iou, 3)]
+    iou = None
+    if record.windows is not None:
+        iou = round(float(top1_iou([prediction.windows], [record.windows])[0]), 3)
+    return [str(record.qid), record.vid, record.query, true, predicted, iou]
 
 
 def _usable() -> bool:

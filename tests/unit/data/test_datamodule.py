@@ -211,3 +211,34 @@ def test_a_run_on_longer_features_says_so_in_its_metrics(longer: Corpus, tmp_pat
     assert main(["predict", "--checkpoint", str(run), *stored, "--out", str(out)]) == 0
     predicted = [json.loads(line)["qid"] for line in out.read_text().splitlines()]
     assert predicted == [record.qid for record in read_annotations(longer.paths["val"]).records]
+
+
+def test_training_leaves_out_moments_without_length_and_evaluation_keeps_their_rows(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = {split: make_rows(split, 6, scores=False) for split in ("train", "val")}
+    for split_rows in rows.values():
+        split_rows[0]["relevant_windows"] = [[2, 2]]
+        split_rows[1]["relevant_windows"] = [[0, 4], [6, 6]]
+        split_rows[2]["relevant_windows"] = [[200, 204]]
+    made = make_corpus(tmp_path, rows)
+    caplog.set_level("INFO")
+    data = make_module(made)
+    train, val = data.load("train"), data.load("val")
+    assert [record.qid for record in train.records] == [row["qid"] for row in rows["train"]][1:2] + [
+        row["qid"] for row in rows["train"]
+    ][3:]
+    assert len(train[0, 0].moments) == 1
+    assert [len(val[0, index].moments) for index in range(3)] == [0, 1, 0]
+    assert not val[0, 0].saliency.any()
+    assert [len(record.windows) for record in val.records[:3]] == [1, 2, 1]
+    note, other = caplog.messages
+    assert "left out 3 moments without length inside their video and 2 queries without another" in note
+    assert "left out" not in other
+    assert "windows without length, which no prediction can hit: 2 (first at" in other
+
+
+def test_training_without_a_usable_moment_is_refused(tmp_path: Path) -> None:
+    rows = [row | {"relevant_windows": [[3, 3]]} for row in make_rows("train", 3, scores=False)]
+    with pytest.raises(UserError, match="no moment has a length inside its video"):
+        make_module(make_corpus(tmp_path, {"train": rows})).load("train")

@@ -115,7 +115,7 @@ FILES = {
     "laughs": ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n", "an alias"),
     "deep": ("[" * 500 + "]" * 500, "levels"),
     "a long number": (f"seed: {'9' * 5000}\n", "not the YAML"),
-    "bytes": (b"\xff\xfe\x00seed", "not the YAML"),
+    "bytes": (b"\xff\xfe\x00seed", "must be UTF-8 text"),
     "an unknown option": ("sed: 1\n", "sed"),
     "another type": ("seed: many\n", "seed"),
     "an environment variable": ("group: ${oc.env:HOME}\n", "interpolation"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from sdst.errors import UserError
+from sdst.files.text import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -193,11 +194,9 @@ def read_config(source: str | Path) -> BackboneConfig:
     if str(source) in PRESETS:
         return PRESETS[str(source)]
     try:
-        sections = json.loads(Path(source).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"{source}: cannot be read ({error.strerror}); give a JSON file or {' or '.join(PRESETS)}"
-        ) from error
+        sections = json.loads(read_text(source))
+    except UserError as error:
+        raise UserError(f"{error}, or give {' or '.join(PRESETS)}") from error
     except ValueError as error:
         raise UserError(
             f"{source}: not a JSON file ({error}); give a JSON file or a preset's name"
