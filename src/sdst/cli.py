@@ -44,6 +44,7 @@ COMMANDS = {
     ),
     "extract": ("sdst.features.extract", "extract features of videos and their queries into one file"),
     "features": ("sdst.features.commands", "inspect, validate, merge, import or simulate feature files"),
+    "data": ("sdst.features.readiness", "check whether a data set is ready: annotations and features"),
     "world": (
         "sdst.world.commands",
         "make videos of a synthetic world of moving shapes, or train its small backbone",
@@ -53,6 +54,13 @@ COMMANDS = {
 }
 """Command -> (module with a ``main(argv) -> exit status``, one line of help)."""
 
+GOES_ON = {
+    "train": "; a run that has begun continues with: sdst train resume=latest",
+    **dict.fromkeys(
+        ("sweep", "extract", "features", "world", "demo"), "; repeat the command to continue where it stopped"
+    ),
+}
+"""Command -> how it goes on after Ctrl-C, if it can."""
 GROUPS = ("data", "model", "attention", "order", "levels", "pooling", "loss", "scale", "recipe", "experiment")
 """Groups of the configuration that the help lists, if they exist."""
 LINE = 90
@@ -82,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"sdst: error: {printable(' '.join(str(error).split()))}\n")
         return 2
     except KeyboardInterrupt:
+        sys.stderr.write(f"sdst {args[0]}: interrupted{GOES_ON.get(args[0], '')}\n")
         return 130
     except BrokenPipeError:
         # The reader of our stdout (head, less) has closed it; without this the interpreter complains on exit.

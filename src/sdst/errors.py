@@ -1,11 +1,6 @@
-"""Exceptions that are not bugs: bad input, failed jobs, and a stop by SIGTERM."""
+"""Exceptions that are not bugs: bad input, failed jobs, and a stop by a signal."""
 
 from __future__ import annotations
-
-import signal
-
-STOPPED = 128 + signal.SIGTERM
-"""Exit status 143, as of any program that SIGTERM ends."""
 
 
 class UserError(ValueError):
@@ -24,7 +19,11 @@ class JobsFailedError(Exception):
 
 
 class Stopped(SystemExit):
-    """SIGTERM stopped the process with exit status :data:`STOPPED`; its work can be continued."""
+    """A signal stopped the process; its work can be continued.
 
-    def __init__(self) -> None:
-        super().__init__(STOPPED)
+    Args:
+        number: The signal. The exit status is that of any program that it ends: 143 for SIGTERM, 130 for Ctrl-C.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)

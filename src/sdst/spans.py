@@ -7,7 +7,7 @@ in this module.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -61,6 +61,20 @@ def count_clips(duration: float, clip_seconds: float) -> int:
     clip of a 149.98 s video, and rounding up would add an empty one to a 150.02 s video.
     """
     return max(1, math.floor(duration / clip_seconds + 0.5))
+
+
+def regrid(values: NDArray[Any], count: int) -> NDArray[Any]:
+    """Values of ``count`` clips, from those of another number of clips over the same video; the first axis is time.
+
+    One clip more or less is a matter of rounding: the extra one is cut off, or the last value is repeated. Otherwise
+    each clip takes the value at its middle.
+    """
+    if abs(count - len(values)) <= 1:
+        taken = np.arange(count).clip(max=len(values) - 1)
+    else:
+        taken = ((np.arange(count) + 0.5) * len(values) / count).astype(np.int64)
+    regridded: NDArray[Any] = values[taken]
+    return regridded
 
 
 def _pair(first: Array, second: Array) -> Array:

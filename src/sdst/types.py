@@ -40,9 +40,13 @@ class Record:
         vid: The video's name, which is also the key of its features.
         query: The sentence.
         duration: Length of the video in seconds.
-        windows: (G, 2) float64 true moments (start, end) in seconds, sorted; None where the file has no labels.
+        windows: (G, 2) float64 true moments (start, end) in seconds, sorted; None where the file has no labels. A
+            moment without length in the video is as it stands in the file.
         clip_scores: (number of 2 s clips, 3) int64 scores 0-4 of the three annotators, 0 where a clip is not
             relevant; None where the dataset has no saliency labels.
+        clip_labels: (clips, A) float64 labels of A raters, of clips spread evenly over the video: of several raters 1-5
+            (TVSum), of one 0 or 1 (YouTube Highlights); None where the dataset has none.
+        domain: Domain of the video (TVSum, YouTube Highlights); None where the dataset has none.
     """
 
     qid: Qid
@@ -51,6 +55,13 @@ class Record:
     duration: float
     windows: NDArray[np.float64] | None = None
     clip_scores: NDArray[np.int64] | None = None
+    clip_labels: NDArray[np.float64] | None = None
+    domain: str | None = None
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether a prediction for it can be evaluated."""
+        return self.windows is not None or self.clip_labels is not None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

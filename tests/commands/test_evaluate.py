@@ -71,9 +71,29 @@ def test_evaluate_logs_repairs_and_omitted_metrics(files, caplog):
     predicted = {key: PREDICTED[key] for key in ("qid", "pred_relevant_windows")}
     assert main(["evaluate", *files([predicted], [RATED | {"relevant_windows": [[10, 0]]}]), "--json"]) == 0
     assert [record.getMessage().split(" (")[0] for record in caplog.records] == [
-        "repaired reversed windows swapped: 1",
+        "reversed windows swapped: 1",
         "no prediction has saliency, so highlight metrics are left out",
     ]
+
+
+def test_moments_that_nobody_can_hit_stay_in_the_truth_as_it_stands(files, capsys, caplog):
+    rows = [
+        TRUE,
+        TRUE | {"qid": 8, "relevant_windows": [[4, 4]]},
+        TRUE | {"qid": 9, "relevant_windows": [[0, 10], [20, 22]]},
+        TRUE | {"qid": 10, "relevant_windows": [[24, 30]]},
+    ]
+    answers = [PREDICTED | {"qid": row["qid"], "pred_relevant_windows": [[0, 10, 1]]} for row in rows]
+    answers[1] |= {"pred_relevant_windows": [[4, 4, 1]]}  # 0 / 0 in the official evaluation
+    answers[3] |= {"pred_relevant_windows": [[24, 30, 1]]}  # behind the end, as the truth is
+    assert main(["evaluate", *files(answers, rows), "--json"]) == 0
+    brief = json.loads(capsys.readouterr().out)["brief"]
+    assert brief["MR-full-R1@0.5"] == 75
+    assert brief["MR-full-mAP"] == (100 + 0 + 50 + 100) / 4
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "windows without length, which no prediction can hit: 1 (first at" in message
+    assert "windows outside their video, kept as they stand: 2 (first at" in message
+    assert "qid 9, 10)" in message
 
 
 @pytest.mark.parametrize(
@@ -86,7 +106,9 @@ def test_evaluate_logs_repairs_and_omitted_metrics(files, caplog):
         ([PREDICTED], [TRUE, TRUE], [], "true.jsonl:2: qid 7 is also on line 1"),
         ([PREDICTED | {"pred_relevant_windows": [[6, 0, 1]]}], [TRUE], [], "pred.jsonl:1: qid 7: window"),
         ("", [TRUE], [], "pred.jsonl: the file has no rows"),
-        ([PREDICTED], [TRUE], ["--dataset", "tvsum"], "invalid choice: 'tvsum'"),
+        ([PREDICTED], [TRUE], ["--dataset", "anet"], "invalid choice: 'anet'"),
+        ([PREDICTED], [TRUE], ["--dataset", "tvsum"], "qid 7 has no 'label'"),
+        ([PREDICTED], [TRUE], ["--domain", "BK"], "true.jsonl: has no row of domain 'BK'"),
         ([PREDICTED], [TRUE], ["--out", "/nonexistent/m.json"], "/nonexistent/m.json: cannot be written"),
         ([PREDICTED], [TRUE], ["absent.jsonl"], "unrecognized arguments: absent.jsonl"),
     ],

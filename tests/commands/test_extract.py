@@ -6,6 +6,7 @@ import random
 import signal
 import sys
 import time
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from sdst.features.extract import shard_path
 from sdst.features.merge import merge, merge_main
 from sdst.features.selection import find_videos
 from sdst.features.video import ClipSpec, VideoReader
+from sdst.features.writer import FeatureWriter
 
 
 @dataclass
@@ -177,7 +179,7 @@ def test_layers_are_the_last_ones_or_listed_ones(corpus, backbone):
         (["--clip-seconds", "0"], "must be a finite number above 0, got 0"),
         (["--batch-size", "0"], "must be at least 1, got 0"),
         (["--videos", "nowhere"], "no such folder"),
-        (["--only", "nowhere"], "nowhere: not a readable list"),
+        (["--only", "nowhere"], "nowhere: cannot be read"),
         (["--shard", "7/9"], "no video is left"),
     ],
 )
@@ -225,13 +227,36 @@ def test_a_run_where_every_video_fails_writes_no_feature_file(corpus, backbone):
     assert not (corpus.parent / "f.h5").exists()
 
 
-def test_videos_of_another_length_than_annotated_are_reported(corpus, backbone, caplog):
-    rows = write_rows(corpus.parent / "other.jsonl", {**DURATIONS, "a": 9.9, "b": 4.0})
+def test_all_videos_of_another_length_than_annotated_are_listed(corpus, backbone, caplog, monkeypatch):
+    rows = write_rows(corpus.parent / "other.jsonl", {"a": 9.9, "b": 9.0, "-c": 4.0, "d_0.0_4.0": 9.0})
+    write = FeatureWriter.write_video
+
+    def stop_after_two(writer, pooling, vid, array):
+        write(writer, pooling, vid, array)
+        if vid == "b":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(FeatureWriter, "write_video", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        run(rows)
+    monkeypatch.setattr(FeatureWriter, "write_video", write)
     with caplog.at_level("WARNING"):
         assert run(rows) == 0
-    assert [record.message for record in caplog.records if "annotated" in record.message] == [
-        "1 videos differ from their annotated length by more than a clip (first a: 5.8 s, not 9.9 s)"
+    listing = corpus.parent / "f.lengths.jsonl"
+    (message,) = [record.message for record in caplog.records if "annotated" in record.message]
+    assert message.startswith("4 of 4 videos differ from their annotated length by more than a clip (")
+    assert f"; ...); they are listed in {listing}" in message
+    listed = [json.loads(line) for line in listing.read_text().splitlines()]
+    assert [(row["vid"], row["annotated"]) for row in listed] == [
+        ("a", 9.9),
+        ("b", 9.0),
+        ("-c", 4.0),
+        ("d_0.0_4.0", 9.0),
     ]
+    assert [row["seconds"] for row in listed] == pytest.approx([6, 2, 8, 4], abs=0.3)
+    (corpus.parent / "f.h5").unlink()
+    assert run(corpus) == 0
+    assert not listing.exists()
 
 
 def test_progress_shows_only_in_a_terminal(corpus, backbone, capsys, monkeypatch):
@@ -258,6 +283,78 @@ def test_a_video_name_pattern(tmp_path):
         {"s1": path},
         {"s2": f"{tmp_path}: no video file named s2-cam-002"},
     )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "00000.MTS",
+        "00000.m2ts",
+        "00000.gif",
+        "00000.asf",
+        "00000.MP4",
+        "00000",
+        "00000.unheard-of",
+        "deep/er/00000.mov",
+    ],
+)
+def test_a_video_may_have_any_extension_and_lie_in_a_sub_folder(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    for other in ("00000.srt", "00000.jpg", "00000.mp4.part", "000001.mp4", ".00000.mp4"):
+        (tmp_path / other).touch()
+    assert find_videos(tmp_path, ["00000"]) == ({"00000": path}, {})
+
+
+def test_a_name_with_dots_and_no_extension(tmp_path):
+    (tmp_path / "d_0.0_4.0").touch()
+    assert find_videos(tmp_path, ["d_0.0_4.0", "d_0.0_4"])[0]["d_0.0_4.0"] == tmp_path / "d_0.0_4.0"
+
+
+def test_known_extensions_and_the_folder_itself_go_first(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("a.dat", "sub/a.mp4", "b.webm", "sub/b.mp4"):
+        (tmp_path / name).touch()
+    found, _ = find_videos(tmp_path, ["a", "b"])
+    assert found == {"a": tmp_path / "sub/a.mp4", "b": tmp_path / "b.webm"}
+
+
+def test_two_files_of_one_rank_are_refused_by_name(tmp_path):
+    for name in ("x/a.mp4", "y/a.mkv"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    assert find_videos(tmp_path, ["a"]) == ({}, {"a": f"{tmp_path}: x/a.mp4, y/a.mkv; keep one of them"})
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_are_compared_in_composed_form(tmp_path, form):
+    name = "café_né"
+    path = tmp_path / f"{unicodedata.normalize(form, name)}.mp4"
+    path.touch()
+    for vid in (unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)):
+        assert find_videos(tmp_path, [vid])[0] == {vid: path}
+
+
+def test_a_linked_folder_is_searched_once(tmp_path):
+    videos = tmp_path / "videos"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a.mp4").touch()
+    videos.mkdir()
+    (videos / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/loop").symlink_to(videos)
+    assert find_videos(videos, ["a"])[0] == {"a": videos / "link/a.mp4"}
+
+
+def test_a_video_without_a_decoder_is_listed(corpus, backbone, capsys):
+    (corpus.parent / "videos/b.mov").write_text(
+        '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
+    )
+    assert run(corpus) == 3
+    (row,) = map(json.loads, (corpus.parent / "f.failed.jsonl").read_text().splitlines())
+    assert row["vid"] == "b"
+    assert "there is no decoder for its pictures" in row["reason"]
+    assert sorted(FeatureStore(corpus.parent / "f.h5").vids()) == ["-c", "a", "d_0.0_4.0"]
 
 
 def test_finished_videos_are_not_encoded_again(corpus, backbone, monkeypatch):

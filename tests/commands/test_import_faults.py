@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from helpers.published import ROWS, Published, pack, publish
 from helpers.shared_data import SHARED
@@ -346,7 +345,9 @@ def test_a_list_of_tensors_is_named(tmp_path, capsys):
     assert "v0.pt: holds a list of 75 Tensors; store one tensor" in capsys.readouterr().err
 
 
-def test_names_that_cannot_be_stored_are_refused_before_any_work(files, capsys):
-    files.annotations.write_text(files.annotations.read_text().replace('"qid": 5', '"qid": "a/b"'))
-    torch.save(torch.ones(2, 2), files.folder / "b.pt")
-    assert "qid 'a/b' cannot name features" in refused(files, capsys, "--from", files.folder)
+def test_a_qid_of_two_queries_is_refused(files, capsys):
+    other = files.annotations.with_name("other.jsonl")
+    other.write_text(files.annotations.read_text().replace("word", "other"))
+    assert "stands for another query in another file" in refused(
+        files, capsys, "--from", files.folder, "--annotations", files.annotations, other
+    )

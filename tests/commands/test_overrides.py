@@ -57,15 +57,19 @@ REFUSED = {
     "~optim.lr": ["~optim.lr: "],
     "~sed": ["unknown option 'sed'; did you mean seed?"],
     "model.dim=[1": ["cannot read the override model.dim=[1; write KEY=VALUE"],
+    "decode.nms=(x": ["cannot read the override decode.nms=(x; ", ": \"decode.nms='(x'\""],
+    "select.metric=特": [": \"select.metric='特'\""],
+    "data.features=特征.h5": ["特征.h5: no such file"],
+    "data.features=a.h5,b.h5": ["data.features=a.h5,b.h5: several values need -m"],
     # Unknown choices.
     "data=qvhighlight": [
-        "data=qvhighlight: unknown choice (did you mean qvhighlights?); choose from charades, "
+        "data=qvhighlight: unknown choice (did you mean qvhighlights?); choose from activitynet, castella, charades, "
     ],
     "+model=foo": ["model=foo: unknown choice; choose from", "r2_tuning"],
     "hydra/launcher=foo": ["hydra/launcher=foo: unknown choice", "basic"],
     "trainer=null": ["trainer=null: a group needs a choice; choose from ", "default"],
     "logger=null": ["logger=null: ", "none", "CSV log"],
-    "data=3": ["data=3: unknown choice; choose from charades"],
+    "data=3": ["data=3: unknown choice; choose from activitynet, castella, charades"],
     "trainer=true": ["trainer=true: unknown choice"],
     "data=[charades,tacos]": ["need one choice each", "data"],
     # Values of the wrong kind: Hydra's reason survives.
@@ -164,7 +168,7 @@ def test_help_of_sdst_lists_the_choices(capsys: pytest.CaptureFixture[str]) -> N
     text = capsys.readouterr().out
     for group in ("data", "model"):
         choices = sorted(file.stem for file in (conf_dir() / group).glob("*.yaml"))
-        assert f"  {group:<10} {', '.join(choices)}\n" in text
+        assert f" {group} {', '.join(choices)} " in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 110
 
 
@@ -287,3 +291,29 @@ def test_missing_small_world_names_make_world_and_the_demos(
     assert "world/features.h5: no such file" in line
     assert "make world" in line
     assert "SDST_DATA=runs/demo" in line
+
+
+@pytest.mark.parametrize("name", ["特征 (x).h5", "epoch=3,step=99.h5", "it's #1 [b].h5", "a,b.h5"])
+def test_paths_are_read_as_they_are_typed(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    features = tmp_path / name
+    shutil.copy(corpus.features, features)
+    run = tmp_path / "a b/run #1 (é), x=1"
+    train = ["train", *corpus.overrides, "trainer.max_epochs=1"]
+    assert main([*train, f"data.features={features}", f"run_dir={run}"]) == 0
+    assert read_json(run / "metrics.json")
+    config = OmegaConf.load(run / "config.yaml")
+    assert (config.data.features, config.run_dir) == (str(features), str(run))
+    for resume in (f"resume={run}", f"resume='{run}'"):
+        assert "finished" in one_line(capsys, ["train", resume])
+
+
+def test_commas_in_a_multirun_separate_paths(corpus: Corpus, tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("特.h5", "b.h5")]
+    for path in paths:
+        shutil.copy(corpus.features, path)
+    runs = tmp_path / "sweep"
+    files = f"data.features={paths[0]},{paths[1]}"
+    assert main(["train", "-m", *corpus.overrides, "trainer.max_epochs=1", files, f"paths.runs={runs}"]) == 0
+    assert {OmegaConf.load(path).data.features for path in runs.rglob("config.yaml")} == set(map(str, paths))

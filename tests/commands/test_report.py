@@ -514,3 +514,12 @@ def test_user_errors(copied: Path, tables: Path, capsys: pytest.CaptureFixture[s
     next(copied.glob("jobs/*/metrics.json")).write_text("{")
     with pytest.raises(UserError, match=r"metrics\.json: damaged"):
         results(tables, copied)
+
+
+def test_a_run_that_lacks_what_every_run_writes_is_named(
+    copied: Path, tables: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = next((copied / "jobs").glob("*/metrics.json"))
+    path.write_text('{"best": {"val": {"MR-full-mAP": 5.0}}}')
+    assert main(["report", *arguments(tables, copied)]) == 2
+    assert f"{path}: damaged, 'dataset' is missing or of another type" in capsys.readouterr().err

@@ -181,11 +181,26 @@ def test_files_that_were_not_uploaded_are_neither_served_nor_opened(server: Serv
         ({"Origin": "http://127.0.0.1:1"}, 403),
         ({"Host": "foreign.example"}, 403),
         ({"Host": "foreign.example", "Origin": "http://foreign.example"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "iframe"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
     ],
 )
 def test_requests_of_other_sites_are_rejected(server: Server, headers: dict[str, str], status: int) -> None:
     sent = {name: value.format(own=server.url.rstrip("/")) for name, value in headers.items()}
     assert upload(server, "small.mp4", b"content", **sent).status_code == status
+
+
+@needs_shared
+def test_a_link_to_the_page_works_and_its_description_stays_closed(server: Server) -> None:
+    followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}
+    assert httpx.get(server.url, headers=followed, trust_env=False).status_code == 200
+    for path in ("openapi.json", "docs", "redoc"):
+        assert httpx.get(f"{server.url}{path}", trust_env=False).status_code == 404
+        assert httpx.get(f"{server.url}{path}", headers=followed, trust_env=False).status_code == 403
 
 
 @needs_shared

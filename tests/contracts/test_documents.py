@@ -101,6 +101,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder.mkdir(parents=True)
         for split, file in files.items():
             write_rows(folder / f"{file}.jsonl", make_rows(split, 3))
+    (tmp_path / "data/tvsum").mkdir()
+    for split in ("train", "val"):
+        rows = [
+            row | {"domain": "BK", "label": [[[5] * 20]] * (row["duration"] // 2)}
+            for row in make_rows(split, 3)
+        ]
+        for row in rows:
+            del row["relevant_windows"], row["relevant_clip_ids"], row["saliency_scores"]
+        write_rows(tmp_path / f"data/tvsum/tvsum_{split}_release.jsonl", rows)
     monkeypatch.setattr(step, "bench_step", compose_benchmark)
     return tmp_path
 

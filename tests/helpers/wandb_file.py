@@ -36,7 +36,7 @@ class WandbFile:
     Attributes:
         run: Run record with project, group, id, name and tags.
         config: Logged configuration; the last update of each key counts.
-        history: One dictionary per logged step.
+        history: One dictionary per logged step, with wandb's own number of the step as ``_step``.
         exit_code: Exit code of the run; None if it did not end.
     """
 
@@ -59,6 +59,7 @@ class WandbFile:
                 items = record.history.item
                 self.history.append(
                     {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+                    | {"_step": record.history.step.num}
                 )
             elif kind == "exit":
                 self.exit_code = record.exit.exit_code

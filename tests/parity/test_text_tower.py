@@ -134,7 +134,7 @@ def test_a_vocabulary_of_another_model_is_refused(vocab):
     [
         (b"a\ncat\n", r"lacks \[PAD\], \[UNK\]"),
         (b"", r"lacks \[PAD\]"),
-        (b"\xff\xfe\x00", "not a text file"),
+        (b"\xff\xfe\x00", "must be UTF-8 text, got UTF-16"),
         (None, "No such file"),
     ],
 )

@@ -1,13 +1,15 @@
-"""SIGTERM saves a run and stops it; the resumed run gives the result of an uninterrupted one."""
+"""SIGTERM and Ctrl-C save a run and stop it; the resumed run gives the result of an uninterrupted one."""
 
+import json
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.corpus import Corpus
+from helpers.corpus import Corpus, make_corpus, make_rows
 from helpers.same_result import assert_same_result, load
 from sdst.cli import main
 from sdst.training.module import GroundingModule
@@ -24,14 +26,17 @@ def uninterrupted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> P
     return run_dir
 
 
-def terminate_at(monkeypatch: pytest.MonkeyPatch, method: str, call: int) -> None:
-    """Send SIGTERM to this process at the nth call of a method of the module."""
+def terminate_at(
+    monkeypatch: pytest.MonkeyPatch, method: str, call: int, signals: Sequence[int] = (signal.SIGTERM,)
+) -> None:
+    """Send signals to this process at the nth call of a method of the module."""
     original, calls = getattr(GroundingModule, method), []
 
     def noted(self: GroundingModule, *arguments: Any) -> Any:
         calls.append(None)
         if len(calls) == call:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for number in signals:
+                os.kill(os.getpid(), number)
         return original(self, *arguments)
 
     monkeypatch.setattr(GroundingModule, method, noted)
@@ -44,7 +49,7 @@ def terminate_at(monkeypatch: pytest.MonkeyPatch, method: str, call: int) -> Non
         ("training_step", 8, ["data.num_workers=1"], 1, 8),
         ("training_step", 5, [], 0, 5),  # last step of its epoch: validation follows
         ("training_step", 10, [], 1, 10),  # last step of the run
-        ("validation_step", 2, [], 0, 5),
+        ("validation_step", 2, ["data.num_workers=1"], 0, 5),
         ("validation_step", 8, [], 1, 10),  # evaluation of the best checkpoint
     ],
 )
@@ -73,6 +78,86 @@ def test_run_stopped_by_sigterm_resumes_to_the_uninterrupted_result(
     assert (load(run_dir / LAST)["epoch"], load(run_dir / LAST)["global_step"]) == (epoch, step)
     assert main(["train", f"resume={run_dir}"]) == 0
     assert_same_result(run_dir, uninterrupted)
+
+
+@pytest.mark.parametrize(
+    ("method", "call", "epoch", "step"), [("training_step", 8, 1, 8), ("validation_step", 2, 0, 5)]
+)
+def test_ctrl_c_saves_and_stops_like_sigterm(
+    corpus: Corpus,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    uninterrupted: Path,
+    method: str,
+    call: int,
+    epoch: int,
+    step: int,
+) -> None:
+    run_dir = tmp_path / "run"
+    handler = signal.getsignal(signal.SIGINT)
+    terminate_at(monkeypatch, method, call, [signal.SIGINT])
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *corpus.overrides, *STEPS, "data.num_workers=1", f"run_dir={run_dir}"])
+    monkeypatch.undo()
+    assert ended.value.code == 130
+    assert signal.getsignal(signal.SIGINT) == handler
+    assert caplog.messages[-1] == f"stopped by SIGINT; continue with: sdst train resume={run_dir}"
+    assert (load(run_dir / LAST)["epoch"], load(run_dir / LAST)["global_step"]) == (epoch, step)
+    assert main(["train", f"resume={run_dir}"]) == 0
+    assert_same_result(run_dir, uninterrupted)
+
+
+def test_a_second_ctrl_c_stops_at_once(
+    corpus: Corpus,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    terminate_at(monkeypatch, "training_step", 2, [signal.SIGINT, signal.SIGINT])
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *corpus.overrides, *STEPS, f"run_dir={tmp_path / 'run'}"])
+    assert ended.value.code == 130
+    assert caplog.messages[-2:] == [
+        "stopping after this step; Ctrl-C again stops at once, without saving",
+        f"stopped by SIGINT; continue with: sdst train resume={tmp_path / 'run'}",
+    ]
+    assert not (tmp_path / "run" / LAST).exists()
+
+
+def test_ctrl_c_before_the_first_step_ends_in_one_line(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    terminate_at(monkeypatch, "configure_optimizers", 1, [signal.SIGINT])
+    assert main(["train", *corpus.overrides, *STEPS, f"run_dir={tmp_path / 'run'}"]) == 130
+    signal.signal(signal.SIGINT, handler)
+    assert capsys.readouterr().err.endswith(
+        "sdst train: interrupted; a run that has begun continues with: sdst train resume=latest\n"
+    )
+
+
+@pytest.mark.parametrize("change", ["rows in another order", "other moments in val"])
+def test_changed_annotations_are_refused_on_resuming(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, change: str
+) -> None:
+    corpus = make_corpus(tmp_path / "data", {"train": make_rows("train", 10), "val": make_rows("val", 3)})
+    terminate_at(monkeypatch, "training_step", 7)
+    with pytest.raises(SystemExit):
+        main(["train", *corpus.overrides, *STEPS, f"run_dir={tmp_path / 'run'}"])
+    monkeypatch.undo()
+    split = "train" if change.startswith("rows") else "val"
+    lines = corpus.paths[split].read_text().splitlines()
+    if split == "train":
+        lines.reverse()
+    else:
+        row = json.loads(lines[0])
+        lines[0] = json.dumps(row | {"relevant_windows": [[0, row["duration"]]]})
+    corpus.paths[split].write_text("\n".join(lines) + "\n")
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    assert main(["train", f"resume={tmp_path / 'run'}"]) == 2
+    assert f"the {split} annotations have changed since the run was begun" in capsys.readouterr().err
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
 
 
 def test_a_run_stopped_within_a_repeated_epoch_resumes_to_the_same_result(
@@ -153,3 +238,24 @@ def test_run_inside_a_slurm_job_handles_sigterm_itself(
     monkeypatch.undo()
     assert main(["train", f"resume={run_dir}"]) == 0
     assert_same_result(run_dir, uninterrupted)
+
+
+def test_temporary_files_of_a_killed_process_are_removed(corpus: Corpus, tmp_path: Path) -> None:
+    left = [tmp_path / "run" / ".metrics.json.123.tmp", tmp_path / "run" / "checkpoints" / ".last.ckpt.tmp"]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half of a")
+    assert main(["train", *corpus.overrides, f"run_dir={tmp_path / 'run'}"]) == 0
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(("limit", "marked"), [("1", 1), ("0.5", 0.5), ("1.0", None)])
+def test_metrics_of_a_part_of_the_validation_split_are_marked(
+    corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture, limit: str, marked: float | None
+) -> None:
+    arguments = [*corpus.overrides, "data.batch_size=2", f"trainer.limit_val_batches={limit}"]
+    with caplog.at_level("INFO"):
+        assert main(["train", *arguments, f"run_dir={tmp_path / 'run'}"]) == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["selected"].get("limit_val_batches") == marked
+    assert ("chosen on" in caplog.text) == (marked is not None)

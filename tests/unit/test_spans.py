@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdst.spans import aligned_iou, count_clips, cw_to_se, pairwise_iou, se_to_cw
+from sdst.spans import aligned_iou, count_clips, cw_to_se, pairwise_iou, regrid, se_to_cw
 
 # Multiples of 1/64 are exact in floating point, so that laws hold exactly.
 TICKS = st.integers(0, 64 * 40).map(lambda tick: tick / 64)
@@ -74,3 +74,12 @@ def test_a_nominal_duration_gives_its_nominal_number_of_clips(duration, expected
 @given(clips=st.integers(1, 5000), off=st.floats(-0.49, 0.49))
 def test_jitter_of_the_duration_below_half_a_clip_changes_nothing(clips, off):
     assert count_clips((clips + off) * 2.0, 2.0) == clips
+
+
+def test_regridding_keeps_a_grid_repeats_the_last_value_and_takes_the_middle_of_each_clip():
+    values = np.array([[1], [2], [3], [4]])
+    assert regrid(values, 4).tolist() == values.tolist()
+    assert regrid(values, 3).ravel().tolist() == [1, 2, 3]
+    assert regrid(values, 5).ravel().tolist() == [1, 2, 3, 4, 4]
+    assert regrid(values, 8).ravel().tolist() == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert regrid(values, 2).ravel().tolist() == [2, 4]

@@ -14,7 +14,7 @@ from sdst.analysis.figures import draw
 from sdst.analysis.tables import markdown
 from sdst.console.parser import Parser
 from sdst.console.terminal import printable
-from sdst.data.annotations import read_annotations
+from sdst.data.annotations import of_domain, read_annotations
 from sdst.data.predictions import read_predictions
 from sdst.errors import UserError
 from sdst.files.atomic import write_atomically
@@ -39,12 +39,14 @@ class Source:
         predictions: Submission file.
         annotations: Annotation file of the same queries.
         dataset: Data set that defines the metrics; None to infer it from the annotations.
+        domain: Domain of the annotations that was predicted; None for all.
     """
 
     title: str
     predictions: Path
     annotations: Path
     dataset: str | None
+    domain: str | None = None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -77,10 +79,11 @@ def write_analysis(source: Source, folder: Path) -> Path:
     """
     annotations = read_annotations(source.annotations)
     if annotations.repairs:
-        logger.warning("repaired %s", annotations.repairs)
+        logger.warning("%s", annotations.repairs)
+    records = of_domain(annotations.records, source.domain, source.annotations)
     predictions = read_predictions(source.predictions)
     try:
-        analysis = analyze(predictions, annotations.records, source.dataset)
+        analysis = analyze(predictions, records, source.dataset)
     except UserError as error:
         raise UserError(f"{source.predictions} against {source.annotations}: {error}") from error
     num_queries = analysis.overall.num_queries
@@ -114,7 +117,8 @@ def _run(folder: Path, split: str | None, annotations: Path | None) -> Source:
         raise UserError(f"{files.metrics_path}: damaged ({error}); train the run again") from error
     predictions = files.require_predictions(split)
     annotations = annotations or files.annotations_path(split)
-    return Source(f"{folder.resolve().name}, {split}{simulated}", predictions, annotations, dataset)
+    title, domain = f"{folder.resolve().name}, {split}{simulated}", files.config().data.get("domain")
+    return Source(title, predictions, annotations, dataset, domain)
 
 
 def _parser() -> Parser:

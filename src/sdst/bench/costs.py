@@ -16,6 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdst.bench.workload import Workload
+from sdst.files.orphans import begin_worker
 from sdst.training.provenance import parameter_table, peak_memory_gb, reset_peak_memory
 
 if TYPE_CHECKING:
@@ -45,8 +46,13 @@ def measure(overrides: Sequence[str], shape: Shape) -> Costs:
     """Costs of a configuration, measured in a separate process because the peak memory of a process never falls."""
     threads = torch.get_num_threads()
     spawn = multiprocessing.get_context("spawn")  # a fork would inherit the memory, and cannot use the GPU
-    with ProcessPoolExecutor(1, spawn, torch.set_num_threads, (threads,)) as pool:
+    with ProcessPoolExecutor(1, spawn, _begin_worker, (threads,)) as pool:
         return pool.submit(_measure, overrides, shape).result()
+
+
+def _begin_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    begin_worker()
 
 
 def _measure(overrides: Sequence[str], shape: Shape) -> Costs:

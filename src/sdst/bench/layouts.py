@@ -21,6 +21,7 @@ import numpy as np
 from sdst.bench.rounds import interleave, spread
 from sdst.data.store import FeatureStore
 from sdst.features.writer import FeatureWriter
+from sdst.files.orphans import begin_worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +62,7 @@ class _Readers:
     """Context manager for processes that read the videos of a file in random order, each its own share."""
 
     def __init__(self, workers: int, order: NDArray[np.int64], layers: Sequence[int], cold: bool) -> None:
-        self.pool = ProcessPoolExecutor(workers, get_context("fork")) if workers else None
+        self.pool = ProcessPoolExecutor(workers, get_context("fork"), begin_worker) if workers else None
         self.shares = np.array_split(order, workers or 1)
         self.layers = tuple(layers)
         self.cold = cold

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed")
 SCORE_TERMS = {"both": ("cls", "act"), "class": ("cls",), "actionness": ("act",)}
 """``decode.score`` -> the loss terms that train its factors."""
+MOMENT_TERMS = ("cls", "l1", "iou", "act")
+"""Loss terms that need true moments."""
 
 
 def resolve_auto_options(config: DictConfig) -> None:
@@ -26,6 +28,9 @@ def resolve_auto_options(config: DictConfig) -> None:
     Raises:
         UserError: The score that ranks moments would have an untrained factor, or no trained one.
     """
+    if config.decode.max_moments == 0:
+        _check_no_moments(config)
+        return
     trained = {term for term in ("cls", "act") if config.loss.weights.get(term)}
     if not trained:
         raise UserError(
@@ -42,6 +47,18 @@ def resolve_auto_options(config: DictConfig) -> None:
             )
     if "cls" not in trained:
         config.loss.match_weights.cls = 0.0
+
+
+def _check_no_moments(config: DictConfig) -> None:
+    """Refuse moment losses in a run that predicts no moments."""
+    for term in MOMENT_TERMS:
+        if config.loss.weights.get(term):
+            raise UserError(
+                f"loss.weights.{term} must be 0 because decode.max_moments=0 predicts no moments, got "
+                f"{config.loss.weights[term]}; set it to 0, or give decode.max_moments=null"
+            )
+    if config.decode.score == "auto":
+        config.decode.score = "class"
 
 
 def check_options(config: DictConfig) -> None:

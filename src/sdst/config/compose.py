@@ -15,6 +15,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sdst.config.plain_text import as_typed
 from sdst.config.schema import TrainConfig
 from sdst.config.sources import use_quick_sources
 from sdst.config.suggestions import meant, nearest
@@ -108,12 +109,6 @@ def group_choices() -> dict[str, list[str]]:
         for group in sorted(folder.iterdir())
         if group.is_dir() and group.name != "hydra" and "_on_" not in group.name  # chosen by other groups
     }
-
-
-def quoted(value: Any) -> str:
-    """Write a value in Hydra's override grammar; it may have any characters."""
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
 
 
 def explain(error: HydraException | OmegaConfBaseException) -> UserError:
@@ -261,8 +256,8 @@ def _unreadable(override: str) -> UserError:
     """An override that is not in Hydra's grammar."""
     if "=" in override or override.startswith("~"):
         return UserError(
-            f"cannot read the override {override}; write KEY=VALUE, a list as KEY=[a,b], and other special characters "
-            "in quotes: \"KEY='a b'\""
+            f"cannot read the override {override}; write KEY=VALUE, a list as KEY=[a,b], and text with special "
+            f"characters in quotes: {as_typed(override)}"
         )
     owners = [f"{group}={override}" for group, choices in group_choices().items() if override in choices]
     hint = f"did you mean {' or '.join(owners)}?" if owners else "write KEY=VALUE"

@@ -23,6 +23,8 @@ SCORES = ("auto", "both", "class", "actionness")
 class Levels:
     """Which backbone layers the model reads, counted back from the last one stored.
 
+    A tower of which a single layer is stored, as in most published features, gives that layer K times, like ``last``.
+
     Attributes:
         count: Number of levels K.
         source: ``intermediate`` layers, or the ``last`` layer K times, of both towers.
@@ -62,7 +64,7 @@ class Levels:
         return self._choose(stored, self.text_stride)
 
     def _choose(self, stored: Sequence[int], stride: int) -> list[int]:
-        step = stride if self.source == "intermediate" else 0
+        step = stride if self.source == "intermediate" and len(stored) > 1 else 0
         layers = [max(stored) - step * back for back in reversed(range(self.count))]
         return layers if self.direction == "ascending" else layers[::-1]
 
@@ -158,7 +160,8 @@ class Decoding:
         sigma: Width of the Gaussian.
         iou_threshold: Windows with an IoU above it lose score; 0 for all that overlap.
         round_to: Starts and ends are rounded to multiples of so many seconds; null keeps them.
-        max_moments: Number of moments to keep, by score before NMS; null for all.
+        max_moments: Number of moments to keep, by score before NMS; null for all, 0 for data sets without moments,
+            whose runs train no moment loss.
         score: Score that ranks the moments: ``both`` class probability and actionness (eq. 23), or one of them if
             the loss of the other is off (Tab. E); ``auto`` is resolved before training, from the loss weights.
 
@@ -182,8 +185,8 @@ class Decoding:
             raise UserError(f"decode.iou_threshold must lie in [0, 1], got {self.iou_threshold}")
         if self.round_to is not None and not (math.isfinite(self.round_to) and self.round_to > 0):
             raise UserError(f"decode.round_to must be positive seconds or null, got {self.round_to}")
-        if self.max_moments is not None and self.max_moments < 1:
-            raise UserError(f"decode.max_moments must be at least 1, or null for all, got {self.max_moments}")
+        if self.max_moments is not None and self.max_moments < 0:
+            raise UserError(f"decode.max_moments must be at least 0, or null for all, got {self.max_moments}")
         if self.score not in SCORES:
             raise UserError(f"decode.score must be one of {', '.join(SCORES)}, got {self.score!r}")
 

@@ -24,7 +24,9 @@ NEW_OPTIONS = {
 }
 """Section and former name of an option -> its name today."""
 LATER_OPTIONS = {
+    ("data", "longer"): "refuse",
     ("data", "repeat"): 1,
+    ("data", "domain"): None,
     ("loss", "over_levels"): "sum",
 }
 """Section and name of an option that the first version lacked -> the value that gives the first version's runs."""
@@ -160,7 +162,7 @@ def with_first_names(values: dict[str, Any]) -> dict[str, Any]:
     if not first["callbacks"]:
         del first["callbacks"]
     for (section, name), value in LATER_OPTIONS.items():
-        if first[section].get(name) == value:
+        if name in first[section] and first[section][name] == value:
             del first[section][name]
     return first
 

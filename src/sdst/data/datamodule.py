@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -11,13 +13,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from sdst.config.schema import Levels
-from sdst.data.annotations import read_annotations
+from sdst.data.annotations import moments_inside, of_domain, read_annotations
 from sdst.data.collate import collate
 from sdst.data.dataset import GroundingDataset
 from sdst.data.fingerprint import fingerprint
 from sdst.data.sampler import EpochSampler
 from sdst.data.store import FeatureStore
 from sdst.errors import UserError
+from sdst.files.orphans import begin_worker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,12 +29,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LONGER = {"refuse": "refused", "cut": "cut", "leave_out": "left out"}
+"""What can be done with features that are longer than annotated -> the word for it."""
+
 
 class GroundingDataModule(L.LightningDataModule):
     """Train, validation and test splits of one data set.
 
     Args:
-        name: Evaluation protocol: ``qvhighlights``, ``charades``, ``tacos`` or ``world``.
+        name: Evaluation protocol, a key of ``sdst.metrics.evaluation.PROTOCOLS``: ``qvhighlights``, ``charades``, ...
         annotations: Split name -> JSON lines file; None for a split that the data set does not have.
         features: The feature store (layout: ``sdst.data.store``).
         pooling: Pooling of the features: ``adaptive``, ``avg`` or ``cls`` (Tab. 3).
@@ -42,7 +48,10 @@ class GroundingDataModule(L.LightningDataModule):
         num_workers: Number of loader processes.
         levels: Choice of the backbone layers.
         seed: Seed of shuffling and of the positive clips.
+        domain: Domain whose rows are read; None for all. TVSum and YouTube Highlights train a model per domain.
         validation_split: Split that validation evaluates and that chooses the best checkpoint.
+        longer: What to do in every split if features are more than a clip longer than annotated: ``refuse`` them,
+            ``cut`` them to the annotation, whose times count from the start, or ``leave_out`` their rows.
     """
 
     def __init__(
@@ -57,9 +66,11 @@ class GroundingDataModule(L.LightningDataModule):
         batch_size: int = 32,
         repeat: int = 1,
         num_workers: int = 0,
+        domain: str | None = None,
         levels: Levels | None = None,
         seed: int = 0,
         validation_split: str = "val",
+        longer: str = "refuse",
     ) -> None:
         super().__init__()
         for option, value, lowest in (
@@ -69,6 +80,8 @@ class GroundingDataModule(L.LightningDataModule):
         ):
             if value < lowest:
                 raise UserError(f"data.{option}: {value} must be at least {lowest}")
+        if longer not in LONGER:
+            raise UserError(f"data.longer must be one of {', '.join(LONGER)}, got {longer!r}")
         for split, path in annotations.items():
             if not isinstance(split, str) or not isinstance(path, str | None):
                 raise UserError(f"data.annotations.{split}: {path!r} must be the path of a file, or null")
@@ -78,9 +91,11 @@ class GroundingDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.repeat = repeat
         self.num_workers = num_workers
+        self.domain = domain
         self.clip_seconds = clip_seconds
         self.seed = seed
         self.validation_split = validation_split
+        self.longer = longer
         self._position = {"epoch": 0, "batches": 0}
         self.levels = levels or Levels()
         self.datasets: dict[str, GroundingDataset] = {}
@@ -89,6 +104,12 @@ class GroundingDataModule(L.LightningDataModule):
             raise UserError(
                 f"{features}: made with clips of {info.clip_seconds:g} s, but data.clip_seconds is "
                 f"{clip_seconds:g}; set data.clip_seconds={info.clip_seconds:g} or extract again"
+            )
+        if len(info.video_layers) == 1 < self.levels.count and self.levels.source == "intermediate":
+            logger.warning(
+                "%s: holds one layer, which stands for all %d levels, as with levels.source=last",
+                features,
+                self.levels.count,
             )
         self.store = FeatureStore(
             features,
@@ -145,10 +166,10 @@ class GroundingDataModule(L.LightningDataModule):
                     f"data.annotations.{split}: no such split; there are {', '.join(self.paths) or 'none'}"
                 )
             annotations = read_annotations(self.paths[split])
-            records = annotations.records
+            records = of_domain(annotations.records, self.domain, self.paths[split])
             notes = [str(annotations.repairs)] if annotations.repairs else []
             if split == "train":
-                if unlabelled := sum(record.windows is None for record in records):
+                if unlabelled := sum(not record.is_labelled for record in records):
                     raise UserError(
                         f"{self.paths[split]}: {unlabelled} rows lack relevant_windows; cannot train"
                     )
@@ -162,11 +183,29 @@ class GroundingDataModule(L.LightningDataModule):
                     notes.append(
                         f"left out {len(records) - len(longer)} shorter than {self.min_duration:g} s"
                     )
-                records = longer
+                records = [
+                    record for record in longer if record.windows is None or len(moments_inside(record))
+                ]
+                if not records:
+                    raise UserError(
+                        f"{self.paths[split]}: no moment has a length inside its video; correct them"
+                    )
+                unusable = sum(
+                    len(record.windows) - len(moments_inside(record))
+                    for record in longer
+                    if record.windows is not None
+                )
+                if unusable:
+                    notes.append(
+                        f"left out {unusable} moments without length inside their video and "
+                        f"{len(longer) - len(records)} queries without another"
+                    )
             self.store.require([r.vid for r in records], [r.qid for r in records])
-            dataset = GroundingDataset(
-                records, self.store, self.clip_seconds, self.seed if split == "train" else None
-            )
+            seed = self.seed if split == "train" else None
+            dataset = GroundingDataset(records, self.store, self.clip_seconds, seed, self.longer)
+            records = list(dataset.records)
+            if dataset.longer:
+                notes.append(f"{LONGER[self.longer]} because their features are longer: {dataset.longer}")
             for kind, count in dataset.lengths.items():
                 if count:
                     notes.append(f"{kind} by one clip: {count}")
@@ -179,6 +218,14 @@ class GroundingDataModule(L.LightningDataModule):
             )
             self.datasets[split] = dataset
         return self.datasets[split]
+
+    def longer_features(self) -> dict[str, dict[str, int]]:
+        """Split -> what was done to rows whose features are longer than annotated, and to how many."""
+        return {
+            split: {LONGER[self.longer]: dataset.longer}
+            for split, dataset in self.datasets.items()
+            if dataset.longer
+        }
 
     def loader(self, split: str) -> DataLoader[Sample]:
         """Batches of one split: ``train`` shuffled, the others from short to long videos."""
@@ -196,6 +243,7 @@ class GroundingDataModule(L.LightningDataModule):
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=begin_worker,
         )
 
     def setup(self, stage: str) -> None:
@@ -232,14 +280,34 @@ class GroundingDataModule(L.LightningDataModule):
     def _prediction_split(self) -> str:
         return "test" if "test" in self.paths else self.validation_split
 
-    def state_dict(self) -> dict[str, int]:
-        """The epoch and how many of its batches are done, so that a resumed run serves the others."""
-        if self.trainer is None:
-            return dict(self._position)
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        done = 0 if progress.is_last_batch else progress.current.ready
-        return {"epoch": self.trainer.current_epoch, "batches": done}
+    @cached_property
+    def annotation_hashes(self) -> dict[str, str]:
+        """Split -> SHA-256 of its annotation file, as it is at the first call."""
+        return {
+            split: hashlib.sha256(Path(path).read_bytes()).hexdigest() for split, path in self.paths.items()
+        }
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continue from a checkpoint's place; call before the training loader is made, as the trainer does."""
-        self._position = dict(state_dict)
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch in which a resumed run continues, how many of its batches are done, and what the files held."""
+        epoch, batches = self._position["epoch"], self._position["batches"]
+        if self.trainer is not None:
+            progress = self.trainer.fit_loop.epoch_loop.batch_progress
+            epoch, batches = self.trainer.current_epoch, progress.current.ready
+            if progress.is_last_batch:
+                epoch, batches = epoch + 1, 0
+        return {"epoch": epoch, "batches": batches, "annotations": self.annotation_hashes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a checkpoint's place; call before the training loader is made, as the trainer does.
+
+        Raises:
+            UserError: An annotation file has changed, so the run would go on with other samples, or choose the best
+                epoch among epochs that were scored against other moments. Older checkpoints do not know.
+        """
+        for split, begun in state_dict.get("annotations", {}).items():
+            if self.annotation_hashes.get(split, begun) != begun:
+                raise UserError(
+                    f"{self.paths[split]}: the {split} annotations have changed since the run was begun; put that "
+                    "file back, or start a new run"
+                )
+        self._position = {"epoch": state_dict["epoch"], "batches": state_dict["batches"]}

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch.utils.data import Dataset
 
+from sdst.data.annotations import clips_of, label_saliency, moments_inside
 from sdst.errors import UserError
-from sdst.spans import count_clips, se_to_cw
+from sdst.spans import count_clips, regrid, se_to_cw
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -47,18 +48,25 @@ class Sample:
     positive_clip: int
 
 
-def usable_clips(stored: int, record: Record, clip_seconds: float) -> int:
+def usable_clips(stored: int, record: Record, clip_seconds: float, *, cut: bool = False) -> int:
     """How many of a video's ``stored`` clips a sample uses.
 
     Real files differ from their annotated duration by a fraction of a clip, so one clip more or less is normal: an
     extra clip is trimmed, and a missing one leaves the end of the video without features. A larger difference means
-    that features and annotations have different clip lengths or different videos.
+    that features and annotations have different clip lengths or different videos. Features of a video with labels per
+    clip have one clip per label, as released, or as many as the duration says; then labels and saliency are regridded.
+
+    Args:
+        stored: Number of clips in the feature file.
+        record: The annotation.
+        clip_seconds: Clip length, in seconds.
+        cut: Whether to trim any number of extra clips.
 
     Raises:
-        UserError: The stored clips and the duration differ by more than one clip.
+        UserError: The stored clips and the expected ones differ by more than one clip.
     """
-    expected = count_clips(record.duration, clip_seconds)
-    if abs(stored - expected) > 1:
+    expected = count_clips(clips_of(record, clip_seconds, stored), 1.0)
+    if expected - stored > 1 or (stored - expected > 1 and not cut):
         raise UserError(
             f"features of video {record.vid}: {stored} clips, but {record.duration:g} s are {expected} clips of "
             f"{clip_seconds:g} s; check data.clip_seconds and that the features belong to these annotations"
@@ -69,9 +77,10 @@ def usable_clips(stored: int, record: Record, clip_seconds: float) -> int:
 def saliency_target(record: Record, num_clips: int, clip_seconds: float) -> NDArray[np.float32]:
     """(num_clips,) target in [0, 1], zeros for a record without labels (App. A, B).
 
-    With annotated saliency, the target is the sum of a clip's three scores / 12. Without it, a clip is 1 inside a
-    moment and 0 outside. A clip is inside if the overlap is at least half of the clip, or half of a moment shorter
-    than a clip, so that every moment covered by clips has a positive clip.
+    With annotated saliency, the target is the sum of a clip's three scores / 12, or what ``label_saliency`` makes of
+    labels per clip, on the grid of the features. Without it, a clip is 1 inside a moment and 0 outside. A clip is
+    inside if the overlap is at least half of the clip, or half of a moment shorter than a clip, so that every moment
+    covered by clips has a positive clip.
     """
     target = np.zeros(num_clips, dtype=np.float32)
     if record.clip_scores is not None:
@@ -79,12 +88,28 @@ def saliency_target(record: Record, num_clips: int, clip_seconds: float) -> NDAr
         scored = ((np.arange(num_clips) + 0.5) * clip_seconds / SCORED_CLIP_SECONDS).astype(int)
         known = scored < len(record.clip_scores)
         target[known] = record.clip_scores[scored[known]].sum(axis=1) / 12
+    elif record.clip_labels is not None:
+        target[:] = regrid(label_saliency(record.clip_labels), num_clips)
     elif record.windows is not None:
         starts = np.arange(num_clips) * clip_seconds
-        for start, end in record.windows:
+        for start, end in moments_inside(record):
             overlap = np.minimum(starts + clip_seconds, end) - np.maximum(starts, start)
             target[overlap >= min(clip_seconds, end - start) / 2] = 1
     return target
+
+
+def _longer_features(
+    records: Sequence[Record], num_stored: Mapping[str, int], clip_seconds: float
+) -> UserError:
+    """Features that are more than a clip longer than annotated: how many, and the first three."""
+    expected = {record.vid: count_clips(record.duration, clip_seconds) for record in records}
+    longer = [vid for vid in expected if num_stored[vid] - expected[vid] > 1]
+    first = ", ".join(f"{vid}: {num_stored[vid]} clips, not {expected[vid]}" for vid in longer[:3])
+    return UserError(
+        f"features of {len(longer)} of {len(expected)} videos are more than a clip longer than annotated "
+        f"({first}{', ...' if len(longer) > 3 else ''}); data.longer=cut uses the annotated part, "
+        "data.longer=leave_out leaves their rows out; if all are longer, check data.clip_seconds"
+    )
 
 
 class GroundingDataset(Dataset[Sample]):
@@ -98,28 +123,60 @@ class GroundingDataset(Dataset[Sample]):
         store: Features of the wanted layers.
         clip_seconds: Clip length, in seconds.
         seed: Seed of the training draw; None in evaluation.
+        longer: What to do if features are more than a clip longer than annotated: ``refuse`` them, ``cut`` them to the
+            annotation, or ``leave_out`` their rows.
 
     Attributes:
+        records: The annotations in use.
         lengths: How many samples were ``trimmed`` by a clip, and how many are ``short`` of one.
+        longer: Number of samples that were cut or left out because of ``longer``.
         num_clips: T of each record.
+        whole_clips: Length of each record's video in clips, not rounded.
+
+    Raises:
+        UserError: Features and annotations differ in length, or no record is left.
     """
 
     def __init__(
-        self, records: Sequence[Record], store: FeatureStore, clip_seconds: float, seed: int | None
+        self,
+        records: Sequence[Record],
+        store: FeatureStore,
+        clip_seconds: float,
+        seed: int | None,
+        longer: str = "refuse",
     ) -> None:
-        self.records = records
         self.store = store
         self.clip_seconds = clip_seconds
         self.seed = seed
         self._latest: tuple[str, int, NDArray[np.float16]] | None = None
         self.lengths: Counter[str] = Counter()
         self.num_clips: list[int] = []
+        self.whole_clips: list[float] = []
         num_stored = {vid: store.num_clips(vid) for vid in dict.fromkeys(record.vid for record in records)}
+        too_long = [
+            record.qid
+            for record in records
+            if (stored := num_stored[record.vid]) - count_clips(clips_of(record, clip_seconds, stored), 1.0)
+            > 1
+        ]
+        self.longer = len(too_long)
+        if too_long and longer == "refuse":
+            raise _longer_features(records, num_stored, clip_seconds)
+        if longer == "leave_out":
+            left_out = set(too_long)
+            records = [record for record in records if record.qid not in left_out]
+            if not records:
+                raise UserError(
+                    "data.longer=leave_out leaves out every row, because all features are longer than annotated; "
+                    "check data.clip_seconds, or use data.longer=cut"
+                )
+        self.records = records
         for record in records:
             stored = num_stored[record.vid]
-            used = usable_clips(stored, record, clip_seconds)
-            self.lengths["trimmed"] += stored > used
-            self.lengths["short"] += used < count_clips(record.duration, clip_seconds)
+            used = usable_clips(stored, record, clip_seconds, cut=longer == "cut")
+            self.lengths["trimmed"] += stored == used + 1
+            self.whole_clips.append(clips_of(record, clip_seconds, stored))
+            self.lengths["short"] += used < count_clips(self.whole_clips[-1], 1.0)
             self.num_clips.append(used)
 
     def __len__(self) -> int:
@@ -133,7 +190,6 @@ class GroundingDataset(Dataset[Sample]):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         number, index = key
         record, num_clips = self.records[index], self.num_clips[index]
-        windows = record.windows if record.windows is not None else np.zeros((0, 2))
         saliency = saliency_target(record, num_clips, self.clip_seconds)
         positives = np.flatnonzero(saliency > 0)
         if len(positives) == 0:
@@ -146,8 +202,8 @@ class GroundingDataset(Dataset[Sample]):
             record=record,
             video=self._video(record.vid, num_clips),
             text=self.store.text(record.qid),
-            num_clips=record.duration / self.clip_seconds,
-            moments=(se_to_cw(windows) / record.duration).astype(np.float32),
+            num_clips=self.whole_clips[index],
+            moments=(se_to_cw(moments_inside(record)) / record.duration).astype(np.float32),
             saliency=saliency,
             positive_clip=positive,
         )

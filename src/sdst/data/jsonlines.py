@@ -1,4 +1,4 @@
-"""JSON Lines files with one query per row: typed getters, and errors that name file, line and qid."""
+"""Files with one query per row, mostly JSON Lines: typed getters, and errors that name file, line and qid."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import json
 import re
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from sdst.errors import UserError
+from sdst.files.text import open_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from sdst.types import Qid
 
+T = TypeVar("T")
 
+MOST_NAMED = 3
+"""Number of rows that a message about several rows names."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -74,6 +79,20 @@ class Row:
             raise self.error(f"'{key}' holds a fraction; every number must be whole")
         return array.astype(np.int64, copy=False)
 
+    def table(self, key: str) -> NDArray[np.float64]:
+        """A list of numbers or of lists of equally many, as a float64 (N, A) array; axes of length 1 do not count."""
+        value = self._get(key)
+        try:
+            array = np.array(value)
+        except ValueError:  # lists of unequal lengths
+            array = np.array(None)
+        long = [size for size in array.shape[1:] if size != 1]
+        if array.dtype.kind not in "iuf" or array.ndim == 0 or array.size == 0 or len(long) > 1:
+            raise self.error(f"'{key}' must be a list of numbers, or of lists of equally many numbers")
+        if not np.isfinite(array).all():
+            raise self.error(f"'{key}' holds NaN or Inf; every number must be finite")
+        return array.reshape(len(array), -1).astype(np.float64)
+
     def _array(self, key: str, item_shape: tuple[int, ...]) -> NDArray[Any]:
         """Finite numbers as an array; its type is an integer if all of them are written without a fraction."""
         value = self._get(key)
@@ -97,45 +116,122 @@ class Row:
         return self.fields[key]
 
 
-def read_rows(path: str | Path) -> Iterator[Row]:
-    """Yield the objects of a JSON Lines file; blank lines and a missing last newline are fine.
+def read_rows(path: str | Path, convert: Callable[[Row], T]) -> list[T]:
+    """Convert every row of a file; blank lines and a missing last newline are fine.
+
+    Besides JSON Lines, two layouts of a single JSON document are read: a list of rows, and that of ActivityNet Captions
+    (see ``_caption_rows``).
+
+    Args:
+        path: The file.
+        convert: Function that converts a row, or refuses it with ``UserError``.
 
     Raises:
-        UserError: The file cannot be read or has no rows; a line is not a JSON object; a qid is missing, repeated,
-            or neither an integer nor a string.
+        UserError: The file cannot be read or has no rows; a row is no JSON object or ``convert`` refuses it; a qid is
+            missing, repeated, or neither an integer nor a string. One message counts all such rows.
     """
-    lines: dict[Qid, int] = {}
-    for number, line in _read_lines(path):
-        place = f"{path}:{number}"
+    converted: list[T] = []
+    places: dict[Qid, str] = {}
+    first: UserError | None = None
+    others: list[str] = []
+    for place, fields in _read_objects(path):
         try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError):
-            fields = None
-        if not isinstance(fields, dict):
-            raise UserError(f"{place}: not a JSON object; write one complete object {{...}} per line")
-        qid = fields.get("qid")
-        if isinstance(qid, bool) or not isinstance(qid, int | str) or not is_unicode(str(qid)):
-            raise UserError(f"{place}: 'qid' must be an integer or a string, got {_shorten(qid)}")
-        if qid in lines:
-            raise UserError(f"{place}: qid {qid!r} is also on line {lines[qid]}; keep one of the two rows")
-        lines[qid] = number
-        yield Row(place, qid, fields)
-    if not lines:
+            converted.append(convert(_to_row(path, place, fields, places)))
+        except UserError as error:
+            if first is not None:
+                others.append(place)
+            first = first or error
+    if first is not None:
+        raise UserError(f"{first}{_count_others(others)}") from first
+    if not converted:
         raise UserError(f"{path}: the file has no rows; give a JSON Lines file with one query per line")
+    return converted
 
 
-def _read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+def _count_others(places: list[str]) -> str:
+    if not places:
+        return ""
+    named = ", ".join(map(_name, places[:MOST_NAMED])) + (", ..." if len(places) > MOST_NAMED else "")
+    return f"; {len(places)} more {'row is' if len(places) == 1 else 'rows are'} refused ({named})"
+
+
+def _name(place: str) -> str:
+    return f"line {place}" if place.isdigit() else place
+
+
+def _to_row(path: str | Path, within: str, fields: Any, places: dict[Qid, str]) -> Row:
+    place = f"{path}:{within}"
+    if not isinstance(fields, dict):
+        raise UserError(f"{place}: not a JSON object; write one complete object {{...}} per line")
+    qid = fields.get("qid")
+    if isinstance(qid, bool) or not isinstance(qid, int | str) or not is_unicode(str(qid)):
+        raise UserError(f"{place}: 'qid' must be an integer or a string, got {_shorten(qid)}")
+    if qid in places:
+        raise UserError(f"{place}: qid {qid!r} is also on {places[qid]}; keep one of the two rows")
+    places[qid] = _name(within)
+    return Row(place, qid, fields)
+
+
+def _read_objects(path: str | Path) -> Iterator[tuple[str, Any]]:
+    """Yield place (line or entry) and content of every row; the content is None where it is not JSON."""
+    with open_text(path) as file:
+        # Files that were joined have byte order marks in the middle.
+        lines = (line.strip("\ufeff") for line in file)
+        numbered: Iterator[tuple[int, str]] = (
+            (number, line) for number, line in enumerate(lines, start=1) if line.strip()
+        )
+        head = next(numbered, None)
+        if head is None:
+            return
+        if _may_be_document(_parse(head[1])):
+            rest = list(numbered)
+            document = _parse("".join(line for _, line in [head, *rest]))
+            if isinstance(document, list):
+                yield from ((f"entry {number}", row) for number, row in enumerate(document, start=1))
+                return
+            if isinstance(document, dict) and "qid" not in document:
+                yield from _caption_rows(document)
+                return
+            numbered = iter(rest)
+        for number, line in chain([head], numbered):
+            yield str(number), _parse(line)
+
+
+def _may_be_document(first: Any) -> bool:
+    """Whether a file whose first line holds this may be one JSON document instead of JSON Lines."""
+    return not isinstance(first, dict) or all(isinstance(value, dict) for value in first.values())
+
+
+def _caption_rows(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """Yield a row per sentence of ``{vid: {"duration": s, "timestamps": [[s, s], ...], "sentences": [...]}}``.
+
+    This is the layout in which ActivityNet Captions was released (Krishna et al., ICCV 2017). Sentence n of a video
+    gets the qid ``{vid}_{n}``, counted from 0.
+    """
+    for vid, video in document.items():
+        fields = video if isinstance(video, dict) else {}
+        moments, sentences = fields.get("timestamps"), fields.get("sentences")
+        if not isinstance(moments, list) or not isinstance(sentences, list):
+            yield f"{vid!r}", None
+            continue
+        for number, (moment, sentence) in enumerate(zip_longest(moments, sentences)):
+            yield (
+                f"{vid!r}, sentence {number}",
+                {
+                    "qid": f"{vid}_{number}",
+                    "vid": vid,
+                    "query": sentence,
+                    "duration": fields.get("duration"),
+                    "relevant_windows": [moment],
+                },
+            )
+
+
+def _parse(text: str) -> Any:
     try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text; give a JSON Lines file") from error
-    except ValueError as error:  # a path with a NUL
-        raise UserError(f"{path}: not a valid path ({error}); correct it") from error
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def is_unicode(text: str) -> bool:

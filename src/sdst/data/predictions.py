@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,16 +19,30 @@ if TYPE_CHECKING:
 
     from sdst.data.jsonlines import Row
 
+logger = logging.getLogger(__name__)
+
 
 def read_predictions(path: str | Path) -> list[Prediction]:
     """Read a prediction file; windows keep the order of the file, because the official metrics rank by it.
+
+    A warning counts the rows whose windows are not sorted by score.
 
     ``vid`` and ``query`` may be missing (then ""). ``pred_saliency_scores`` may be missing or empty (then None).
 
     Raises:
         UserError: A row is malformed, or has a reversed window, NaN or Inf; the message names file, line and qid.
     """
-    return [_to_prediction(row) for row in read_rows(path)]
+    predictions = read_rows(path, _to_prediction)
+    unsorted = [p.qid for p in predictions if (np.diff(p.windows[:, 2]) > 0).any()]
+    if unsorted:
+        logger.warning(
+            "%s: rows not sorted by score: %d (first qid %r); the official R1 takes the first window listed, so list "
+            "the best one first",
+            path,
+            len(unsorted),
+            unsorted[0],
+        )
+    return predictions
 
 
 def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> None:

@@ -146,7 +146,10 @@ class FeatureStore:
         stored: tuple[int, ...] = getattr(self.info, kind)
         wanted = stored if layers is None else tuple(layers)
         if not wanted or not set(wanted) <= set(stored):
-            raise UserError(f"{self.info.path}: {kind} {wanted} are not all stored; choose from {stored}")
+            raise UserError(
+                f"{self.info.path}: {kind} {wanted} are not all stored; choose from {stored}, read fewer levels "
+                f"(levels=k1), repeat the last layer (levels.source=last), or store the others"
+            )
         places = np.array([stored.index(layer) for layer in wanted])
         # A slice gives a view without a copy; collating copies anyway.
         in_a_row = (np.diff(places) == 1).all()

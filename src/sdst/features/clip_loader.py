@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from sdst.features.video import ClipSpec, VideoError, VideoReader
+from sdst.files.orphans import begin_worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,7 +51,8 @@ def load_clips(
         batch_size=None,
         num_workers=num_workers,
         in_order=False,
-        # Not "fork": a forked worker outlives a killed parent for seconds and keeps the lock on its output file.
+        worker_init_fn=begin_worker,
+        # Not "fork", which copies the memory of a process with threads of FFmpeg and PyTorch.
         multiprocessing_context="spawn" if num_workers else None,
     )
 
@@ -76,8 +78,12 @@ class _ClipBatches(IterableDataset[ClipBatch]):
                     yield ClipBatch(vid, torch.stack(clips), reader.frames_decoded - reported)
                     reported = reader.frames_decoded
                     clips.clear()
-        except VideoError as error:
-            yield ClipBatch(vid, None, reader.frames_decoded - reported, failure=str(error))
+        except Exception as error:  # whatever one video causes, the others are still read
+            reason = str(error)
+            if not isinstance(error, VideoError):
+                words = " ".join(f"{type(error).__name__}: {error}".split())
+                reason = f"{reader.path}: cannot be read ({words}); convert it with ffmpeg"
+            yield ClipBatch(vid, None, reader.frames_decoded - reported, failure=reason)
             return
         rest = torch.stack(clips) if clips else None
         yield ClipBatch(vid, rest, reader.frames_decoded - reported, duration=reader.duration)

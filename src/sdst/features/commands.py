@@ -63,10 +63,15 @@ def main(argv: Sequence[str]) -> int:
     add = simulate.add_argument
     add("annotations", type=Path, nargs="+", help="annotation files")
     add("--out", type=Path, required=True, metavar="F.h5", help="feature file to write or to continue")
+    add(
+        "--layout",
+        choices=["sdst"],
+        help="write the authors' layout instead: five layers in the folders, or the .tar.gz, .tar or .zip, of --out",
+    )
     add("--clip-seconds", type=positive_number, default=2.0, metavar="S", help="clip length (%(default)s)")
     add("--video-dim", type=int, default=768, metavar="N", help="width of video features (%(default)s)")
     add("--text-dim", type=int, default=1024, metavar="N", help="width of query features (%(default)s)")
-    add("--levels", type=int, default=4, metavar="N", help="deepest layers of each tower (%(default)s)")
+    add("--levels", type=int, metavar="N", help="deepest layers of each tower (4; 5 with --layout)")
     add("--pooling", nargs="+", choices=["adaptive", "avg", "cls"], default=["adaptive"], help="(adaptive)")
     add("--seed", type=int, default=0, metavar="N", help="another seed gives other features (%(default)s)")
     simulate.set_defaults(tool=_simulate)
@@ -127,19 +132,25 @@ def _validate(args: Namespace) -> int:
 
 def _video_problems(store: FeatureStore, pooling: str, records: list[Record]) -> list[str]:
     """Videos that are missing, unreadable, or more than a clip longer or shorter than annotated."""
-    durations: dict[str, float] = {}
-    for record in records:
-        durations[record.vid] = max(record.duration, durations.get(record.vid, 0))
-    problems = [f"/video/{pooling} lacks {vid}" for vid in store.missing(durations, [])[0]]
+    from sdst.data.annotations import clips_of
+
+    longest: dict[str, Record] = {}
+    for record in sorted(records, key=lambda record: record.duration):
+        longest[record.vid] = record
+    problems = [f"/video/{pooling} lacks {vid}" for vid in store.missing(longest, [])[0]]
     for vid in track(store.vids(), f"reading videos ({pooling})"):
         try:
             num_clips = store.video(vid).shape[1]
         except UserError as error:
             problems.append(str(error))
             continue
-        seconds = durations.get(vid, num_clips * store.info.clip_seconds)
-        if abs(num_clips - count_clips(seconds, store.info.clip_seconds)) > 1:
-            problems.append(f"/video/{pooling}/{vid} has {num_clips} clips for {seconds:g} s of video")
+        if vid not in longest:
+            continue
+        annotated = longest[vid]
+        if abs(num_clips - count_clips(clips_of(annotated, store.info.clip_seconds, num_clips), 1.0)) > 1:
+            problems.append(
+                f"/video/{pooling}/{vid} has {num_clips} clips for {annotated.duration:g} s of video"
+            )
     return problems
 
 
@@ -155,29 +166,40 @@ def _text_problems(store: FeatureStore, records: list[Record]) -> list[str]:
 
 
 def _simulate(args: Namespace) -> int:
-    from sdst.features.simulate import write_simulated
+    from sdst.features.simulate import Simulation, write_simulated
+    from sdst.features.simulated_folders import write_folders
 
-    write_simulated(
-        _read_records(args.annotations),
-        args.out,
-        clip_seconds=args.clip_seconds,
-        video_dim=args.video_dim,
-        text_dim=args.text_dim,
-        levels=args.levels,
-        poolings=list(dict.fromkeys(args.pooling)),
-        seed=args.seed,
-    )
+    records = _read_records(args.annotations)
+    poolings = list(dict.fromkeys(args.pooling))
+    sizes: dict[str, Any] = {
+        "clip_seconds": args.clip_seconds,
+        "video_dim": args.video_dim,
+        "text_dim": args.text_dim,
+        "levels": args.levels or (5 if args.layout else 4),
+        "poolings": poolings,
+        "seed": args.seed,
+    }
+    if args.layout is None:
+        write_simulated(records, args.out, **sizes)
+    elif len(poolings) > 1:
+        raise UserError(
+            f"sdst features simulate: --layout {args.layout} has one pooling, got {len(poolings)}"
+        )
+    else:
+        write_folders(Simulation.of(records, **sizes), args.out)
     log.info("%s: simulated features written", args.out)
     return 0
 
 
 def _read_records(paths: Sequence[Path]) -> list[Record]:
     from sdst.data.annotations import read_annotations
+    from sdst.features.writer import require_names
 
     records = []
     for path in paths:
         annotations = read_annotations(path)
         if annotations.repairs:
-            log.warning("%s: repaired %s", path, annotations.repairs)
+            log.warning("%s", annotations.repairs)
+        require_names(annotations.records, path)
         records += annotations.records
     return records

@@ -126,9 +126,15 @@ def _extract(
             usable = [r for r in records if r.vid in paths and r.vid not in encoded.failures]
             task = progress.add_task("queries", total=len(usable))
             encode_queries(backbone, usable, writer, text_layers, lambda count: progress.advance(task, count))
+        # Those of an interrupted run were measured in clips.
+        lengths = {
+            vid: writer.num_clips(vid, args.pooling[0]) * spec.clip_seconds
+            for vid in paths
+            if writer.has_video(vid, args.pooling[0])
+        }
         if usable:
             writer.finish()
-    _warn_of_other_lengths(encoded.durations, durations, spec.clip_seconds)
+    _list_other_lengths(out, lengths | encoded.durations, durations, spec.clip_seconds)
     logger.info(encoded.throughput())
     return encoded.failures
 
@@ -164,10 +170,10 @@ def _layers(tower: str, chosen: list[int] | None, last: int, depth: int) -> list
     return layers
 
 
-def _warn_of_other_lengths(
-    actual: dict[str, float], annotated: dict[str, float], clip_seconds: float
+def _list_other_lengths(
+    out: Path, actual: dict[str, float], annotated: dict[str, float], clip_seconds: float
 ) -> None:
-    """Warn of videos whose length differs from the annotation by more than a clip.
+    """Warn of videos whose length differs from the annotation by more than a clip, and list them in a file.
 
     Such a file is probably another cut of the video, or the whole video where a trimmed one was annotated. Without a
     warning it would only look like a hard sample.
@@ -177,15 +183,25 @@ def _warn_of_other_lengths(
         for vid, seconds in actual.items()
         if abs(count_clips(seconds, clip_seconds) - count_clips(annotated[vid], clip_seconds)) > 1
     ]
-    if different:
-        first = different[0]
-        logger.warning(
-            "%d videos differ from their annotated length by more than a clip (first %s: %.1f s, not %.1f s)",
-            len(different),
-            first,
-            actual[first],
-            annotated[first],
-        )
+    listing = out.with_suffix(".lengths.jsonl")
+    if not different:
+        listing.unlink(missing_ok=True)  # left by an earlier run
+        return
+    rows = (
+        json.dumps({"vid": vid, "seconds": round(actual[vid], 3), "annotated": annotated[vid]})
+        for vid in different
+    )
+    write_atomically(listing, "\n".join(rows) + "\n")
+    first = "; ".join(f"{vid}: {actual[vid]:.1f} s, not {annotated[vid]:.1f} s" for vid in different[:3])
+    logger.warning(
+        "%d of %d videos differ from their annotated length by more than a clip (%s%s); they are listed in %s; "
+        "data.longer=cut or data.longer=leave_out trains although some are longer",
+        len(different),
+        len(actual),
+        first,
+        "; ..." if len(different) > 3 else "",
+        listing,
+    )
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -3,36 +3,121 @@
 from __future__ import annotations
 
 import json
+import os
+import unicodedata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdst.data.annotations import read_annotations
 from sdst.errors import UserError
+from sdst.features.writer import require_names
+from sdst.files.text import read_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sdst.types import Record
 
+Rank = tuple[bool, bool]
+"""Of two files for a video, the one with the lower rank is taken."""
 VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv"}
+    [
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".qt",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".divx",
+        ".mpg",
+        ".mpeg",
+        ".mpe",
+        ".m2v",
+        ".vob",
+        ".ts",
+        ".mts",
+        ".m2ts",
+        ".flv",
+        ".f4v",
+        ".wmv",
+        ".asf",
+        ".3gp",
+        ".3g2",
+        ".ogv",
+        ".ogm",
+        ".mxf",
+        ".rm",
+        ".rmvb",
+        ".gif",
+    ]
 )
-"""Extensions of video files; a folder of videos often holds subtitles and thumbnails too."""
+"""Extensions of video files, which go before all others."""
+OTHER_SUFFIXES = frozenset(
+    [
+        ".srt",
+        ".vtt",
+        ".ass",
+        ".sub",
+        ".txt",
+        ".md",
+        ".nfo",
+        ".description",
+        ".json",
+        ".jsonl",
+        ".xml",
+        ".csv",
+        ".html",
+        ".jpg",
+        ".jpeg",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".npy",
+        ".npz",
+        ".pt",
+        ".h5",
+        ".wav",
+        ".mp3",
+        ".m4a",
+        ".aac",
+        ".flac",
+        ".ogg",
+        ".opus",
+        ".part",
+        ".ytdl",
+        ".tmp",
+        ".zip",
+        ".gz",
+        ".tar",
+    ]
+)
+"""Extensions of what often lies beside videos: subtitles, pictures, features, sound, unfinished downloads."""
 
 
 def read_records(files: Sequence[Path]) -> list[Record]:
     """All rows of the annotation files, each query once.
 
     Raises:
-        UserError: A file cannot be used, or a qid stands for different queries.
+        UserError: A file cannot be used, a qid stands for different queries, or a name cannot be stored.
+    """
+    return unique_records({path: read_annotations(path).records for path in files})
+
+
+def unique_records(splits: Mapping[Path, Sequence[Record]]) -> list[Record]:
+    """The records of several annotation files, each query once.
+
+    Raises:
+        UserError: A qid stands for different queries, or a name cannot be stored.
     """
     records: dict[str, Record] = {}
-    for path in files:
-        for record in read_annotations(path).records:
+    for path, rows in splits.items():
+        require_names(rows, path)
+        for record in rows:
             first = records.setdefault(str(record.qid), record)  # names in a feature file are strings
             if (first.vid, first.query) != (record.vid, record.query):
                 raise UserError(
-                    f"{path}: qid {record.qid!r} stands for another query in another file; extract the files separately"
+                    f"{path}: qid {record.qid!r} stands for another query in another file; use the files separately"
                 )
     return list(records.values())
 
@@ -65,15 +150,20 @@ def choose_records(
 
 def _read_vids(listing: Path) -> set[str]:
     try:
-        return {json.loads(line)["vid"] for line in listing.read_text(encoding="utf-8").splitlines()}
-    except (OSError, ValueError, TypeError, KeyError):
+        return {json.loads(line)["vid"] for line in read_text(listing).splitlines()}
+    except UserError:
+        raise
+    except (ValueError, TypeError, KeyError):
         raise UserError(f"{listing}: not a readable list of videos; give a .failed.jsonl file") from None
 
 
 def find_videos(
     folder: Path, vids: Iterable[str], name: str = "{vid}"
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """Find each video's file in a folder by its name without the extension.
+    """Find each video's file in a folder and its sub-folders by its name, with any extension or none.
+
+    Files with a known extension go first, then those in the folder itself. Names are compared in Unicode's composed
+    form (NFC), because some file systems store letters and accents apart.
 
     Args:
         folder: Folder of the video files.
@@ -88,18 +178,41 @@ def find_videos(
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder of the video files")
-    files: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in VIDEO_SUFFIXES:
-            files.setdefault(path.stem, []).append(path)
+    files: dict[str, list[tuple[Rank, Path]]] = {}
+    for path in _walk(folder):
+        suffix = path.suffix.lower()
+        if suffix not in OTHER_SUFFIXES:
+            ranked = (suffix not in VIDEO_SUFFIXES, path.parent != folder), path
+            for stem in {_composed(path.stem), _composed(path.name)}:
+                files.setdefault(stem, []).append(ranked)
     found, failures = {}, {}
     for vid in vids:
         stem = name.replace("{vid}", vid)
-        match files.get(stem, []):
+        candidates = files.get(_composed(stem), [])
+        match [path for rank, path in candidates if rank == min(candidates)[0]]:
             case [path]:
                 found[vid] = path
             case []:
                 failures[vid] = f"{folder}: no video file named {stem}"
             case several:
-                failures[vid] = f"{folder}: {', '.join(path.name for path in several)}; keep one of them"
+                names = ", ".join(str(path.relative_to(folder)) for path in several)
+                failures[vid] = f"{folder}: {names}; keep one of them"
     return found, failures
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, sorted by folder and name; linked folders are followed once."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders.sort()
+        for name in sorted(names):
+            yield Path(place, name)
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)

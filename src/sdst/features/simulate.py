@@ -25,20 +25,23 @@ The features are made from the annotated windows, so results on them say nothing
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.signal import lfilter
 
 from sdst.console.progress import progress_bars
 from sdst.errors import UserError
+from sdst.features.simulated_concepts import (
+    NUM_CONCEPTS,
+    generator,
+    normal,
+    slow,
+    text_concepts,
+    video_concepts,
+)
 from sdst.features.writer import FeatureWriter
-from sdst.spans import count_clips
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,23 +54,8 @@ if TYPE_CHECKING:
 BACKBONE = "simulated"
 DESIGN = 2
 """Number of the design above. Features of another design are other features, even with the same seed."""
-NUM_CONCEPTS = 64
 NUM_VIDEO_LAYERS, NUM_TEXT_LAYERS = 40, 19  # InternVideo2-1B and its BERT
 
-STOP_WORDS = frozenset({"a", "an", "and", "at", "by", "for", "in", "is", "of", "on", "the", "to", "with"})
-COMMON_WORDS = (
-    *("man", "woman", "people", "girl", "boy", "child", "friends", "dog", "cat", "crowd", "family"),
-    *("car", "street", "kitchen", "food", "table", "camera", "phone", "bag", "door", "room", "water"),
-    *("white", "black", "red", "blue", "shirt", "hat", "city", "beach", "book", "store", "train"),
-    *("talks", "walks", "sits", "stands", "holds", "eats", "drinks", "drives", "opens", "cooks"),
-)
-"""Words of distractors, which queries have, too."""
-STOP_WORD_GAIN = 0.3
-CONTEXT_SHARE = 0.3  # weight of the whole query in each of its words
-EVENT_GAIN = (1.0, 1.5)  # strength of a query, near miss or other event in its video, drawn for each
-SECONDS_PER_EVENT = 40.0  # of video for each event that nobody annotated
-BACKGROUND_NORM, PLACE_NORM = 0.6, 1.0  # of what changes within a video, and of what stays
-CHANGE_SECONDS = 8.0  # time in which background and noise lose all but 1/e of their correlation
 VIDEO_NOISE, TEXT_NOISE = 1.5, 0.6  # norm of a layer's own noise, in concept space
 STEADY_SHARE = 0.7  # of the squared norm of video noise: the part that changes slowly
 BEST_LAYER = 0.5  # share of the concepts that the last layer sees best, and each shallower one of those left
@@ -79,170 +67,8 @@ VIDEO_SCALE, TEXT_SCALE = 0.6, 0.5  # root mean square of a feature of the last 
 SHALLOWER = 0.95  # scale of a layer relative to the next deeper one
 
 
-def write_simulated(
-    records: Sequence[Record],
-    out: str | Path,
-    *,
-    clip_seconds: float = 2.0,
-    video_dim: int = 768,
-    text_dim: int = 1024,
-    levels: int = 4,
-    poolings: Sequence[str] = ("adaptive",),
-    seed: int = 0,
-) -> None:
-    """Write simulated features of all videos and queries, continuing a run that was killed.
-
-    Args:
-        records: Rows of all annotation files that the features are for.
-        out: The feature file to write.
-        clip_seconds: Length of a clip.
-        video_dim: Width Dv of video features.
-        text_dim: Width Dt of query features.
-        levels: Number of layers to write of each tower, the deepest ones.
-        poolings: Poolings of the video features to write.
-        seed: Seed of all draws; another seed gives other features with the same statistics.
-
-    Raises:
-        UserError: Two rows share a qid but differ; a size is out of range; the file exists.
-    """
-    if not 1 <= levels <= NUM_TEXT_LAYERS:
-        raise UserError(f"{out}: levels must be from 1 to {NUM_TEXT_LAYERS}, got {levels}")
-    if min(video_dim, text_dim) < 1 or not clip_seconds > 0:
-        raise UserError(
-            f"{out}: widths and clip length must be positive, got {video_dim}, {text_dim} and {clip_seconds}"
-        )
-    queries = _queries_by_qid(records)
-    videos = defaultdict(list)
-    for record in queries.values():
-        videos[record.vid].append(record)
-    video_layers = range(NUM_VIDEO_LAYERS - levels + 1, NUM_VIDEO_LAYERS + 1)
-    text_layers = range(NUM_TEXT_LAYERS - levels + 1, NUM_TEXT_LAYERS + 1)
-    video_towers = {
-        pooling: _Tower.draw(f"video {pooling}", video_layers, video_dim, VIDEO_CONE, VIDEO_SCALE, seed)
-        for pooling in poolings
-    }
-    text_tower = _Tower.draw("text", text_layers, text_dim, TEXT_CONE, TEXT_SCALE, seed)
-
-    writer = FeatureWriter(
-        out,
-        backbone=BACKBONE,
-        video_layers=video_layers,
-        text_layers=text_layers,
-        clip_seconds=clip_seconds,
-        simulated=True,
-        extra={"simulation": f"design {DESIGN}, seed {seed}, widths {video_dim} and {text_dim}"},
-    )
-    with writer:
-        with progress_bars() as progress:
-            for vid, rows in progress.track(videos.items(), description="simulating videos"):
-                left = [pooling for pooling in poolings if not writer.has_video(vid, pooling)]
-                if not left:
-                    continue
-                concepts = video_concepts(rows, clip_seconds, seed)
-                for pooling in left:
-                    rng = _generator(seed, f"video noise {pooling}", vid)
-                    noise = _video_noise((levels, *concepts.shape), clip_seconds, rng)
-                    writer.write_video(pooling, vid, video_towers[pooling].observe(concepts, noise))
-            for qid, row in progress.track(queries.items(), description="simulating queries"):
-                if not writer.has_text(qid):
-                    concepts = text_concepts(row.query)
-                    rng = _generator(seed, "text noise", qid)
-                    noise = TEXT_NOISE * _normal(rng, (levels, *concepts.shape))
-                    writer.write_text(qid, text_tower.observe(concepts, noise))
-        writer.finish()
-
-
-def video_concepts(rows: Sequence[Record], clip_seconds: float, seed: int) -> NDArray[np.float32]:
-    """(T, C) concepts in each clip of a video; the order of its rows does not matter."""
-    vid = rows[0].vid
-    num_clips = count_clips(max(row.duration for row in rows), clip_seconds)
-    rng = _generator(seed, "background", vid)
-    concepts = BACKGROUND_NORM * _slow(_normal(rng, (num_clips, NUM_CONCEPTS)), clip_seconds)
-    concepts += PLACE_NORM * _normal(rng, (NUM_CONCEPTS,))
-    for _ in range(round(num_clips * clip_seconds / SECONDS_PER_EVENT)):
-        other = query_concept(" ".join(rng.choice(COMMON_WORDS, rng.integers(2, 5), replace=False)))
-        concepts += rng.uniform(*EVENT_GAIN) * _somewhere(num_clips, rng)[:, None] * other
-    for row in sorted(rows, key=lambda row: str(row.qid)):
-        rng = _generator(seed, "event", vid, str(row.qid))
-        shown = visibility(row, num_clips, clip_seconds)
-        concepts += rng.uniform(*EVENT_GAIN) * shown[:, None] * query_concept(row.query)
-        missed = _somewhere(num_clips, rng) * (shown == 0)
-        concepts += rng.uniform(*EVENT_GAIN) * missed[:, None] * near_miss(row.query, rng)
-    return concepts
-
-
-def near_miss(query: str, rng: np.random.Generator) -> NDArray[np.float32]:
-    """(C,) unit direction of an event in which half of the query's content words, at least one, are others."""
-    words = _content(query)
-    others = rng.choice([word for word in COMMON_WORDS if word not in words] or COMMON_WORDS, len(words))
-    changed = rng.permutation(len(words)) < (len(words) + 1) // 2
-    return query_concept(" ".join(np.where(changed, others, words)))
-
-
-def visibility(row: Record, num_clips: int, clip_seconds: float) -> NDArray[np.float32]:
-    """(T,) in [0, 1]: the part of each clip inside the row's moments, reduced where annotators scored it low."""
-    if row.windows is None:
-        return np.zeros(num_clips, np.float32)
-    clip_start = np.arange(num_clips)[:, None] * clip_seconds
-    start, end = row.windows.T  # (G,) each
-    overlap = np.minimum(end, clip_start + clip_seconds) - np.maximum(start, clip_start)
-    inside = (overlap.clip(min=0).sum(axis=1) / clip_seconds).clip(max=1)
-    if row.clip_scores is not None and len(row.clip_scores):
-        centre = (np.arange(num_clips) + 0.5) * clip_seconds
-        scored = np.minimum(centre // 2, len(row.clip_scores) - 1).astype(int)  # scores are per 2 s
-        inside *= 0.5 + 0.5 * row.clip_scores[scored].mean(axis=1) / 4
-    weights: NDArray[np.float32] = inside.astype(np.float32)
-    return weights
-
-
-def text_concepts(query: str) -> NDArray[np.float32]:
-    """(1 + words, C): the whole query as CLS, then every word in its context, stop words scaled down."""
-    whole = query_concept(query)
-    tokens = [
-        word_concept(word) * (STOP_WORD_GAIN if word in STOP_WORDS else 1) + CONTEXT_SHARE * whole
-        for word in _words(query)
-    ]
-    return np.stack([whole, *tokens])
-
-
-def query_concept(query: str) -> NDArray[np.float32]:
-    """(C,) unit direction of a query: the mean of its content words, or of all words if it has none."""
-    return _unit(np.sum([word_concept(word) for word in _content(query)], axis=0))
-
-
-@cache
-def word_concept(word: str) -> NDArray[np.float32]:
-    """(C,) unit direction of a lower-case word; the same for every file, run and seed."""
-    return _unit(_generator("word", word).standard_normal(NUM_CONCEPTS))
-
-
-def _queries_by_qid(records: Sequence[Record]) -> dict[str, Record]:
-    queries: dict[str, Record] = {}
-    for record in records:
-        known = queries.setdefault(str(record.qid), record)
-        if (known.vid, known.query) != (record.vid, record.query):
-            raise UserError(f"qid {record.qid} stands for two different rows; give files with unique qids")
-    return queries
-
-
-def _words(query: str) -> list[str]:
-    return re.findall(r"[^\W_]+", query.lower()) or [query]
-
-
-def _content(query: str) -> list[str]:
-    words = _words(query)
-    return [word for word in words if word not in STOP_WORDS] or words
-
-
-def _somewhere(num_clips: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """(T,) 1 in a stretch of clips, 0 elsewhere; every octave of lengths up to half of T is as likely."""
-    length = round(2 ** rng.uniform(0, np.log2(max(2, num_clips / 2))))
-    places = np.arange(num_clips) - rng.integers(max(1, num_clips - length + 1))
-    return ((places >= 0) & (places < length)).astype(np.float32)
-
-
 @dataclass(frozen=True)
-class _Tower:
+class Tower:
     """How the layers of one tower see concepts.
 
     Attributes:
@@ -260,18 +86,18 @@ class _Tower:
     @classmethod
     def draw(
         cls, name: str, layers: Sequence[int], width: int, cone_norm: float, scale: float, seed: int
-    ) -> _Tower:
+    ) -> Tower:
         """The last layers of a tower, with a ``cone_norm`` relative to concepts and the ``scale`` of the last one."""
         back = layers[-1] - np.array(layers)
         best = (
-            _generator(seed, name, "best layers").geometric(BEST_LAYER, NUM_CONCEPTS) - 1
+            generator(seed, name, "best layers").geometric(BEST_LAYER, NUM_CONCEPTS) - 1
         )  # counted like back
         gains = LEAST_GAIN + (1 - LEAST_GAIN) * np.exp(-np.abs(back[:, None] - best) / LAYERS_SEEN)
-        shared = _orthogonal(width, _generator(seed, name, "all layers"))
-        cone = _generator(seed, name, "cone").standard_normal(width)
+        shared = _orthogonal(width, generator(seed, name, "all layers"))
+        cone = generator(seed, name, "cone").standard_normal(width)
         maps, cones = [], []
         for layer in layers:
-            rng = _generator(seed, name, f"layer {layer}")
+            rng = generator(seed, name, f"layer {layer}")
             maps.append((1 - LAYER_SHARE) * shared + LAYER_SHARE * _orthogonal(width, rng))
             own = (1 - LAYER_SHARE) * cone + LAYER_SHARE * rng.standard_normal(width)
             cones.append(cone_norm * width**0.5 * own / np.linalg.norm(own))
@@ -287,6 +113,136 @@ class _Tower:
         return features.transpose(1, 0, 2)
 
 
+@dataclass(frozen=True)
+class Simulation:
+    """Simulated features of the videos and queries of annotation files.
+
+    Attributes:
+        videos: vid -> its rows.
+        queries: qid as text -> its row.
+        video_layers: Numbers of the vision layers, from shallow to deep.
+        text_layers: Numbers of the text layers.
+        clip_seconds: Length of a clip.
+        seed: Seed of all draws.
+        video_towers: Pooling -> how the vision layers see.
+        text_tower: How the text layers see.
+    """
+
+    videos: dict[str, list[Record]]
+    queries: dict[str, Record]
+    video_layers: range
+    text_layers: range
+    clip_seconds: float
+    seed: int
+    video_towers: dict[str, Tower]
+    text_tower: Tower
+
+    @classmethod
+    def of(
+        cls,
+        records: Sequence[Record],
+        *,
+        clip_seconds: float = 2.0,
+        video_dim: int = 768,
+        text_dim: int = 1024,
+        levels: int = 4,
+        poolings: Sequence[str] = ("adaptive",),
+        seed: int = 0,
+    ) -> Simulation:
+        """Draw the towers.
+
+        Args:
+            records: Rows of all annotation files that the features are for.
+            clip_seconds: Length of a clip.
+            video_dim: Width Dv of video features.
+            text_dim: Width Dt of query features.
+            levels: Number of layers of each tower, the deepest ones.
+            poolings: Poolings of the video features.
+            seed: Seed of all draws; another seed gives other features with the same statistics.
+
+        Raises:
+            UserError: Two rows share a qid but differ; a size is out of range.
+        """
+        if not 1 <= levels <= NUM_TEXT_LAYERS:
+            raise UserError(f"levels must be from 1 to {NUM_TEXT_LAYERS}, got {levels}")
+        if min(video_dim, text_dim) < 1 or not clip_seconds > 0:
+            raise UserError(
+                f"widths and clip length must be positive, got {video_dim}, {text_dim} and {clip_seconds}"
+            )
+        queries = _queries_by_qid(records)
+        videos = defaultdict(list)
+        for record in queries.values():
+            videos[record.vid].append(record)
+        video_layers = range(NUM_VIDEO_LAYERS - levels + 1, NUM_VIDEO_LAYERS + 1)
+        text_layers = range(NUM_TEXT_LAYERS - levels + 1, NUM_TEXT_LAYERS + 1)
+        video_towers = {
+            pooling: Tower.draw(f"video {pooling}", video_layers, video_dim, VIDEO_CONE, VIDEO_SCALE, seed)
+            for pooling in poolings
+        }
+        text_tower = Tower.draw("text", text_layers, text_dim, TEXT_CONE, TEXT_SCALE, seed)
+        return cls(videos, queries, video_layers, text_layers, clip_seconds, seed, video_towers, text_tower)
+
+    def video(self, vid: str, pooling: str) -> NDArray[np.float32]:
+        """Features (T, n, Dv) of a video."""
+        concepts = video_concepts(self.videos[vid], self.clip_seconds, self.seed)
+        rng = generator(self.seed, f"video noise {pooling}", vid)
+        noise = _video_noise((len(self.video_layers), *concepts.shape), self.clip_seconds, rng)
+        return self.video_towers[pooling].observe(concepts, noise)
+
+    def text(self, qid: str) -> NDArray[np.float32]:
+        """Features (L, n, Dt) of a query."""
+        concepts = text_concepts(self.queries[qid].query)
+        rng = generator(self.seed, "text noise", qid)
+        noise = TEXT_NOISE * normal(rng, (len(self.text_layers), *concepts.shape))
+        return self.text_tower.observe(concepts, noise)
+
+
+def write_simulated(records: Sequence[Record], out: str | Path, **sizes: Any) -> None:
+    """Write a feature file with simulated features of all videos and queries, continuing one that was killed.
+
+    Args:
+        records: Rows of all annotation files that the features are for.
+        out: The feature file to write.
+        sizes: Arguments of :meth:`Simulation.of`.
+
+    Raises:
+        UserError: See :meth:`Simulation.of`; or the file exists.
+    """
+    try:
+        simulation = Simulation.of(records, **sizes)
+    except UserError as error:
+        raise UserError(f"{out}: {error}") from None
+    widths = [tower.maps.shape[2] for tower in (*simulation.video_towers.values(), simulation.text_tower)]
+    writer = FeatureWriter(
+        out,
+        backbone=BACKBONE,
+        video_layers=simulation.video_layers,
+        text_layers=simulation.text_layers,
+        clip_seconds=simulation.clip_seconds,
+        simulated=True,
+        extra={"simulation": f"design {DESIGN}, seed {simulation.seed}, widths {widths[0]} and {widths[-1]}"},
+    )
+    with writer:
+        with progress_bars() as progress:
+            for vid in progress.track(simulation.videos, description="simulating videos"):
+                for pooling in simulation.video_towers:
+                    if not writer.has_video(vid, pooling):
+                        writer.write_video(pooling, vid, simulation.video(vid, pooling))
+            for qid in progress.track(simulation.queries, description="simulating queries"):
+                if not writer.has_text(qid):
+                    writer.write_text(qid, simulation.text(qid))
+        writer.finish()
+
+
+def _queries_by_qid(records: Sequence[Record]) -> dict[str, Record]:
+    queries: dict[str, Record] = {}
+    for record in records:
+        known = queries.setdefault(str(record.qid), record)
+        if (known.vid, known.query) != (record.vid, record.query):
+            raise UserError(f"qid {record.qid} stands for two different rows; give files with unique qids")
+    return queries
+
+
 def _orthogonal(width: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """(C, width) map with orthonormal rows (columns if width < C), scaled to mean square 1 per feature."""
     tall = rng.standard_normal((max(width, NUM_CONCEPTS), min(width, NUM_CONCEPTS)))
@@ -298,36 +254,8 @@ def _video_noise(
     shape: tuple[int, int, int], clip_seconds: float, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """(n, T, C) noise of each layer, a part of which changes slowly."""
-    noise = _slow(_normal(rng, shape), clip_seconds)
+    noise = slow(normal(rng, shape), clip_seconds)
     noise *= STEADY_SHARE**0.5
-    noise += np.float32((1 - STEADY_SHARE) ** 0.5) * _normal(rng, shape)
+    noise += np.float32((1 - STEADY_SHARE) ** 0.5) * normal(rng, shape)
     noise *= VIDEO_NOISE
     return noise
-
-
-def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Draws (..., C) of mean square norm 1."""
-    drawn: NDArray[np.float32] = rng.standard_normal(shape, dtype=np.float32)
-    return drawn / np.float32(NUM_CONCEPTS**0.5)
-
-
-def _slow(drawn: NDArray[np.float32], clip_seconds: float) -> NDArray[np.float32]:
-    """Independent draws (..., T, C) as a stationary first-order autoregression over T, of the same variance."""
-    kept = np.float32(np.exp(-clip_seconds / CHANGE_SECONDS))
-    new = np.float32(np.sqrt(1 - kept**2))
-    fresh = drawn * new
-    fresh[..., 0, :] = drawn[..., 0, :]  # as if it had always gone on
-    slow: NDArray[np.float32] = lfilter(
-        np.ones(1, np.float32), np.array([1, -kept], np.float32), fresh, axis=-2
-    )
-    return slow
-
-
-def _unit(vector: NDArray[np.floating]) -> NDArray[np.float32]:
-    unit: NDArray[np.float32] = (vector / np.linalg.norm(vector)).astype(np.float32)
-    return unit
-
-
-def _generator(*name: object) -> np.random.Generator:
-    digest = hashlib.sha256("/".join(map(str, name)).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16]))

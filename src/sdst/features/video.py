@@ -3,18 +3,20 @@
 A video is cut into ``count_clips(duration, clip_seconds)`` clips. Each clip is split into ``num_frames``
 equal parts, and the frame on screen at the centre of each part is taken: the last one whose timestamp is at
 or before it. Only the frames taken are converted and resized, and only one clip is held at a time.
+:mod:`sdst.features.clock` says where time 0 is and where a file ends.
 
 How unusual files are read:
 
 * Variable frame rate, 1 fps, a single frame: a frame is shown until the next one, so it may be taken several
-  times. 120 fps: most frames are decoded and not taken.
+  times. 120 fps: most frames are decoded and not taken. The first frame is also shown before its time, and the last
+  one until the file ends, e.g. while its sound goes on.
 * Rotation metadata is applied, mirroring is not. Odd sizes and sizes that change within the video are read.
 * The content decides about the format, not the file extension.
 * Missing or unreadable end: if it is shorter than one clip, the last frame is repeated; otherwise the video is
   refused. The same holds for damage in the middle. In formats that state no length (MPEG-TS, AVI, raw streams) a
   missing end looks like a shorter video.
-* Empty files, files without a video stream (cover art does not count) and files where no frame decodes are
-  refused.
+* Empty files, files without a video stream (cover art does not count) and files where no frame decodes, e.g. because
+  there is no decoder, are refused.
 
 A refusal is a ``VideoError`` with a one-line message. It may come after some clips were yielded, so use the clips
 of a video only after its iteration has ended.
@@ -23,36 +25,48 @@ of a video only after its iteration has ended.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from sdst.data.annotations import LONGEST_SECONDS
 from sdst.errors import UserError
 from sdst.spans import count_clips
 
 try:
     import av
-    from av.stream import Disposition
 except ImportError:
     raise UserError("reading videos needs PyAV; install it with pip install 'sdst[extract]'") from None
+
+from sdst.features.clock import (
+    JUMPING_FORMATS,
+    Clock,
+    declared_length,
+    frame_seconds,
+    picture_streams,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from av.container import InputContainer
+    from av.frame import Frame
+    from av.stream import Stream
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
     from torch import Tensor
 
+    AnyFrame = TypeVar("AnyFrame", av.VideoFrame, av.AudioFrame)
+
 Resize = Literal["stretch", "crop"]
 RESIZES: tuple[Resize, ...] = get_args(Resize)
+ROUNDING = 2e-5  # seconds; transport streams round to 1/90000 s
 
 
 class VideoError(UserError):
@@ -85,8 +99,8 @@ class VideoReader:
     """Iterates over a video file's clips, each a uint8 tensor (num_frames, 3, size, size) in RGB.
 
     Attributes:
-        duration: Seconds from the first frame to the end of the last one, as the file declares it. If it declares
-            none, None until the iteration has ended.
+        duration: Length in seconds: as the file declares it until the iteration has ended, then as measured. None if
+            the file declares none.
         frames_decoded: Number of frames decoded so far.
         frame_rate: Mean number of frames per second, set by ``check``; 25 if the file declares none.
 
@@ -100,12 +114,12 @@ class VideoReader:
         self.duration: float | None = None
         self.frames_decoded = 0
         self.frame_rate = Fraction(25)
+        self._seeking: tuple[float | None, bool] | None = None  # time 0, and whether one can seek
 
     def __iter__(self) -> Iterator[Tensor]:
         clip: list[Tensor] = []
         with self._open() as container:
             stream = self._video_stream(container)
-            self.duration = _declared_duration(container, stream)
             for picture in self._pictures(container, stream):
                 clip.append(picture)
                 if len(clip) == self.spec.num_frames:
@@ -116,75 +130,91 @@ class VideoReader:
         """Open the file and set ``duration`` and ``frame_rate`` from its headers, without decoding.
 
         Raises:
-            VideoError: The file cannot be opened or has no video stream.
+            VideoError: The file cannot be opened, has no video stream, or there is no decoder for it.
         """
         with self._open() as container:
             stream = self._video_stream(container)
-            self.duration = _declared_duration(container, stream)
+            self.duration = declared_length(container)
             self.frame_rate = stream.average_rate or self.frame_rate
 
     def frames_at(self, times: Sequence[float]) -> Iterator[av.VideoFrame]:
         """Yield the frame on screen at each time, decoding only what is needed.
 
         Args:
-            times: Times in seconds, increasing. Past the video's end, the last frame is yielded.
+            times: Times in seconds, increasing. Before the first frame the first is yielded, past the last the last.
 
         Raises:
             VideoError: The file cannot be opened or no frame decodes.
         """
-        with self._open() as container:
-            stream = self._video_stream(container)
-            left = deque(times)
-            shown: av.VideoFrame | None = None
-            for frame, time in self._frames_since(times[0], container, stream):
-                while shown is not None and left and left[0] < time:
-                    yield shown
-                    left.popleft()
-                if not left:
-                    return
-                shown = frame
-            if shown is None:
-                raise self._error("no frame decodes", "replace it")
-            for _ in left:
+        left = deque(times)
+        shown: av.VideoFrame | None = None
+        for frame, time in self._frames_since(times[0], av.VideoFrame):
+            while shown is not None and left and left[0] < time - ROUNDING:
                 yield shown
-
-    def _frames_since(
-        self, since: float, container: InputContainer, stream: VideoStream
-    ) -> Iterator[tuple[av.VideoFrame, float]]:
-        """Frames with their times, from the last one at or before ``since`` (or from the first) to the end."""
-        start = declared_start(stream)
-        jumped = False
-        if since > 0 and start is not None and stream.time_base is not None:
-            with contextlib.suppress(av.FFmpegError):  # a format that cannot seek is read from the start
-                container.seek(int((since + start) / stream.time_base), stream=stream)
-                jumped = True
-        end = 0.0
-        for frame in decode_packets(container, stream):
-            if frame is None:
-                continue
-            if start is None:
-                start = frame.time or 0.0
-            now = end if frame.time is None else frame.time - start
-            if jumped and now > since:
-                # Some formats seek to the next frame where decoding can start, not to the one before.
-                container.seek(0)
-                yield from self._frames_since(0.0, container, stream)
+                left.popleft()
+            if not left:
                 return
-            jumped = False
-            end = now + _frame_seconds(frame, stream)
-            yield frame, now
+            shown = frame
+        if shown is None:
+            raise self._error("no frame decodes", "replace it")
+        for _ in left:
+            yield shown
+
+    def sound_since(self, since: float) -> Iterator[tuple[av.AudioFrame, float]]:
+        """Frames of the first sound stream with their times in seconds; the first may begin before ``since``.
+
+        Raises:
+            VideoError: The file cannot be opened.
+        """
+        return self._frames_since(since, av.AudioFrame)
+
+    def _frames_since(self, since: float, kind: type[AnyFrame]) -> Iterator[tuple[AnyFrame, float]]:
+        """Frames with their times, from the last one at or before ``since`` (or from the first) to the end."""
+        if self._seeking is None:
+            self._seeking = self._survey()
+        zero, can_seek = self._seeking
+        jumped = None
+        with self._open() as container:
+            picture = self._video_stream(container)
+            stream = picture if kind is av.VideoFrame else next(iter(container.streams.audio), None)
+            if stream is None or stream.codec_context is None:
+                return
+            clock = Clock(container, picture, zero)
+            if since > 0 and can_seek:
+                with contextlib.suppress(av.FFmpegError):  # a format that cannot seek is read from the start
+                    clock.seek(since, stream)
+                    jumped = True
+            end = 0.0
+            for frame in decode_packets(clock, stream):
+                if not isinstance(frame, kind):
+                    continue
+                now = clock.seconds(frame)
+                now = end if now is None else now
+                if jumped and now > since + ROUNDING:
+                    break  # some formats seek to the next frame where decoding can start, not to the one before
+                jumped = False
+                end = now + _frame_seconds(frame, picture)
+                yield frame, now
+        if jumped:
+            yield from self._frames_since(0.0, kind)
+
+    def _survey(self) -> tuple[float | None, bool]:
+        """Timestamp of time 0, and whether one can seek by timestamps."""
+        with self._open() as container:
+            picture = self._video_stream(container)
+            clock = Clock(container, picture)
+            if container.format.name in JUMPING_FORMATS:
+                deque(clock.packets(picture), maxlen=0)
+            return clock.zero, clock.can_seek
 
     def _pictures(self, container: InputContainer, stream: VideoStream) -> Iterator[Tensor]:
         """The pictures (3, size, size) of all clips, one after the other."""
         spec = self.spec
-        wanted = None if self.duration is None else self._num_pictures(self.duration)
         taken = 0
         shown: av.VideoFrame | None = None
         picture: Tensor | None = None  # the shown frame's picture, made when first needed
         for frame, time in self._timed_frames(container, stream):
-            while shown is not None and taken != wanted:
-                if (taken + 0.5) * spec.clip_seconds / spec.num_frames >= time:
-                    break
+            while shown is not None and (taken + 0.5) * spec.clip_seconds / spec.num_frames < time - ROUNDING:
                 picture = self._picture(shown) if picture is None else picture
                 yield picture
                 taken += 1
@@ -193,40 +223,55 @@ class VideoReader:
             raise self._error("no frame decodes", "replace it")
         picture = self._picture(shown) if picture is None else picture
         assert self.duration is not None  # _timed_frames has set it by now
-        for _ in range(taken, self._num_pictures(self.duration)):
+        for _ in range(taken, count_clips(self.duration, spec.clip_seconds) * spec.num_frames):
             yield picture
 
     def _timed_frames(
         self, container: InputContainer, stream: VideoStream
     ) -> Iterator[tuple[av.VideoFrame, float]]:
-        """Every frame that decodes, with its time in seconds from the stream's start, strictly increasing."""
+        """Every frame that decodes, with its time in seconds on the file's clock, strictly increasing.
+
+        Afterwards ``duration`` is the measured one.
+        """
         too_long = self.spec.clip_seconds
-        start = declared_start(stream)
-        time, end, damaged = -1.0, 0.0, False
-        for frame in decode_packets(container, stream):
-            if frame is None:
-                damaged = True
+        declared = self.duration = declared_length(container)
+        clock = Clock(container, stream)
+        time, end, damaged, ever_damaged = -1.0, 0.0, False, False
+        for frame in decode_packets(clock, stream):
+            if not isinstance(frame, av.VideoFrame):
+                damaged = ever_damaged = True
                 continue
             self.frames_decoded += 1
-            if start is None:
-                start = frame.time or 0.0
-            now = end if frame.time is None else frame.time - start
+            now = clock.seconds(frame)
+            now = end if now is None else now
             if now <= time:
+                if time - now >= too_long:
+                    raise self._error(
+                        f"its clock jumps back from {time:.1f} s to {now:.1f} s", "remux it with ffmpeg"
+                    )
                 continue  # a repeated or decreasing timestamp: never on screen
             if damaged and now - end >= too_long:
                 raise self._error(f"damaged between {end:.1f} s and {now:.1f} s", "replace it")
-            if self.duration is not None and now >= self.duration + too_long:
-                says = f"has a frame at {now:.1f} s but declares {self.duration:.1f} s"
-                raise self._error(says, "remux it with ffmpeg")
+            self._check_time(clock, declared, now)
             time, end, damaged = now, now + _frame_seconds(frame, stream), False
             yield frame, now
-        if self.duration is None:
-            self.duration = end
-        elif self.duration - end >= too_long:
-            raise self._error(f"truncated: {end:.1f} s of {self.duration:.1f} s decode", "replace it")
+        if end > 0:  # at least one frame has decoded
+            length = clock.measure(end, ever_damaged)
+            if length.declared - length.read >= too_long:
+                says = f"truncated: {length.read:.1f} s of {length.declared:.1f} s decode"
+                raise self._error(says, "replace it")
+            self._check_time(clock, None, length.seconds)
+            self.duration = length.seconds
 
-    def _num_pictures(self, duration: float) -> int:
-        return count_clips(duration, self.spec.clip_seconds) * self.spec.num_frames
+    def _check_time(self, clock: Clock, declared: float | None, now: float) -> None:
+        """Refuse a picture that comes a clip or more after the declared end, or later than any video lasts."""
+        if declared is not None and not clock.jumped:
+            declared = max(declared, declared - (clock.zero or 0.0))
+            if now >= declared + self.spec.clip_seconds:
+                says = f"has a frame at {now:.1f} s but declares {declared:.1f} s"
+                raise self._error(says, "remux it with ffmpeg")
+        if now > LONGEST_SECONDS:
+            raise self._error(f"has a frame at {now:.0f} s, after more than a day", "remux it with ffmpeg")
 
     def _picture(self, frame: av.VideoFrame) -> Tensor:
         """A frame as the backbone's uint8 square (3, size, size), upright."""
@@ -255,10 +300,12 @@ class VideoReader:
             raise self._error(f"cannot be opened ({error.strerror})", "replace it") from None
 
     def _video_stream(self, container: InputContainer) -> VideoStream:
-        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        streams = picture_streams(container)
         if not streams:
             raise self._error("has no video stream", "replace it")
         stream = streams[0]
+        if stream.codec_context is None:
+            raise self._error("there is no decoder for its pictures", "convert it with ffmpeg, e.g. to H.264")
         stream.codec_context.thread_count = 1  # workers decode videos in parallel, one thread each
         return stream
 
@@ -273,40 +320,20 @@ def upright(frame: av.VideoFrame) -> NDArray[np.uint8]:
     return np.rot90(frame.reformat(format="rgb24", threads=1).to_ndarray(), quarter_turns)
 
 
-def decode_packets(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame | None]:
-    """Every frame that decodes, in display order; None for each unreadable packet."""
-    packets = container.demux(stream)
-    while True:
+def decode_packets(clock: Clock, stream: Stream) -> Iterator[Frame | None]:
+    """Every frame of a stream that decodes, in display order; None for each unreadable packet."""
+    for packet in clock.packets(stream):
         try:
-            packet = next(packets, None)
             if packet is None:
-                return
-            yield from packet.decode()
+                yield None
+            else:
+                yield from packet.decode()
         except av.FFmpegError:
             yield None
 
 
-def _declared_duration(container: InputContainer, stream: VideoStream) -> float | None:
-    """Duration in seconds that the headers state for the video stream, or else for the whole file."""
-    if stream.duration and stream.duration > 0 and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    matroska = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
-    if matroska:
-        hours, minutes, seconds = (float(part) for part in matroska.groups())
-        return hours * 3600 + minutes * 60 + seconds
-    return container.duration / 1e6 if container.duration and container.duration > 0 else None
-
-
-def declared_start(stream: VideoStream) -> float | None:
-    """Time in seconds that the headers state for the first frame; the first one that decodes may come later."""
-    if stream.start_time is None or stream.time_base is None:
-        return None
-    return float(stream.start_time * stream.time_base)
-
-
-def _frame_seconds(frame: av.VideoFrame, stream: VideoStream) -> float:
+def _frame_seconds(frame: av.VideoFrame | av.AudioFrame, stream: VideoStream) -> float:
     """How long a frame is shown, in seconds; from the stream's frame rate if the frame does not state it."""
     if frame.duration and frame.time_base:
         return float(frame.duration * frame.time_base)
-    rate = stream.average_rate or stream.guessed_rate
-    return float(1 / rate) if rate else 0.04
+    return frame_seconds(stream)

@@ -18,11 +18,11 @@ from sdst.files.atomic import atomic_path, cannot_write
 from sdst.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import ArrayLike
 
-    from sdst.types import Qid
+    from sdst.types import Qid, Record
 
 Scalar = str | int | float | bool
 """Type of an additional root attribute."""
@@ -88,6 +88,10 @@ class FeatureWriter:
     def has_video(self, vid: str, pooling: str) -> bool:
         """Whether this video is already written with this pooling."""
         return f"video/{pooling}/{vid}" in self._journal.keys
+
+    def num_clips(self, vid: str, pooling: str) -> int:
+        """Number of clips of a video that is written."""
+        return self._journal.shape(f"video/{pooling}/{vid}")[0]
 
     def has_text(self, qid: Qid) -> bool:
         """Whether this query is already written."""
@@ -170,6 +174,24 @@ class FeatureWriter:
                 f"{self._path}: /{key} is {data.shape[2]} wide, expected {width}; check its source"
             )
         self._journal.append(key, data)
+
+
+def require_names(records: Iterable[Record], path: Path) -> None:
+    """Check all names of an annotation file, before work starts whose result could not be stored.
+
+    Raises:
+        UserError: A vid or qid cannot name features.
+    """
+    bad = [
+        (field, name)
+        for record in records
+        for field, name in (("vid", record.vid), ("qid", str(record.qid)))
+        if not can_name_features(name)
+    ]
+    if bad:
+        field, name = bad[0]
+        more = f" (and {len(bad) - 1} other names)" if len(bad) > 1 else ""
+        raise UserError(f"{path}: {field} {name!r} cannot name features{more}; use names without '/'")
 
 
 def can_name_features(name: str) -> bool:

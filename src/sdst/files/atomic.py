@@ -50,6 +50,12 @@ def atomic_path(path: str | Path, *, alone: bool = False) -> Iterator[Path]:
             temporary.unlink()
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that killed processes left in a folder; no other process may write there now."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def write_atomically(path: str | Path, text: str) -> None:
     """Write a text file so that readers never see half of it.
 

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdst.errors import UserError
+from sdst.files.text import read_text
 
 MOST_BYTES = 2**20
 """Largest file read; our configurations have a few thousand bytes."""
@@ -32,7 +33,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             raise UserError(
                 f"{path}: larger than {MOST_BYTES} bytes, too large for a configuration; check the path"
             )
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_text(path)
         _require_flat(text, path)
         content = deepcopy(_parse(text))
     except UserError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import re
 from fractions import Fraction
@@ -14,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from sdst.errors import UserError
-from sdst.features.video import ClipSpec, VideoReader, declared_start, upright
+from sdst.features.video import ClipSpec, VideoReader, upright
 from sdst.files.atomic import atomic_path
 
 # isort: split
@@ -85,7 +84,8 @@ def cut(source: Path, start: float, end: float, out: Path) -> None:
     """
     try:
         with atomic_path(out) as temporary, av.open(str(temporary), "w", format="mp4") as target:
-            tracks = [_video_packets(source, start, end, target), _audio_packets(source, start, end, target)]
+            reader = VideoReader(source, ClipSpec())
+            tracks = [_video_packets(reader, start, end, target), _audio_packets(reader, start, end, target)]
             for packet in heapq.merge(*tracks, key=_seconds):
                 target.mux(packet)
     except av.FFmpegError as error:
@@ -98,8 +98,9 @@ def file_words(text: str) -> str:
     return words.encode()[:NAME_BYTES].decode(errors="ignore").strip("-")
 
 
-def _video_packets(source: Path, start: float, end: float, target: OutputContainer) -> Iterator[Packet[Any]]:
-    reader = VideoReader(source, ClipSpec())
+def _video_packets(
+    reader: VideoReader, start: float, end: float, target: OutputContainer
+) -> Iterator[Packet[Any]]:
     reader.check()
     slowest, fastest = FRAME_RATES
     rate = min(max(reader.frame_rate, Fraction(slowest)), Fraction(fastest)).limit_denominator(1001)
@@ -121,26 +122,23 @@ def _video_packets(source: Path, start: float, end: float, target: OutputContain
     yield from stream.encode(None)
 
 
-def _audio_packets(source: Path, start: float, end: float, target: OutputContainer) -> Iterator[Packet[Any]]:
+def _audio_packets(
+    reader: VideoReader, start: float, end: float, target: OutputContainer
+) -> Iterator[Packet[Any]]:
     """Audio packets, cut to whole frames of about 1/50 s; none if the video is silent."""
-    with av.open(str(source.absolute())) as container:
-        if not container.streams.audio:
-            return
-        origin = start + (declared_start(container.streams.video[0]) or 0.0)
-        stream = None
-        with contextlib.suppress(av.FFmpegError):  # a format that cannot seek is read from the start
-            container.seek(int(max(0.0, origin - 1) * av.time_base))
-        for frame in container.decode(container.streams.audio[0]):
-            if frame.time is None or frame.time_base is None or frame.time < origin:
-                continue
-            if frame.time >= origin + end - start:
-                break
-            if stream is None:
-                stream = target.add_stream("aac", rate=AUDIO_RATE)
-            frame.pts = round((frame.time - origin) / frame.time_base)
-            yield from stream.encode(frame)
-        if stream is not None:
-            yield from stream.encode(None)
+    stream = None
+    for frame, time in reader.sound_since(max(0.0, start - 1)):  # a decoder needs what came before
+        if time < start:
+            continue
+        if time >= end:
+            break
+        if stream is None:
+            stream = target.add_stream("aac", rate=AUDIO_RATE)
+        assert frame.time_base is not None  # it has a time
+        frame.pts = round((time - start) / frame.time_base)
+        yield from stream.encode(frame)
+    if stream is not None:
+        yield from stream.encode(None)
 
 
 def _seconds(packet: Packet[Any]) -> float:

@@ -17,7 +17,7 @@ from sdst.console.terminal import printable
 from sdst.data.predictions import format_prediction, write_predictions
 from sdst.errors import UserError
 from sdst.features.backbone.backbone import usable_device
-from sdst.inference.stored import choose_records, open_matching_store, predict
+from sdst.inference.stored import choose_records, longer_features, open_matching_store, predict
 from sdst.plotting.predictions import SHOWN_MOMENTS, plot_predictions
 from sdst.training import checkpoint
 
@@ -59,7 +59,10 @@ def _predict_stored(args: Namespace) -> int:
     store = open_matching_store(args.features, recipe)
     records = choose_records(args.annotations, args.vid, args.qid, store)
     decoding = Decoding(**config["decode"])
-    predictions = predict(model.to(device), records, store, recipe["clip_seconds"], decoding, args.batch_size)
+    longer = longer_features(config["data"])
+    predictions = predict(
+        model.to(device), records, store, recipe["clip_seconds"], decoding, args.batch_size, longer
+    )
     _report(args, predictions, records, recipe)
     return 0
 

@@ -18,7 +18,7 @@ from sdst.training import checkpoint
 from sdst.types import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import nn
 
@@ -36,10 +36,11 @@ def predict(
     clip_seconds: float,
     decoding: Decoding,
     batch_size: int = 32,
+    longer: str = "refuse",
 ) -> list[Prediction]:
     """One prediction per record, in the records' order. The batch size does not change the result."""
     predictions = []
-    for batch, output in run_model(model, records, store, clip_seconds, batch_size):
+    for batch, output in run_model(model, records, store, clip_seconds, batch_size, longer):
         predictions += decode(output, batch, decoding)
     by_qid = {prediction.qid: prediction for prediction in predictions}
     return [by_qid[record.qid] for record in records]
@@ -51,6 +52,7 @@ def run_model(
     store: FeatureStore,
     clip_seconds: float,
     batch_size: int = 32,
+    longer: str = "refuse",
     **options: bool,
 ) -> Iterator[tuple[Batch, Output]]:
     """Yield batches of the records, from short to long videos, with the model's outputs, on the model's device.
@@ -61,9 +63,10 @@ def run_model(
         store: Features made like those the model was trained on.
         clip_seconds: Length of a clip.
         batch_size: Queries per batch.
+        longer: Whether to ``refuse`` or ``cut`` features that are longer than annotated.
         options: Keyword arguments for the model's ``forward``.
     """
-    dataset = GroundingDataset(records, store, clip_seconds, seed=None)
+    dataset = GroundingDataset(records, store, clip_seconds, seed=None, longer=longer)
     loader = DataLoader(
         dataset, batch_size=batch_size, sampler=EpochSampler(dataset.num_clips, seed=None), collate_fn=collate
     )
@@ -73,6 +76,14 @@ def run_model(
         with torch.inference_mode():
             output = model(*batch.inputs(), **options)
         yield batch, output
+
+
+def longer_features(data: Mapping[str, Any]) -> str:
+    """What a trained model does with features that are longer than annotated, by the options of its data.
+
+    A row that training would leave out is predicted, from the annotated part.
+    """
+    return "refuse" if data.get("longer", "refuse") == "refuse" else "cut"
 
 
 def open_matching_store(path: str, recipe: dict[str, Any]) -> FeatureStore:

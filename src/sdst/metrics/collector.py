@@ -50,7 +50,7 @@ class PredictionCollector(Metric):
     def compute(self) -> dict[str, Any]:
         """Evaluate the rows of all ranks; {} if annotations have no labels."""
         predictions, records = self.gather()
-        if not records or any(record.windows is None for record in records):
+        if not records or not all(record.is_labelled for record in records):
             return {}
         return evaluate(predictions, records, self.dataset)
 

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from sdst.console.parser import Parser
-from sdst.data.annotations import read_annotations
+from sdst.data.annotations import of_domain, read_annotations
 from sdst.data.predictions import read_predictions
 from sdst.errors import UserError
 from sdst.files.atomic import write_atomically
@@ -29,10 +29,11 @@ def main(argv: Sequence[str]) -> int:
     args = _make_parser().parse_args(argv)
     annotations = read_annotations(args.annotations)
     if annotations.repairs:
-        log.warning("repaired %s", annotations.repairs)
+        log.warning("%s", annotations.repairs)
+    records = of_domain(annotations.records, args.domain, args.annotations)
     predictions = read_predictions(args.predictions)
     try:
-        result = evaluate(predictions, annotations.records, args.dataset)
+        result = evaluate(predictions, records, args.dataset)
     except UserError as error:
         raise UserError(f"{args.predictions} against {args.annotations}: {error}") from error
     text = json.dumps(result, indent=4) + "\n"
@@ -56,9 +57,14 @@ def _make_parser() -> Parser:
         "--dataset",
         choices=tuple(PROTOCOLS),
         help="dataset whose metrics to report. qvhighlights: the official metrics, with highlight detection if the "
-        "predictions have saliency. charades and tacos (the same): R1 at IoU 0.3, 0.5, 0.7, mIoU and mAP, with no "
-        "upper limit for long moments. world: the metrics of qvhighlights, and mIoU. Default: qvhighlights "
-        "if the annotations have saliency_scores, else charades.",
+        "predictions have saliency; world adds mIoU; clotho_moment and castella leave out highlights and the limit of "
+        "long moments. charades, tacos and activitynet: R1 at IoU 0.3, 0.5, 0.7, mIoU and mAP, with no upper limit "
+        "for long moments. ego4d_nlq: R1 and R5 at 0.3 and 0.5, mIoU and mAP. tvsum (five most salient clips) and "
+        "youtube_highlights: mAP by domain. Default: qvhighlights if the annotations have saliency_scores, tvsum or "
+        "youtube_highlights if they have label, else charades.",
+    )
+    parser.add_argument(
+        "--domain", help="only the annotated queries of this domain (TVSum, YouTube Highlights)"
     )
     parser.add_argument("--out", metavar="F.json", help="also write all metrics to this file")
     parser.add_argument("--json", action="store_true", help="print all metrics as JSON instead of a table")

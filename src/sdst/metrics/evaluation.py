@@ -12,6 +12,7 @@ import numpy as np
 from sdst.errors import UserError
 from sdst.metrics.highlight import highlight_metrics
 from sdst.metrics.moment import MAP_THRESHOLDS, moment_metrics
+from sdst.metrics.ranking import TVSUM, YOUTUBE, Ranking, domain_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +37,8 @@ class Protocol:
         longest: Upper end in seconds of the group of long moments.
         mean_iou: Whether mIoU is reported.
         highlights: Whether highlight detection is evaluated.
+        recall_counts: Number N of first predictions in each recall RN.
+        ranking: How ranked clips are scored, the only metrics then; None for data sets with moments.
     """
 
     recall_thresholds: tuple[float, ...]
@@ -43,6 +46,8 @@ class Protocol:
     longest: float
     mean_iou: bool
     highlights: bool
+    recall_counts: tuple[int, ...] = (1,)
+    ranking: Ranking | None = None
 
     @property
     def length_groups(self) -> dict[str, tuple[float, float]]:
@@ -62,6 +67,14 @@ PROTOCOLS = {
     "tacos": _SINGLE_MOMENT,  # an upper end of 150 s would leave out 143 of its test moments
     # With mIoU, so that the tables can use one training on the small world in place of any dataset.
     "world": replace(_QVHIGHLIGHTS, mean_iou=True),
+    "activitynet": _SINGLE_MOMENT,
+    # As UniVTG reports it.
+    "ego4d_nlq": replace(_SINGLE_MOMENT, brief_recalls=(0.3, 0.5), recall_counts=(1, 5)),
+    # As Lighthouse reports them: several moments of any length, no saliency.
+    "clotho_moment": replace(_QVHIGHLIGHTS, longest=inf, highlights=False),
+    "castella": replace(_QVHIGHLIGHTS, longest=inf, highlights=False),
+    "tvsum": replace(_QVHIGHLIGHTS, ranking=TVSUM),
+    "youtube_highlights": replace(_QVHIGHLIGHTS, ranking=YOUTUBE),
 }
 
 
@@ -76,24 +89,27 @@ def evaluate(
     Args:
         predictions: One prediction per query.
         records: The labelled annotation records.
-        dataset: Dataset whose metrics are computed, a key of ``PROTOCOLS``; None means QVHighlights if records have
-            saliency labels, otherwise Charades-STA.
+        dataset: Dataset whose metrics are computed, a key of ``PROTOCOLS``; None means the one that fits the labels
+            (see ``dataset_of``).
 
     Returns:
         Percentages rounded to two decimals, None where a group has no queries. For QVHighlights the keys are those of
         the official result (with highlights only if the predictions have saliency); for the small world mIoU is
-        added; for the others ``brief`` has R1 at IoU 0.3, 0.5 and 0.7, mIoU and mAP, and each length group has its
-        details.
+        added. For data sets without moments ``brief`` has mAP, also by domain (see ``domain_metrics``). For the others
+        it has R1 at the data set's IoU thresholds, mIoU and mAP, and each length group has its details.
 
     Raises:
         UserError: The queries of the two differ, labels are missing, or only some queries have saliency.
     """
     protocol = PROTOCOLS[dataset_of(records, dataset)]
     ordered = pair(predictions, records)
+    if protocol.ranking is not None:
+        ranked: dict[str, Any] = _round({"brief": _evaluate_ranking(ordered, records, protocol.ranking)})
+        return ranked
     groups = _evaluate_groups(ordered, records, protocol)
     highlights = _evaluate_highlights(ordered, records) if protocol.highlights else {}
     result: dict[str, Any] = _round(
-        {"brief": _summarise(groups, highlights, protocol.brief_recalls), **highlights, **groups}
+        {"brief": _summarise(groups, highlights, protocol), **highlights, **groups}
     )
     return result
 
@@ -105,8 +121,10 @@ def dataset_of(records: Sequence[Record], named: str | None) -> str:
         UserError: ``named`` is not a key of ``PROTOCOLS``.
     """
     if named is None:
-        has_labels = any(record.clip_scores is not None for record in records)
-        return "qvhighlights" if has_labels else "charades"
+        if any(record.clip_scores is not None for record in records):
+            return "qvhighlights"
+        raters = {record.clip_labels.shape[1] for record in records if record.clip_labels is not None}
+        return "charades" if not raters else "youtube_highlights" if raters == {1} else "tvsum"
     if named not in PROTOCOLS:
         raise UserError(f"unknown dataset '{named}'; choose from {', '.join(PROTOCOLS)}")
     return named
@@ -173,16 +191,34 @@ def _evaluate_groups(
     """Compute moment metrics of all queries and of each length group."""
     moments = true_moments(records)
     windows = [prediction.windows for prediction in predictions]
-    groups = {"full": moment_metrics(windows, moments, protocol.recall_thresholds)}
+    recalls = protocol.recall_thresholds, protocol.recall_counts
+    groups = {"full": moment_metrics(windows, moments, *recalls)}
     spans = np.concatenate([np.zeros((0, 2)), *moments])
     lengths = spans[:, 1] - spans[:, 0]
     for name, (shorter, longest) in protocol.length_groups.items():
         member = (lengths > shorter) & (lengths <= longest)
-        groups[name] = moment_metrics(*restrict(windows, moments, member), protocol.recall_thresholds)
+        groups[name] = moment_metrics(*restrict(windows, moments, member), *recalls)
     if not protocol.mean_iou:
         for metrics in groups.values():
             del metrics["MR-mIoU"]
     return groups
+
+
+def _evaluate_ranking(
+    predictions: Sequence[Prediction], records: Sequence[Record], ranking: Ranking
+) -> dict[str, float]:
+    """Compute mAP of ranked clips by domain."""
+    labels, saliency = [], []
+    for prediction, record in zip(predictions, records, strict=True):
+        if record.clip_labels is None:
+            raise UserError(f"qid {record.qid!r} has no 'label'; use annotations with a label per clip")
+        if prediction.saliency is None:
+            raise UserError(
+                f"qid {record.qid!r} has no saliency; give 'pred_saliency_scores' for all queries"
+            )
+        labels.append(record.clip_labels)
+        saliency.append(prediction.saliency)
+    return domain_metrics(saliency, labels, [record.domain for record in records], ranking)
 
 
 def _evaluate_highlights(
@@ -208,11 +244,15 @@ def _all_or_none(values: dict[Qid, T | None], name: str) -> list[T]:
 
 
 def _summarise(
-    groups: dict[str, dict[str, Any]], highlights: dict[str, dict[str, float]], recalls: tuple[float, ...]
+    groups: dict[str, dict[str, Any]], highlights: dict[str, dict[str, float]], protocol: Protocol
 ) -> dict[str, float | None]:
     """Select the few numbers that papers report."""
     full = groups["full"]
-    brief = {f"MR-full-R1@{threshold}": full["MR-R1"][str(threshold)] for threshold in recalls}
+    brief = {
+        f"MR-full-R{count}@{threshold}": full[f"MR-R{count}"][str(threshold)]
+        for count in protocol.recall_counts
+        for threshold in protocol.brief_recalls
+    }
     if "MR-mIoU" in full:
         brief["MR-full-mIoU"] = full["MR-mIoU"]
     for name, metrics in groups.items():

@@ -24,6 +24,7 @@ def moment_metrics(
     predictions: Sequence[NDArray[np.float64]],
     moments: Sequence[NDArray[np.float64]],
     recall_thresholds: Sequence[float] = MAP_THRESHOLDS,
+    recall_counts: Sequence[int] = (1,),
 ) -> dict[str, Any]:
     """Compute all moment retrieval metrics over the queries, in percent; all are None if there are no queries.
 
@@ -31,20 +32,29 @@ def moment_metrics(
         predictions: (N, 3) start, end, score per query; N = 0 counts as a miss.
         moments: (G, 2) true start and end per query, G > 0.
         recall_thresholds: IoU thresholds of R1.
+        recall_counts: Number N of windows, the first ones, one of which is to reach the threshold in RN.
 
     Returns:
         ``{"MR-mAP": {"0.5": ..., "average": ...}, "MR-R1": {"0.5": ...}, "MR-mIoU": ...}``, not rounded.
     """
     map_names = [str(threshold) for threshold in MAP_THRESHOLDS] + ["average"]
     if not moments:
-        nothing = dict.fromkeys(map(str, recall_thresholds))
-        return {"MR-mAP": dict.fromkeys(map_names), "MR-R1": nothing, "MR-mIoU": None}
+        nothing = {f"MR-R{count}": dict.fromkeys(map(str, recall_thresholds)) for count in recall_counts}
+        return {"MR-mAP": dict.fromkeys(map_names), **nothing, "MR-mIoU": None}
     mean_ap = 100 * average_precision(predictions, moments).mean(axis=0)
-    iou = top1_iou(predictions, moments)
+    first = top1_iou(predictions, moments)
+    recalls = {}
+    for count in recall_counts:
+        best = first
+        for skipped in range(1, count):
+            best = np.maximum(best, top1_iou([windows[skipped:] for windows in predictions], moments))
+        recalls[f"MR-R{count}"] = {
+            str(threshold): 100 * float((best >= threshold).mean()) for threshold in recall_thresholds
+        }
     return {
         "MR-mAP": dict(zip(map_names, [*mean_ap.tolist(), float(mean_ap.mean())], strict=True)),
-        "MR-R1": {str(threshold): 100 * float((iou >= threshold).mean()) for threshold in recall_thresholds},
-        "MR-mIoU": 100 * float(iou.mean()),
+        **recalls,
+        "MR-mIoU": 100 * float(first.mean()),
     }
 
 
@@ -58,8 +68,10 @@ def top1_iou(
     true_start, true_end = np.concatenate(moments).T
     inter = (np.minimum(end, true_end) - np.maximum(start, true_start)).clip(min=0)
     # The hull equals the union wherever the intersection is not empty, and has one rounding error instead of
-    # four, which decides windows exactly on a threshold. It is never empty, because no true moment is empty.
-    iou = inter / (np.maximum(end, true_end) - np.minimum(start, true_start))
+    # four, which decides windows exactly on a threshold. It is empty if both windows are one point: a miss, where the
+    # official evaluation would divide 0 by 0.
+    hull = np.maximum(end, true_end) - np.minimum(start, true_start)
+    iou = np.divide(inter, hull, out=np.zeros_like(inter), where=hull > 0)
     best: NDArray[np.float64] = np.maximum.reduceat(iou, np.cumsum([0, *counts[:-1]]))
     return best
 

@@ -11,6 +11,8 @@ from sdst.types import Prediction
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from sdst.types import Record
 
 
@@ -33,7 +35,12 @@ def _same_moment(records: Sequence[Record], start: float, end: float) -> list[Pr
             record.vid,
             record.query,
             windows=np.array([[start * record.duration, end * record.duration, 1.0]]),
-            saliency=None if record.clip_scores is None else np.ones(len(record.clip_scores)),
+            saliency=_same_saliency(record),
         )
         for record in records
     ]
+
+
+def _same_saliency(record: Record) -> NDArray[np.float64] | None:
+    labels = record.clip_scores if record.clip_labels is None else record.clip_labels
+    return None if labels is None else np.ones(len(labels))

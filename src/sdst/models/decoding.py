@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from sdst.spans import count_clips, cw_to_se, pairwise_iou
+from sdst.spans import count_clips, cw_to_se, pairwise_iou, regrid
 from sdst.types import Prediction
 
 if TYPE_CHECKING:
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sdst.config.schema import Decoding
-    from sdst.types import Batch, Output
+    from sdst.types import Batch, Output, Record
 
 
 def decode(output: Output, batch: Batch, decoding: Decoding) -> list[Prediction]:
-    """Decode a batch: the last level's moments, and the saliency of every clip.
+    """Decode a batch: the last level's moments, and the saliency of every clip, or of every label per clip.
 
     ``Grounder.predict_encoded`` does the same for a video that is predicted in parts.
     """
@@ -30,11 +30,15 @@ def decode(output: Output, batch: Batch, decoding: Decoding) -> list[Prediction]
     windows_se, scores = raw_moments(output, durations, decoding)
     moments = decode_moments(windows_se, scores, durations, decoding)
     return [
-        Prediction(record.qid, record.vid, record.query, windows.numpy(), saliency)
+        Prediction(record.qid, record.vid, record.query, windows.numpy(), _per_label(saliency, record))
         for record, windows, saliency in zip(
             batch.records, moments, clip_saliency(output, batch), strict=True
         )
     ]
+
+
+def _per_label(saliency: NDArray[np.float64], record: Record) -> NDArray[np.float64]:
+    return saliency if record.clip_labels is None else regrid(saliency, len(record.clip_labels))
 
 
 def raw_moments(output: Output, durations: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:

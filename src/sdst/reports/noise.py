@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdst.data.annotations import read_annotations
+from sdst.data.annotations import of_domain, read_annotations
 from sdst.errors import UserError
 from sdst.files.yaml import read_yaml
 from sdst.metrics import highlight, moment
@@ -140,7 +140,8 @@ def _query_values(row: RowResult, column: Column) -> NDArray[np.float64] | None:
 def _query_values_of_run(run: Run, key: str, split: str) -> NDArray[np.float64] | None:
     config = read_yaml(RunFolder(run.folder).config_path)
     try:
-        records = read_annotations(config["data"]["annotations"][split]).records
+        source = config["data"]["annotations"][split]
+        records = of_domain(read_annotations(source).records, config["data"].get("domain"), source)
         predictions = RunFolder(run.folder).predictions(split)
         return query_values(key, predictions, records, run.metrics["dataset"])
     # The annotations were moved or changed, or have no labels.

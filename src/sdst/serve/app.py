@@ -28,6 +28,8 @@ KEPT_VIDEOS = 16
 """Number of videos whose features are kept for further queries."""
 OWN_NAMES = {"127.0.0.1", "localhost"}
 """Host names accepted in requests."""
+DESCRIPTIONS = {"/openapi.json", "/docs", "/redoc"}
+"""Paths where Gradio's own application describes itself."""
 
 
 class AnswerService:
@@ -121,9 +123,18 @@ def make_app(service: AnswerService, max_upload_bytes: int) -> FastAPI:
 
 
 async def own_page_only(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Reject requests from pages of other sites in the same browser, by host name (DNS rebinding) and by origin."""
+    """Reject requests from pages of other sites in the same browser.
+
+    They are known by their host name (DNS rebinding), by their origin, and, where browsers send no origin, by what
+    they say about the site (Fetch Metadata). A link to the page itself may be followed from anywhere.
+    """
     host = request.url.netloc
-    origin = request.headers.get("origin", f"http://{host}")
-    if request.url.hostname in OWN_NAMES and urlsplit(origin).netloc == host:
-        return await call_next(request)
-    return PlainTextResponse("Only this server's own page may send requests to it.", 403)
+    headers = request.headers
+    origin = headers.get("origin", f"http://{host}")
+    own = headers.get("sec-fetch-site", "none") in ("none", "same-origin")
+    followed = request.url.path == "/" and headers.get("sec-fetch-dest") == "document"
+    if request.url.hostname not in OWN_NAMES or urlsplit(origin).netloc != host or not (own or followed):
+        return PlainTextResponse("Only this server's own page may send requests to it.", 403)
+    if request.url.path in DESCRIPTIONS:
+        return PlainTextResponse("Not found.", 404)
+    return await call_next(request)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from sdst.console.parser import Parser
-from sdst.data.annotations import read_annotations
+from sdst.data.annotations import of_domain, read_annotations
 from sdst.errors import UserError
 from sdst.features.selection import find_videos
 from sdst.files.atomic import write_atomically
@@ -95,7 +95,7 @@ def show(
         out = folders[0] / f"show{others}.html"
     split = split or runs[0].metrics["selected"]["split"]
     annotations = annotations or RunFolder(runs[0].folder).annotations_path(split)
-    records = read_annotations(annotations).records
+    records = of_domain(read_annotations(annotations).records, runs[0].config.data.get("domain"), annotations)
     predictions = [matching_predictions(run, split, records) for run in runs]
     traced = [_trace(run, records, answers) for run, answers in zip(runs, predictions, strict=True)]
     links, video_note = _links(videos, annotations.parent / VIDEOS, records, video_name, out)

@@ -10,7 +10,7 @@ import torch
 from sdst.config.schema import Decoding
 from sdst.console.progress import progress_bars
 from sdst.errors import UserError
-from sdst.inference.stored import open_matching_store, run_model
+from sdst.inference.stored import longer_features, open_matching_store, run_model
 from sdst.models.decoding import fit_windows, raw_moments
 from sdst.models.sdst import SDST
 from sdst.spans import cw_to_se
@@ -69,7 +69,8 @@ def trace_moments(
     traces = {}
     with progress_bars() as progress:
         task = progress.add_task(f"{run.name}: refinement", total=len(records))
-        outputs = run_model(model, records, store, recipe["clip_seconds"], with_offsets=True)
+        longer = longer_features(config["data"])
+        outputs = run_model(model, records, store, recipe["clip_seconds"], longer=longer, with_offsets=True)
         for batch, output in outputs:
             durations = torch.tensor([record.duration for record in batch.records], dtype=torch.float64)
             references, points = _in_seconds(output, durations)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdst.config.compose import quoted
+from sdst.config.plain_text import quoted
 from sdst.console.parser import Parser, at_least
 from sdst.errors import UserError
 from sdst.sweeps.tables import SCALES, experiments_dir, find_experiment

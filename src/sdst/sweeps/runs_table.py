@@ -26,6 +26,7 @@ SHOWN = (
     "MR-full-mIoU",
     "HL-min-VeryGood-mAP",
     "HL-min-VeryGood-Hit1",
+    "mAP",
 )
 """Metrics of the printed table, as far as the runs have them; the CSV has all."""
 

@@ -7,6 +7,7 @@ multirun's own folder has a link to each, named by what differs, and their table
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from contextlib import contextmanager
@@ -18,11 +19,13 @@ from typing import TYPE_CHECKING
 from hydra.core.plugins import Plugins
 from hydra.errors import MissingConfigException
 
-from sdst.config.compose import explain, quoted
+from sdst.config.compose import explain
+from sdst.config.plain_text import quoted
 from sdst.config.words import described, tags, words
 from sdst.console.terminal import log_to_stderr
 from sdst.errors import JobsFailedError, UserError
 from sdst.files.atomic import write_atomically
+from sdst.files.orphans import end_with_parent
 from sdst.sweeps.jobs import freeze, run_job, status
 from sdst.sweeps.launchers import check_launcher, explain_launcher
 from sdst.sweeps.manifest import Planned, manifest, read_manifest, write_manifest
@@ -151,7 +154,9 @@ def _launch(
         return
     config = sweeper.multirun.copy()
     config.hydra.sweep.dir = str(folder)  # launchers create it
-    task = partial(train_job, places=places, wait=wait, jobs_per_gpu=sweeper.jobs_per_gpu)
+    task = partial(
+        train_job, places=places, wait=wait, jobs_per_gpu=sweeper.jobs_per_gpu, sweep_pid=os.getpid()
+    )
     overrides = [
         [
             *job.overrides,
@@ -168,7 +173,9 @@ def _launch(
         _ = result.return_value  # raises what the launcher or the disk has raised
 
 
-def train_job(config: DictConfig, places: Mapping[str, str], wait: bool, jobs_per_gpu: int) -> None:
+def train_job(
+    config: DictConfig, places: Mapping[str, str], wait: bool, jobs_per_gpu: int, sweep_pid: int
+) -> None:
     """Train one job in the process that the launcher chose; the result is written to disk, a line to the log.
 
     Args:
@@ -176,8 +183,11 @@ def train_job(config: DictConfig, places: Mapping[str, str], wait: bool, jobs_pe
         places: Identity -> number and name of the job, such as "job 3 of 16 (attention=standard/seed 0)".
         wait: Whether to wait for a process that trains the job already.
         jobs_per_gpu: Number of jobs that may share a GPU.
+        sweep_pid: Process of the multirun. A job in another process ends with the process that started it.
     """
     log_to_stderr()
+    if os.getpid() != sweep_pid:
+        end_with_parent()
     folder = Path(config.run_dir)
     jobs, name = folder.parent, folder.name
     logger.info("%s started; log %s", places[name], jobs / f"{name}.log")

@@ -11,7 +11,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from sdst.config.compose import quoted
+from sdst.config.plain_text import quoted, readable, unquoted
 from sdst.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ class Arguments:
     """A checked command line.
 
     Attributes:
-        overrides: All overrides but ``resume=``.
+        overrides: All overrides but ``resume=`` and ``trust=``.
         resume: Value of ``resume=``, or "" without it.
+        trusts: Whether ``trust=true`` was given, which lets a stored run build any logger.
         is_multirun: Whether the command trains several jobs.
         flags: Flags for Hydra, except ``-m``.
         shows: The flag that makes Hydra show something instead of training, or "".
@@ -46,6 +47,7 @@ class Arguments:
 
     overrides: list[str]
     resume: str
+    trusts: bool
     is_multirun: bool
     flags: list[str]
     shows: str
@@ -89,20 +91,35 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
             f"{PROGRAM}: unknown option {unknown[0]}; options are {', '.join(known)} and overrides like seed=1"
         )
     _check(args)
-    resumed = [arg.partition("=")[2] for arg in args.overrides if arg.startswith("resume=")]
+    resumed = [unquoted(arg.partition("=")[2]) for arg in args.overrides if arg.startswith("resume=")]
     shows = [
         flag for flag in ("help", "hydra_help", "cfg", "info", "shell_completion") if getattr(args, flag)
     ]
+    is_multirun = args.multirun or any(map(_chooses_multirun, args.overrides))
+    overrides = [arg for arg in args.overrides if not arg.startswith(("resume=", "trust="))]
     return Arguments(
-        overrides=[arg for arg in args.overrides if not arg.startswith("resume=")],
+        overrides=[readable(override, is_multirun=is_multirun) for override in overrides],
         resume="" if not resumed or resumed[-1] == "null" else resumed[-1],
-        is_multirun=args.multirun or any(map(_chooses_multirun, args.overrides)),
+        trusts=_trusts(args.overrides),
+        is_multirun=is_multirun,
         flags=list(_flags(args)),
         shows=_flag(shows[0]) if shows else "",
         package=args.package if args.package and args.cfg == "job" else "",
         config_dir=args.config_dir or "",
         config_name=args.config_name or "",
     )
+
+
+def _trusts(overrides: Sequence[str]) -> bool:
+    """Whether the last ``trust=`` is true.
+
+    Raises:
+        UserError: It is neither true nor false.
+    """
+    given = [override.partition("=")[2] for override in overrides if override.startswith("trust=")]
+    if given and given[-1] not in ("true", "false"):
+        raise UserError(f"{PROGRAM}: trust must be true or false, got {given[-1]!r}")
+    return given[-1:] == ["true"]
 
 
 def _chooses_multirun(override: str) -> bool:

@@ -22,7 +22,7 @@ from sdst.training import checkpoint
 from sdst.training.callbacks.checkpoints import CheckpointFiles, make_checkpoints
 from sdst.training.callbacks.epoch_log import EpochBar, EpochLog
 from sdst.training.callbacks.loss_watch import LossWatch
-from sdst.training.callbacks.preemption import StopOnSigterm
+from sdst.training.callbacks.preemption import StopOnSignal
 from sdst.training.loggers import make_loggers
 from sdst.training.module import GroundingModule
 from sdst.training.processes import make_environment, make_strategy
@@ -157,7 +157,7 @@ def make_trainer(config: DictConfig, select: SelectConfig, run: RunFolder, timer
                 *make_checkpoints(run, monitor=f"{select.split}/{select.metric}"),
                 EpochBar(leave=True) if interactive else EpochLog(),
                 LossWatch(run),
-                StopOnSigterm(run),
+                StopOnSignal(run),
                 timer,
                 *(build(config.callbacks[name]) for name in config.callbacks),
             ],

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdst.config.checks import num_processes
+from sdst.config.checks import MOMENT_TERMS, num_processes
 from sdst.config.compose import explain
 from sdst.config.schema import SelectConfig, TrainConfig
 from sdst.config.words import hydra_words
@@ -57,7 +57,8 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
 
     Raises:
         UserError: The folder holds a run or cannot be written, or any input is bad.
-        Stopped: SIGTERM has come; the run is saved.
+        Stopped: SIGTERM or Ctrl-C has come; the run is saved.
+        KeyboardInterrupt: Ctrl-C has come before the first step.
     """
     if is_first():
         check_folder(RunFolder(run_dir), resume)  # before anything is written
@@ -70,7 +71,14 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
         run_processes(world, _train_as_one_of_several, config, run_dir, resume)
         return RunFolder(run_dir).metrics()
     with tracked_run(), writing_below(run_dir), run_lock(run_dir) if is_first() else nullcontext():
-        return _train_here(config, RunFolder(run_dir), resume, world)
+        try:
+            return _train_here(config, RunFolder(run_dir), resume, world)
+        except SystemExit as end:
+            if isinstance(
+                end.__context__, KeyboardInterrupt
+            ):  # Lightning turns an early Ctrl-C into status 1
+                raise end.__context__ from None
+            raise
 
 
 def _train_as_one_of_several(config: DictConfig, run_dir: Path, resume: bool) -> None:
@@ -111,6 +119,11 @@ def _train_here(config: DictConfig, run: RunFolder, resume: bool, world: int) ->
         "selected": {"split": options.select.split, "metric": options.select.metric},
         "best": {},
     }
+    if isinstance(trainer.limit_val_batches, int) or trainer.limit_val_batches < 1:  # 1 is one batch, 1.0 all
+        # Part of a split is not the split: the "last" metrics and the choice of the epoch come from so much of it.
+        result["selected"]["limit_val_batches"] = trainer.limit_val_batches
+    if longer := data.longer_features():
+        result["longer_features"] = longer
     _evaluate_best(run, data, module, trainer, result)
     if trainer.is_global_zero:
         # Written last: its presence says that the run is finished.
@@ -143,9 +156,20 @@ def _read_data(config: DictConfig, select: SelectConfig, world: int) -> Groundin
             raise UserError(
                 f"data.annotations.{split}: needs at least one row for each of {world} processes; lower trainer.devices"
             )
+    _check_moments(config, data)
     data.warn_about_leaks()
     _check_selection(data, select)
     return data
+
+
+def _check_moments(config: DictConfig, data: GroundingDataModule) -> None:
+    """Refuse moment losses on rows without moments: the model would learn that there are none."""
+    lacking = sum(record.windows is None for record in data.load("train").records)
+    if lacking and config.decode.max_moments != 0:
+        raise UserError(
+            f"{data.paths['train']}: {lacking} rows lack relevant_windows; set decode.max_moments=0 and the weights "
+            f"{', '.join(MOMENT_TERMS)} in loss.weights to 0 to train without moments, as data=tvsum does"
+        )
 
 
 def _check_limits(config: DictConfig, data: GroundingDataModule) -> None:
@@ -173,7 +197,8 @@ def _restore(config: DictConfig, run: RunFolder, data: GroundingDataModule, modu
     checkpoint.load_weights(module, stored["state_dict"], run.last)
     epoch, batches = batches_done(stored, run.last)
     # Checkpoints of older versions have no state of the data module.
-    data.load_state_dict({"epoch": epoch, "batches": batches})
+    begun = stored.get(type(data).__qualname__, {})
+    data.load_state_dict({**begun, "epoch": epoch, "batches": batches})
     return run.last
 
 
@@ -234,7 +259,7 @@ def _check_selection(data: GroundingDataModule, select: SelectConfig) -> None:
     """Refuse a split or metric that cannot select an epoch; warn if the test split selects."""
     split, metric = select.split, select.metric
     records = data.load(split).records
-    if split == "train" or any(record.windows is None for record in records):
+    if split == "train" or not all(record.is_labelled for record in records):
         raise UserError(f"select.split: must be a labelled evaluation split, got {split}; choose another")
     possible = evaluate(whole_video(records), records, data.dataset)["brief"]
     if possible.get(metric) is None:
@@ -251,6 +276,7 @@ def _summary(result: dict[str, Any], run_dir: Path) -> str:
     lines = [
         f"best of {result['epochs']} epochs by {chosen['split']}/{chosen['metric']}: epoch {chosen['epoch'] + 1}"
         + (" (SIMULATED features)" if result["simulated"] else "")
+        + (f", chosen on {chosen['limit_val_batches']} batches" if "limit_val_batches" in chosen else "")
     ]
     for split, brief in result["best"].items():
         values = "  ".join(f"{key} {value:.2f}" for key, value in brief.items() if value is not None)

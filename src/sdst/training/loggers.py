@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from hydra.errors import InstantiationException
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 from sdst.config.build import build
@@ -27,7 +28,7 @@ from sdst.metrics.moment import top1_iou
 from sdst.plotting.predictions import SHOWN_MOMENTS, plot_predictions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from lightning.pytorch.loggers import Logger
     from omegaconf import DictConfig
@@ -74,6 +75,19 @@ def make_loggers(configs: DictConfig, run: RunFolder) -> list[Logger]:
     return loggers
 
 
+class StepLogger(WandbLogger):
+    """A wandb logger whose steps are those of training.
+
+    wandb would count the calls instead, from 0 again in each part of a resumed run, and its server drops steps that it
+    has already seen under the run's id.
+    """
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics as values of a training step."""
+        self.experiment.log({**metrics, "trainer/global_step": step}, step=step)
+
+
 def wandb_logger(
     save_dir: str,
     project: str,
@@ -114,7 +128,7 @@ def wandb_logger(
         "name": name or f"{folder.parent.name}/{folder.name}",
         "mode": "offline" if offline else None,
     }
-    return WandbLogger(
+    return StepLogger(
         save_dir=save_dir, project=project, group=group, tags=list(tags), **(defaults | options)
     )
 
@@ -200,20 +214,23 @@ def show_predictions(
         table = wandb.Table(columns=list(TABLE), data=[_row(by_qid[record.qid], record) for record in shown])
         # Within the block: wandb copies the pictures when they are logged.
         for wandb_logger in shown_in:
-            wandb_logger.experiment.log({f"{split}/plots": plots, f"{split}/predictions": table})
+            run = wandb_logger.experiment
+            run.log({f"{split}/plots": plots, f"{split}/predictions": table}, step=run.step)
 
 
 def _wandb_loggers(loggers: Sequence[Logger]) -> list[WandbLogger]:
     return [run_logger for run_logger in loggers if isinstance(run_logger, WandbLogger)]
 
 
-def _row(prediction: Prediction, record: Record) -> list[str | float]:
-    assert record.windows is not None
-    true = ", ".join(f"{start:g}-{end:g}" for start, end in record.windows.tolist())
+def _row(prediction: Prediction, record: Record) -> list[str | float | None]:
+    moments = [] if record.windows is None else record.windows.tolist()
+    true = ", ".join(f"{start:g}-{end:g}" for start, end in moments)
     best = prediction.windows[:SHOWN_MOMENTS].tolist()
     predicted = ", ".join(f"{start:.1f}-{end:.1f} ({score:.2f})" for start, end, score in best)
-    iou = float(top1_iou([prediction.windows], [record.windows])[0])
-    return [str(record.qid), record.vid, record.query, true, predicted, round(iou, 3)]
+    iou = None
+    if record.windows is not None:
+        iou = round(float(top1_iou([prediction.windows], [record.windows])[0]), 3)
+    return [str(record.qid), record.vid, record.query, true, predicted, iou]
 
 
 def _usable() -> bool:

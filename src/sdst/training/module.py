@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sdst.types import Batch, Output, Prediction, Qid
 
 
-SHOWN_METRICS = ("MR-full-R1@0.5", "MR-full-mAP", "HL-min-VeryGood-mAP")
+SHOWN_METRICS = ("MR-full-R1@0.5", "MR-full-mAP", "HL-min-VeryGood-mAP", "mAP")
 """Metrics that the progress bar shows; all others are logged too."""
 
 
@@ -140,7 +140,7 @@ class GroundingModule(L.LightningModule):
         self.qids = [record.qid for record in batch.records]
         output = self(batch)
         self.collector.update(decode(output, batch, self.decoding), batch.records)
-        if all(record.windows is not None for record in batch.records):
+        if all(record.is_labelled for record in batch.records):
             total, _ = self.criterion(output, batch)
             self.log(f"{prefix}/loss", total, batch_size=len(batch), on_epoch=True, sync_dist=True)
 

@@ -6,11 +6,10 @@ import logging
 import os
 import signal
 import sys
-import threading
 import traceback
 import warnings
 from datetime import timedelta
-from multiprocessing import connection, parent_process
+from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,13 +19,18 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from sdst.config.checks import num_processes
 from sdst.console.terminal import log_to_stderr
-from sdst.errors import STOPPED, Stopped, UserError
+from sdst.errors import Stopped, UserError
+from sdst.files.orphans import end_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from omegaconf import DictConfig
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""Signals after which a run is saved and stops."""
+STOPPED: dict[int | None, int] = {128 + number: number for number in SIGNALS}
+"""Exit status of a process that a signal has stopped -> the signal."""
 TIMEOUT = timedelta(minutes=10)
 """Time that a process waits for the others within a step or an evaluation before it gives up."""
 
@@ -64,7 +68,7 @@ def make_environment() -> LightningEnvironment | TorchElasticEnvironment:
 def run_processes(world: int, function: Callable[..., object], *arguments: object) -> None:
     """Call a function in several new processes and wait for all; if one dies, end the others.
 
-    SIGTERM is passed on to them.
+    SIGTERM and Ctrl-C are passed on to them.
 
     Args:
         world: Number of processes.
@@ -73,7 +77,8 @@ def run_processes(world: int, function: Callable[..., object], *arguments: objec
 
     Raises:
         UserError: A process raised it, or a process died.
-        Stopped: SIGTERM has come here or to one of the processes.
+        Stopped: SIGTERM or Ctrl-C has come here or to one of the processes.
+        KeyboardInterrupt: Ctrl-C has come twice.
     """
     context = torch.multiprocessing.get_context("spawn")
     messages, port = context.SimpleQueue(), find_free_network_port()
@@ -81,16 +86,18 @@ def run_processes(world: int, function: Callable[..., object], *arguments: objec
         context.Process(target=_run_rank, args=(rank, world, port, messages, function, arguments))
         for rank in range(world)
     ]
-    left, dead, stopped = dict(enumerate(processes)), list[tuple[int, int]](), False
+    left, dead, stopped = dict(enumerate(processes)), list[tuple[int, int]](), 0
 
-    def stop(*_: object) -> None:
+    def stop(number: int, *_: object) -> None:
         nonlocal stopped
-        stopped = True
+        if number == stopped == signal.SIGINT:
+            raise KeyboardInterrupt
+        stopped = number
         for process in processes:
             if process.is_alive():
                 process.terminate()
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = [signal.signal(number, stop) for number in SIGNALS]
     try:
         for process in processes:
             process.start()
@@ -99,18 +106,19 @@ def run_processes(world: int, function: Callable[..., object], *arguments: objec
             for rank in [rank for rank, process in left.items() if process.sentinel in ended]:
                 process = left.pop(rank)
                 process.join()
-                if process.exitcode == STOPPED and not stopped:
-                    stop()  # SIGTERM came to this one alone
-                elif process.exitcode not in (0, STOPPED):
+                if process.exitcode in STOPPED and not stopped:
+                    stop(STOPPED[process.exitcode])  # the signal came to this one alone
+                elif process.exitcode != 0 and process.exitcode not in STOPPED:
                     dead.append((rank, process.exitcode or 0))
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(number, handler)
         for process in left.values():
             if process.is_alive():
                 process.kill()  # it may wait for the dead one; its files are written atomically
                 process.join()
     if stopped:
-        raise Stopped
+        raise Stopped(stopped)
     while not messages.empty():
         is_refusal, message = messages.get()
         if is_refusal:
@@ -130,7 +138,7 @@ def _run_rank(
     rank: int, world: int, port: int, messages: Any, function: Callable[..., object], arguments: Sequence[Any]
 ) -> None:
     """Run the function as one of the processes, and send its error to the parent."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(max(1, torch.get_num_threads() // world))
@@ -146,11 +154,3 @@ def _run_rank(
         # Not printed here, because it may only follow from another process's error.
         messages.put((False, traceback.format_exc()))
         sys.exit(1)
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent dies; it would otherwise go on, or wait for the others forever."""
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)

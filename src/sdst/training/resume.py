@@ -11,8 +11,10 @@ from omegaconf import OmegaConf
 from sdst.config.checks import num_processes, resolve_auto_options
 from sdst.config.compose import compose
 from sdst.errors import UserError
+from sdst.files.atomic import remove_leftovers
 from sdst.files.locks import lock
 from sdst.training.run_folder import LAST, RunFolder
+from sdst.untrusted.loggers import check_stored_loggers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,11 +38,17 @@ LOCK = "run.lock"
 """File of a run folder that exists while a process trains the run."""
 
 
-def stored_run(resume: str, overrides: Sequence[str]) -> tuple[Path, DictConfig]:
+def stored_run(resume: str, overrides: Sequence[str], *, trusts: bool = False) -> tuple[Path, DictConfig]:
     """Folder and configuration of the run to resume: as stored, with overrides of :data:`CHANGEABLE` options.
 
+    Args:
+        resume: The run folder, or ``latest``.
+        overrides: Overrides of the command line.
+        trusts: Whether the stored run may log to any server.
+
     Raises:
-        UserError: The run does not exist, or an override would make it a different run.
+        UserError: The run does not exist, it may come from a stranger and logs elsewhere, or an override would make
+            it a different run.
     """
     given = compose(overrides)
     if resume == "latest":
@@ -54,6 +62,9 @@ def stored_run(resume: str, overrides: Sequence[str]) -> tuple[Path, DictConfig]
     if not run.is_begun:
         raise UserError(f"resume={resume}: not a run folder (config.yaml is missing); give a run folder")
     run_dir, config = run.path, run.config()
+    if not trusts:
+        loggers: Any = OmegaConf.to_container(config.logger, resolve=True)
+        check_stored_loggers(loggers, str(run_dir))
     world = num_processes(config.trainer)
     OmegaConf.resolve(given)
     resolve_auto_options(given)  # the stored one is resolved too
@@ -90,7 +101,7 @@ def begun_run(overrides: Sequence[str]) -> str:
 
 
 def batches_done(checkpoint: Mapping[str, Any], path: Path) -> tuple[int, int]:
-    """The epoch in which a run continues, and how many of its batches are done (0 after a whole epoch).
+    """The epoch in which a run continues, the next one after a whole epoch, and how many of its batches are done.
 
     Raises:
         UserError: The checkpoint lacks this, because it holds only weights or is damaged.
@@ -98,8 +109,9 @@ def batches_done(checkpoint: Mapping[str, Any], path: Path) -> tuple[int, int]:
     try:
         _ = checkpoint["optimizer_states"]  # a checkpoint of weights alone lacks it
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        done = 0 if progress["is_last_batch"] else progress["current"]["ready"]
-        return int(checkpoint["epoch"]), int(done)
+        if progress["is_last_batch"]:
+            return int(checkpoint["epoch"]) + 1, 0
+        return int(checkpoint["epoch"]), int(progress["current"]["ready"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: the state of training is missing; use the run's {LAST}") from error
 
@@ -116,7 +128,9 @@ def _belongs_to_another(run_dir: Path) -> bool:
 
 @contextmanager
 def run_lock(run_dir: Path) -> Iterator[None]:
-    """Keep other processes from training this run. Creates its folder, and removes it again if it stays empty.
+    """Keep other processes from training this run, and remove the temporary files of a killed one.
+
+    Creates its folder, and removes it again if it stays empty.
 
     The kernel releases the lock when the process ends, however it ends.
 
@@ -127,6 +141,8 @@ def run_lock(run_dir: Path) -> Iterator[None]:
     with (run_dir / LOCK).open("a") as file:
         if not lock(file):
             raise UserError(f"{run_dir}: another process trains this run; wait, or choose another run_dir")
+        for folder in (run_dir, run_dir / LAST.parent):
+            remove_leftovers(folder)
         try:
             yield
         finally:

@@ -19,6 +19,8 @@ LAST = Path("checkpoints/last.ckpt")
 """Everything that resuming needs, written after every epoch."""
 BEST = Path("checkpoints/best.ckpt")
 """The weights of the best epoch."""
+FACTS = {"dataset": str, "simulated": bool, "epochs": int, "selected": dict, "best": dict}
+"""Keys of every metrics.json that commands rely on -> their types."""
 
 
 class RunFolder:
@@ -62,13 +64,21 @@ class RunFolder:
         """The content of metrics.json.
 
         Raises:
-            UserError: The run is not finished, or the file is damaged.
+            UserError: The run is not finished, or the file is damaged or lacks what every run writes.
         """
         if not self.is_finished:
             raise UserError(
                 f"{self.path}: not a finished run (metrics.json is missing); give a finished run's folder"
             )
-        return _read_json(self.metrics_path)
+        content = _read_json(self.metrics_path)
+        if missing := next(
+            (key for key, kind in FACTS.items() if not isinstance(content.get(key), kind)), None
+        ):
+            raise UserError(
+                f"{self.metrics_path}: damaged, '{missing}' is missing or of another type; "
+                "remove the run folder and train again"
+            )
+        return content
 
     def facts(self) -> dict[str, Any]:
         """The content of run.json: commit, versions, machine, parameters, features; empty without the file.

@@ -58,6 +58,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         if args.shows:
             _show(args)
+        elif args.trusts and not args.resume:
+            raise UserError(f"{PROGRAM}: trust=true is about the run that resume=RUN names; give both")
         elif not (args.resume and _resume(args)):
             check_group_choices(args.overrides)
             overrides = [*(SEARCH_OPTIONS if SEARCH in args.overrides else ()), *args.overrides]
@@ -99,7 +101,7 @@ def _resume(args: Arguments) -> bool:
             return True
     from sdst.training.fit import train
 
-    run_dir, config = stored_run(resume, args.composed)
+    run_dir, config = stored_run(resume, args.composed, trusts=args.trusts)
     train(config, run_dir, resume=True)
     return True
 

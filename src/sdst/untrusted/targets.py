@@ -1,6 +1,7 @@
 """Which objects the ``_target_`` of a configuration may name: parts of a training, and nothing that acts by itself.
 
-Checking the prefix is not enough: ``torch.os.system`` begins with torch, and so do classes that start processes.
+A name is checked before anything is imported, because the import of a module can act: ``wandb.__main__`` is a program.
+Checking the package is not enough: ``torch.os.system`` begins with torch, and so do classes that start processes.
 """
 
 from __future__ import annotations
@@ -14,8 +15,19 @@ from torch import nn
 
 from sdst.errors import UserError
 
-PACKAGES = ("sdst", "torch", "torchmetrics", "lightning", "wandb")
-"""Packages that must both hold the name and define the class."""
+CALLBACKS = ("lightning.pytorch.callbacks", "sdst.training.callbacks")
+LOGGERS = ("lightning.pytorch.loggers", "sdst.training.loggers")
+MODULES = {
+    "model": ("sdst.models", "sdst.baselines", "torch.nn"),
+    "data": ("sdst.data.datamodule",),
+    "trainer": (
+        *("lightning.Trainer", "lightning.pytorch.Trainer", "lightning.pytorch.trainer.trainer.Trainer"),
+        *("lightning.pytorch.strategies", "lightning.pytorch.profilers", *CALLBACKS, *LOGGERS),
+    ),
+    "callbacks": CALLBACKS,
+    "logger": LOGGERS,
+}
+"""Key of the configuration -> modules, or names, whose classes may be built there."""
 FUNCTIONS = ("sdst.training.loggers.wandb_logger",)
 """Functions that are allowed besides classes."""
 
@@ -25,24 +37,29 @@ def find_target(node: dict[str, Any], place: str) -> Any:
 
     Args:
         node: Plain values, with interpolations resolved.
-        place: Key of the ``_target_``, for the message.
+        place: Key of the ``_target_``, for the message; its first part decides what may be built.
 
     Raises:
-        UserError: It, or one at any depth below it, names something that a configuration must not build.
+        UserError: It, or one at any depth below it, names something that a configuration must not build, or has
+            another of Hydra's own keys, such as ``_partial_``.
     """
-    for value in node.values():
+    for key, value in node.items():
+        if str(key).startswith("_") and key != "_target_":
+            raise UserError(f"{place.removesuffix('_target_')}{key}: not supported; remove it")
         _check_below(value, place)
     target = node.get("_target_")
-    if isinstance(target, str) and target.partition(".")[0] in PACKAGES:
+    allowed = MODULES.get(place.partition(".")[0]) or tuple(
+        name for names in MODULES.values() for name in names
+    )
+    if isinstance(target, str) and _is_below(target, allowed):
         try:
             found = get_object(target)
         except (ImportError, AttributeError, ValueError) as error:
             raise UserError(f"{place}: {target} cannot be imported ({error}); check its name") from error
-        if target in FUNCTIONS or _is_buildable(found):
+        if target in FUNCTIONS or _is_buildable(found, allowed):
             return found
     raise UserError(
-        f"{place} must name a model or its parts, a data module, trainer, callback, logger, profiler or strategy of "
-        f"{', '.join(PACKAGES)}, got {target!r}"
+        f"{place} must name a class that belongs there, of {', '.join(allowed)}, got {target!r}; correct it"
     )
 
 
@@ -59,8 +76,15 @@ def _check_below(value: Any, place: str) -> None:
             _check_below(item, place)
 
 
-def _is_buildable(found: Any) -> bool:
-    if not inspect.isclass(found) or found.__module__.split(".")[0] not in PACKAGES:
+def _is_below(name: str, allowed: tuple[str, ...]) -> bool:
+    """Whether a dotted name is one of the allowed ones, or lies in one of the allowed modules."""
+    hidden = any(part.startswith("_") for part in name.split("."))
+    return not hidden and any(f"{name}.".startswith(f"{place}.") for place in allowed)
+
+
+def _is_buildable(found: Any, allowed: tuple[str, ...]) -> bool:
+    """Whether it is a class that such a module defines, not one that the module has imported from elsewhere."""
+    if not inspect.isclass(found) or found.__module__.split(".")[0] not in {n.split(".")[0] for n in allowed}:
         return False
     options = is_dataclass(found) and found.__module__.startswith("sdst.models.")
     if options or issubclass(found, nn.Module):

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from sdst.console.progress import progress_bars
 from sdst.files.atomic import write_atomically
+from sdst.files.orphans import begin_worker
 from sdst.world.annotate import visible_facts
 from sdst.world.draw import draw_scene
 from sdst.world.grammar import all_facts
@@ -104,9 +105,14 @@ def draw_clips(plan: ClipPlan, folder: Path, workers: int) -> CaptionedClips:
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    """Start processes that use one thread each."""
+    """Start processes that use one thread each and end with this one."""
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,))
+    return ProcessPoolExecutor(workers, context, initializer=_begin_worker)
+
+
+def _begin_worker() -> None:
+    torch.set_num_threads(1)
+    begin_worker()
 
 
 def draw_scene_clips(plan: ClipPlan, number: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-import signal
 from collections.abc import Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from sdst.console.parser import Parser, at_least
 from sdst.console.progress import progress_bars
 from sdst.errors import UserError
 from sdst.files.atomic import write_atomically
+from sdst.files.orphans import begin_worker
 from sdst.world.annotate import MAX_QUERIES, annotate
 from sdst.world.draw import draw_scene
 from sdst.world.render import write_video
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
-SIZES = {"demo": (240, 40, 40), "laptop": (320, 40, 40)}
+SIZES = {"demo": (240, 40, 40), "laptop": (320, 135, 135)}
 """Number of train, val and test videos."""
 
 
@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
         "--scenes", type=at_least(10), default=1000, help="number of scenes to draw (default: %(default)s)"
     )
     train.add_argument(
-        "--steps", type=at_least(1), default=5500, help="number of training steps (default: %(default)s)"
+        "--steps", type=at_least(1), default=5000, help="number of training steps (default: %(default)s)"
     )
     train.add_argument(
         "--seed",
@@ -170,18 +170,13 @@ def _run(tasks: list[_Task], workers: int) -> Iterator[tuple[_Task, Rows]]:
             yield task, _make_video(task)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_ignore_interrupts) as pool:
+    with ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=begin_worker) as pool:
         futures: dict[Future[Rows], _Task] = {pool.submit(_make_video, task): task for task in tasks}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
         finally:
             pool.shutdown(cancel_futures=True)  # so that no task starts after an error or an interrupt
-
-
-def _ignore_interrupts() -> None:
-    """Ignore Ctrl-C in a worker, because the parent process stops it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _make_video(task: _Task) -> Rows:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 JOINT_DIM = 64
 WEIGHT_STD = 0.08
 """About 1 / sqrt(width); with the usual 0.02, meant for wide towers, the model learns motion much later."""
+LAYER_SCALE = 0.3
+"""About 1 / sqrt(depth), so that the blocks together add about as much as the patches hold."""
 
 
 class DualEncoder(nn.Module):
@@ -135,7 +137,7 @@ def initialise(tower: VisionTower) -> None:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, LayerScale):
-            nn.init.ones_(module.gamma)
+            nn.init.constant_(module.gamma, LAYER_SCALE)
     nn.init.normal_(tower.cls_token, std=0.02)
     conv = tower.patch_embed[0]
     assert isinstance(conv, nn.Conv3d)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from sdst.config.compose import compose, quoted
+from sdst.config.compose import compose
+from sdst.config.plain_text import quoted
 from sdst.config.schema import Decoding
 from sdst.console.parser import Parser, at_least
 from sdst.data.annotations import read_annotations

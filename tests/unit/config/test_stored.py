@@ -284,7 +284,9 @@ def test_identity_is_computed_with_the_old_option_names(corpus: Corpus) -> None:
         "text_stride": 1,
     }
     del before["callbacks"], before["model"]["attention"]
-    del before["data"]["repeat"], before["loss"]["over_levels"]
+    for later in ("repeat", "longer", "domain"):
+        del before["data"][later]
+    del before["loss"]["over_levels"]
     for key in AS_THEN:
         del before["model"][key]
     before["model"] |= {
@@ -319,8 +321,9 @@ def test_an_option_newer_than_the_first_version_changes_the_identity_unless_it_h
     config = compose(corpus.overrides)
     plain = identity(config)
     with open_dict(config):
-        del config.data["repeat"]  # as an earlier version composed it
+        del config.data["repeat"], config.data["longer"]  # as an earlier version composed it
     assert identity(config) == plain
+    assert identity(compose([*corpus.overrides, "data.longer=cut"])) != plain
     assert identity(compose([*corpus.overrides, "data.repeat=1"])) == plain
     assert identity(compose([*corpus.overrides, "data.repeat=4"])) != plain
 

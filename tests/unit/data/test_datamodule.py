@@ -1,16 +1,19 @@
 """The data module: what it reads, leaves out, refuses and serves."""
 
+import json
 from pathlib import Path
 
 import h5py
 import pytest
 
 from helpers.corpus import Corpus, make_corpus, make_rows, write_rows
+from sdst.cli import main
 from sdst.config.schema import Levels
 from sdst.data.annotations import read_annotations
 from sdst.data.datamodule import GroundingDataModule
 from sdst.data.fingerprint import fingerprint
 from sdst.errors import UserError
+from sdst.features.simulate import write_simulated
 
 
 def make_module(corpus: Corpus, **changes: object) -> GroundingDataModule:
@@ -130,3 +133,112 @@ def test_features_of_another_clip_length_are_refused(corpus: Corpus) -> None:
 def test_a_split_is_read_once(corpus: Corpus) -> None:
     module = make_module(corpus)
     assert module.load("val") is module.load("val")
+
+
+@pytest.mark.parametrize(("stored", "warned"), [(1, True), (2, False)])
+def test_features_of_one_layer_are_repeated_with_a_warning(
+    corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture, stored: int, warned: bool
+) -> None:
+    records = [record for path in corpus.paths.values() for record in read_annotations(path).records]
+    features = tmp_path / "few_layers.h5"
+    write_simulated(records, features, video_dim=16, text_dim=16, levels=stored)
+    data = make_module(corpus, features=str(features), levels=Levels(count=2))
+    assert data.recipe["video_layers"] == ([40, 40] if stored == 1 else [39, 40])
+    assert ("holds one layer" in caplog.text) == warned
+
+
+def test_fewer_stored_layers_than_levels_are_refused_with_the_ways_on(corpus: Corpus) -> None:
+    with pytest.raises(UserError, match=r"not all stored.*levels=k1.*levels\.source=last"):
+        make_module(corpus, levels=Levels(count=19))
+
+
+@pytest.fixture
+def longer(tmp_path: Path) -> Corpus:
+    """A corpus in which the features of the first two videos of each split are 4 clips longer than annotated."""
+    rows = {split: make_rows(split, 9) for split in ("train", "val")}
+    first = {split: {row["vid"] for row in split_rows[:2]} for split, split_rows in rows.items()}
+    whole = {
+        split: [row | {"duration": row["duration"] + 8 * (row["vid"] in first[split])} for row in split_rows]
+        for split, split_rows in rows.items()
+    }
+    corpus = make_corpus(tmp_path, whole)
+    for split, split_rows in rows.items():
+        write_rows(corpus.paths[split], split_rows)
+    return corpus
+
+
+def test_longer_features_are_refused_with_their_number_and_a_way_on(longer: Corpus) -> None:
+    with pytest.raises(
+        UserError,
+        match=r"2 of 6 videos .* \(train0: 8 clips, not 4, train1: 9 clips, not 5\); data.longer=cut .*leave_out",
+    ):
+        make_module(longer).load("train")
+    with pytest.raises(UserError, match=r"data\.longer must be one of refuse, cut, leave_out, got 'drop'"):
+        make_module(longer, longer="drop")
+
+
+def test_longer_features_are_cut_to_the_annotation(longer: Corpus) -> None:
+    module = make_module(longer, longer="cut")
+    for split, path in longer.paths.items():
+        dataset, records = module.load(split), read_annotations(path).records
+        assert [record.qid for record in dataset.records] == [record.qid for record in records]
+        assert dataset.num_clips == [record.duration / 2 for record in records]
+        for index, record in enumerate(records):
+            whole = module.store.video(record.vid)
+            assert (dataset[0, index].video == whole[:, : dataset.num_clips[index]]).all()
+    affected = sum(record.vid in ("train0", "train1") for record in module.load("train").records)
+    assert module.longer_features()["train"] == {"cut": affected}
+
+
+def test_rows_with_longer_features_are_left_out(longer: Corpus) -> None:
+    module = make_module(longer, longer="leave_out")
+    assert {record.vid for record in module.load("train").records}.isdisjoint({"train0", "train1"})
+    assert (
+        len(module.load("val")) == len(qids(module, "val")) == 9 - module.longer_features()["val"]["left out"]
+    )
+
+
+@pytest.mark.parametrize("choice", ["cut", "leave_out"])
+def test_a_run_on_longer_features_says_so_in_its_metrics(longer: Corpus, tmp_path: Path, choice: str) -> None:
+    run = tmp_path / "run"
+    options = [f"data.longer={choice}", "trainer.max_epochs=1", f"run_dir={run}"]
+    assert main(["train", *longer.overrides, *options]) == 0
+    result = json.loads((run / "metrics.json").read_text())
+    word = {"cut": "cut", "leave_out": "left out"}[choice]
+    assert result["longer_features"] == {"train": {word: 3}, "val": {word: 3}}
+    stored = ["--features", str(longer.features), "--annotations", str(longer.paths["val"])]
+    out = tmp_path / "p.jsonl"
+    assert main(["predict", "--checkpoint", str(run), *stored, "--out", str(out)]) == 0
+    predicted = [json.loads(line)["qid"] for line in out.read_text().splitlines()]
+    assert predicted == [record.qid for record in read_annotations(longer.paths["val"]).records]
+
+
+def test_training_leaves_out_moments_without_length_and_evaluation_keeps_their_rows(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = {split: make_rows(split, 6, scores=False) for split in ("train", "val")}
+    for split_rows in rows.values():
+        split_rows[0]["relevant_windows"] = [[2, 2]]
+        split_rows[1]["relevant_windows"] = [[0, 4], [6, 6]]
+        split_rows[2]["relevant_windows"] = [[200, 204]]
+    made = make_corpus(tmp_path, rows)
+    caplog.set_level("INFO")
+    data = make_module(made)
+    train, val = data.load("train"), data.load("val")
+    assert [record.qid for record in train.records] == [row["qid"] for row in rows["train"]][1:2] + [
+        row["qid"] for row in rows["train"]
+    ][3:]
+    assert len(train[0, 0].moments) == 1
+    assert [len(val[0, index].moments) for index in range(3)] == [0, 1, 0]
+    assert not val[0, 0].saliency.any()
+    assert [len(record.windows) for record in val.records[:3]] == [1, 2, 1]
+    note, other = caplog.messages
+    assert "left out 3 moments without length inside their video and 2 queries without another" in note
+    assert "left out" not in other
+    assert "windows without length, which no prediction can hit: 2 (first at" in other
+
+
+def test_training_without_a_usable_moment_is_refused(tmp_path: Path) -> None:
+    rows = [row | {"relevant_windows": [[3, 3]]} for row in make_rows("train", 3, scores=False)]
+    with pytest.raises(UserError, match="no moment has a length inside its video"):
+        make_module(make_corpus(tmp_path, {"train": rows})).load("train")

@@ -52,6 +52,13 @@ def test_one_extra_clip_is_trimmed_one_missing_accepted_and_more_refused(
         assert usable_clips(clips + difference, record, clip_seconds) == min(clips, clips + difference)
 
 
+def test_longer_features_are_cut_only_if_asked() -> None:
+    record = make_record(20.0)
+    assert usable_clips(40, record, 2.0, cut=True) == 10
+    with pytest.raises(UserError, match="8 clips"):
+        usable_clips(8, record, 2.0, cut=True)  # the end of the video is missing
+
+
 def test_trimmed_and_short_videos_are_counted_and_their_samples_cut(tmp_path: Path) -> None:
     features = np.random.default_rng(0).normal(size=(5, 1, 3)).astype(np.float16)
     with FeatureWriter(
@@ -256,6 +263,12 @@ def test_levels_count_back_from_the_last_layer(k: int, stride: int, source: str,
     assert levels.text_layers(stored) == (neighbours if deepest_first else neighbours[::-1])
     levels = Levels(k, source, 1, direction, text_stride=stride)
     assert levels.text_layers(stored) == (expected if deepest_first else expected[::-1])
+
+
+@given(st.integers(1, 5), st.integers(1, 3), st.sampled_from(["ascending", "descending"]))
+def test_a_tower_stored_as_one_layer_gives_it_at_every_level(k: int, stride: int, direction: str) -> None:
+    levels = Levels(k, "intermediate", stride, direction)
+    assert levels.video_layers([40]) == levels.text_layers([40]) == [40] * k
 
 
 @pytest.mark.parametrize(

@@ -74,9 +74,11 @@ def test_a_file_has_the_official_fields(path):
     assert "pred_saliency_scores" not in second
 
 
-def test_reading_keeps_the_listed_order_and_needs_neither_names_nor_saliency(path):
+def test_reading_keeps_the_listed_order_and_needs_neither_names_nor_saliency(path, caplog):
     path.write_text(json.dumps(ROW) + "\n" + json.dumps({"qid": "7", "pred_relevant_windows": []}))
     first, second = read_predictions(path)
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{path}: rows not sorted by score: 1 (first qid 7);")
     assert first.windows.tolist() == ROW["pred_relevant_windows"]
     assert (first.vid, first.query) == ("", "")
     assert second.windows.shape == (0, 3)

@@ -18,7 +18,9 @@ from sdst.data.annotations import read_annotations
 from sdst.data.store import FeatureStore
 from sdst.errors import UserError
 from sdst.features import simulate
-from sdst.features.simulate import near_miss, query_concept, video_concepts, visibility, write_simulated
+from sdst.features import simulated_concepts as concepts
+from sdst.features.simulate import write_simulated
+from sdst.features.simulated_concepts import near_miss, query_concept, video_concepts, visibility
 from sdst.features.writer import FeatureWriter
 from sdst.types import Record
 
@@ -233,7 +235,7 @@ def test_training_transfers_to_unseen_queries_best_with_all_layers(
 def test_each_layer_sees_some_concepts_best_and_the_last_one_most() -> None:
     for tower, last in (("video adaptive", 40), ("text", 19)):
         layers = range(last - 3, last + 1)
-        best = simulate._Tower.draw(tower, layers, 32, 1.0, 1.0, 0).gains.argmax(axis=0)
+        best = simulate.Tower.draw(tower, layers, 32, 1.0, 1.0, 0).gains.argmax(axis=0)
         counts = np.bincount(best, minlength=4)
         assert counts.min() >= 1
         assert 0.35 < counts[3] / counts.sum() < 0.65
@@ -249,7 +251,7 @@ def test_noise_is_each_layers_own() -> None:
 @pytest.mark.parametrize("clip_seconds", [1.0, 2.0])
 def test_slow_draws_lose_correlation_within_seconds(clip_seconds: float) -> None:
     drawn = np.random.default_rng(0).standard_normal((3, 400, 64), dtype=np.float32)
-    slow = simulate._slow(drawn, clip_seconds)
+    slow = concepts.slow(drawn, clip_seconds)
     assert slow.dtype == np.float32
     np.testing.assert_allclose(slow.var(axis=(0, 2))[[0, -1]], 1, atol=0.3)
     np.testing.assert_allclose(slow.var(), 1, atol=0.05)
@@ -289,12 +291,12 @@ def test_a_near_miss_is_harder_than_another_event() -> None:
     query = "A chef slices tomatoes while singing loudly"
     rng = np.random.default_rng(0)
     likeness = [near_miss(query, rng) @ query_concept(query) for _ in range(200)]
-    others = [query_concept(" ".join(rng.choice(simulate.COMMON_WORDS, 4))) for _ in range(200)]
+    others = [query_concept(" ".join(rng.choice(concepts.COMMON_WORDS, 4))) for _ in range(200)]
     assert 0.3 < np.mean(likeness) < 0.7
     assert np.mean(likeness) > np.mean([other @ query_concept(query) for other in others]) + 0.3
     assert np.max(likeness) < 0.95
     assert np.isfinite(near_miss("...", rng)).all()
-    assert np.isfinite(near_miss(" ".join(simulate.COMMON_WORDS), rng)).all()
+    assert np.isfinite(near_miss(" ".join(concepts.COMMON_WORDS), rng)).all()
 
 
 def test_moments_of_all_lengths_are_equally_visible() -> None:
@@ -315,10 +317,10 @@ def test_moments_of_all_lengths_are_equally_visible() -> None:
 
 def test_distractors_have_all_lengths() -> None:
     rng = np.random.default_rng(0)
-    lengths = np.array([simulate._somewhere(75, rng).sum() for _ in range(2000)])
+    lengths = np.array([concepts._somewhere(75, rng).sum() for _ in range(2000)])
     shares = np.histogram(lengths, [0, 5.5, 15.5, 75])[0] / len(lengths)
     assert (shares > 0.15).all()
-    assert simulate._somewhere(1, rng).tolist() == [1]
+    assert concepts._somewhere(1, rng).tolist() == [1]
 
 
 def test_without_labels_there_is_no_signal(toy: dict[str, list[Record]], tmp_path: Path) -> None:

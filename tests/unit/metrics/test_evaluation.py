@@ -227,7 +227,7 @@ def test_invalid_input_is_refused_and_the_message_names_the_qid():
         ([good[0], make_prediction(2, [])], records, None, "qid 2 has no saliency, but"),
         (good, [records[0], make_record(2, [[0, 20]])], None, "qid 2 has no saliency labels, but"),
         (good, [records[0], unlabelled], None, "qid 2 has no 'relevant_windows'"),
-        (good, records, "tvsum", "unknown dataset 'tvsum'"),
+        (good, records, "anet", "unknown dataset 'anet'"),
     ]
     for predictions, truths, dataset, message in cases:
         with pytest.raises(UserError, match=message):
@@ -282,3 +282,29 @@ def test_perfect_single_moments_score_100_and_missing_groups_have_no_value(file,
     brief = evaluate([perfect_prediction(record) for record in records], records)["brief"]
     assert (brief.pop("MR-long-mAP") is None) == without_long
     assert set(brief.values()) == {100}
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 9)), max_size=8), min_size=1, max_size=5)
+)
+def test_r5_is_the_best_pair_of_the_first_five_windows(listed):
+    rng = np.random.default_rng(len(listed))
+    truth = [np.array([[s, s + 4.0] for s in sorted(rng.choice(20, 2, replace=False))]) for _ in listed]
+    records = [Record(qid, "v", "q", 40, moments) for qid, moments in enumerate(truth)]
+    predictions = [
+        make_prediction(qid, [[s, s + w, 1 - rank / 10] for rank, (s, w) in enumerate(windows)])
+        for qid, windows in enumerate(listed)
+    ]
+    brief = evaluate(predictions, records, "ego4d_nlq")["brief"]
+    for count in (1, 5):
+        best = []
+        for windows, moments in zip(listed, truth, strict=True):
+            pairs = [
+                max(0, min(s + w, e) - max(s, b)) / (max(s + w, e) - min(s, b))
+                for s, w in windows[:count]
+                for b, e in moments
+            ]
+            best.append(max(pairs, default=0))
+        for threshold in (0.3, 0.5):
+            expected = 100 * np.mean(np.array(best) >= threshold)
+            assert brief[f"MR-full-R{count}@{threshold}"] == pytest.approx(expected, abs=0.006)

@@ -177,7 +177,7 @@ def test_a_nan_score_is_kept(nms):
         ("iou_threshold", -0.1),
         ("iou_threshold", 1.5),
         ("round_to", 0.0),
-        ("max_moments", 0),
+        ("max_moments", -1),
         ("score", "best"),
     ],
 )

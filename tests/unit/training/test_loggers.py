@@ -1,7 +1,9 @@
 """Runs logged to wandb, read back from the files that it writes offline: fresh, resumed, failed."""
 
 import json
+import os
 import re
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from helpers.wandb_file import WandbFile
 from sdst.cli import main
 from sdst.config.compose import compose
 from sdst.data.predictions import read_predictions
+from sdst.errors import Stopped
 from sdst.metrics.moment import top1_iou
 from sdst.training import loggers as tracking
 from sdst.training.module import GroundingModule
@@ -150,6 +153,34 @@ def test_resuming_continues_the_same_wandb_run(
     assert steps == [3, 4, 5]
     assert continued.curve("val/plots/_type")
     assert not begun.curve("val/plots/_type")
+
+
+@pytest.mark.parametrize("batch", [2, 3, 5])  # 3 is the last of its epoch
+def test_the_parts_of_a_stopped_and_resumed_run_share_no_step(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    run_dir, calls = tmp_path / "run", []
+    original = GroundingModule.training_step
+
+    def stopping(self: GroundingModule, *arguments: Any) -> torch.Tensor:
+        calls.append(None)
+        if len(calls) == batch:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(GroundingModule, "training_step", stopping)
+    with pytest.raises(Stopped):
+        train(run_dir, "logger=wandb")
+    assert main(["train", f"resume={run_dir}"]) == 0
+    begun, continued = written(run_dir)
+    steps = [[row["_step"] for row in file.history] for file in (begun, continued)]
+    assert all(part == sorted(set(part)) for part in steps)
+    assert max(steps[0]) < min(steps[1])
+    trained = [row["_step"] for file in (begun, continued) for row in file.history if "train/loss" in row]
+    # A stop within an epoch comes before Lightning logs the step.
+    assert trained == [step for step in range(6) if step != batch - 1 or batch == 3]
+    assert all(row["_step"] == row["trainer/global_step"] for row in continued.history)
+    assert len(continued.curve("val/plots/_type")) == 1
 
 
 def test_each_job_of_a_sweep_is_a_run_of_its_own_and_only_the_failed_one_is_marked(

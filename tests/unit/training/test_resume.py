@@ -17,7 +17,7 @@ def make_checkpoint(ready: int, *, is_last_batch: bool) -> dict[str, Any]:
 
 def test_batches_are_skipped_only_in_an_epoch_that_was_interrupted() -> None:
     assert batches_done(make_checkpoint(2, is_last_batch=False), Path("last.ckpt")) == (4, 2)
-    assert batches_done(make_checkpoint(3, is_last_batch=True), Path("last.ckpt")) == (4, 0)
+    assert batches_done(make_checkpoint(3, is_last_batch=True), Path("last.ckpt")) == (5, 0)
 
 
 @pytest.mark.parametrize("missing", ["epoch", "optimizer_states", "loops"])

@@ -12,6 +12,7 @@ from sdst.config.compose import compose
 from sdst.config.stored import as_config, stored_config
 from sdst.errors import UserError
 from sdst.files.yaml import MOST_BYTES, read_yaml
+from sdst.untrusted import targets
 
 FORBIDDEN = [
     "os.system",
@@ -35,6 +36,12 @@ FORBIDDEN = [
     "",
     "torch.",
     "..",
+    "wandb.__main__.cli",
+    "torch.utils.model_dump.__main__.main",
+    "lightning.pytorch.loggers.wandb.WandbLogger",  # belongs under logger
+    "sdst.data.datamodule.GroundingDataModule",
+    "torchmetrics.text.BERTScore",
+    "torch.nn.modules.module.Module.__init__",
 ]
 
 
@@ -45,9 +52,7 @@ def test_nothing_else_is_built_at_any_depth(target: str, monkeypatch: pytest.Mon
     good = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2}
     nodes: list[dict[str, Any]] = [
         bad,
-        bad | {"_partial_": True},
         good | {"bias": bad},
-        good | {"_args_": [1, bad]},
         good | {"bias": {"deep": [[bad]]}},
         good | {"bias": good | {"device": bad}},
     ]
@@ -69,7 +74,34 @@ def test_a_target_must_be_a_name(target: object) -> None:
 def test_a_part_of_a_training_is_built() -> None:
     node = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}
     assert build(OmegaConf.create({"model": node}).model).weight.shape == (3, 2)
-    assert build(OmegaConf.create({"model": node | {"_partial_": True}}).model)().weight.shape == (3, 2)
+
+
+@pytest.mark.parametrize("key", ["_partial_", "_args_", "_convert_", "_recursive_"])
+def test_hydras_other_keys_are_refused_at_any_depth(key: str) -> None:
+    node = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}
+    for bad in (node | {key: True}, {"_target_": "torch.nn.Sequential", "a": {"deep": [node | {key: True}]}}):
+        with pytest.raises(UserError, match=rf"{key}: not supported"):
+            build(OmegaConf.create({"model": bad}).model)
+
+
+@pytest.mark.parametrize(
+    ("key", "target"),
+    [
+        ("logger", "wandb.__main__.X"),
+        ("profiler", "torchmetrics.text.bert.BERTScore"),
+        ("model", "torch.utils.model_dump.__main__.X"),
+        ("trainer", "lightning.pytorch.cli.LightningCLI"),
+        ("callbacks", "torch.nn.Linear"),
+        ("logger", "lightning.pytorch.callbacks.EarlyStopping"),
+        ("data", "lightning.pytorch.LightningDataModule"),
+    ],
+)
+def test_a_name_is_refused_before_it_is_imported(
+    key: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(targets, "get_object", lambda name: pytest.fail(f"{name} was imported"))
+    with pytest.raises(UserError, match=rf"{key}\.x\._target_ must name a class that belongs there"):
+        build(OmegaConf.create({key: {"x": {"_target_": target}}})[key].x)
 
 
 # --- stored configurations ---
@@ -83,7 +115,7 @@ FILES = {
     "laughs": ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n", "an alias"),
     "deep": ("[" * 500 + "]" * 500, "levels"),
     "a long number": (f"seed: {'9' * 5000}\n", "not the YAML"),
-    "bytes": (b"\xff\xfe\x00seed", "not the YAML"),
+    "bytes": (b"\xff\xfe\x00seed", "must be UTF-8 text"),
     "an unknown option": ("sed: 1\n", "sed"),
     "another type": ("seed: many\n", "seed"),
     "an environment variable": ("group: ${oc.env:HOME}\n", "interpolation"),

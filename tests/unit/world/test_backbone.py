@@ -225,14 +225,14 @@ def test_the_shipped_weights_belong_to_their_card() -> None:
     report = json.loads((folder / "training.json").read_text())
     assert train_backbone._model_card(report) == (folder / "MODEL_CARD.md").read_text()
     assert all(scores["motion"] > 20 for scores in report["retrieval"].values())  # of ten
-    (tokens,) = backbone.text(["A crimson disc drifts to the left."], [1, 4])
-    assert tokens.shape == (10, 2, 96)  # CLS, seven words, full stop, SEP
+    (tokens,) = backbone.text(["A crimson disc drifts to the left."], [1, 8])
+    assert tokens.shape == (10, 2, 64)  # CLS, seven words, full stop, SEP
     known = Tokenizer(folder / "vocab.txt", CONFIG.text)([text for text, _ in vague_sentences()])[0]
     assert not (known == train_backbone.SPECIAL_TOKENS.index("[UNK]")).any()
     clips = torch.randn(2, 3, 8, 96, 96)
     assert {
-        name: states.shape for name, states in backbone.vision(clips, [2, 5], ["cls", "adaptive"]).items()
+        name: states.shape for name, states in backbone.vision(clips, [2, 12], ["cls", "adaptive"]).items()
     } == {
-        "cls": (2, 2, 128),
-        "adaptive": (2, 2, 128),
+        "cls": (2, 2, 96),
+        "adaptive": (2, 2, 96),
     }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sdst.errors import UserError
+from sdst.files.text import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,12 +105,7 @@ class TextTower(nn.Module):
 
 
 def _read_vocab(path: Path, size: int) -> dict[str, int]:
-    try:
-        words = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give the model's vocab.txt") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file; give the model's vocab.txt") from error
+    words = read_text(path).rstrip("\n").split("\n")
     ids = {word: number for number, word in enumerate(words)}
     lacking = [token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if token not in ids]
     if lacking:

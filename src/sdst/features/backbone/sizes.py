@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from sdst.errors import UserError
+from sdst.files.text import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -152,19 +153,19 @@ PRESETS = {
             patch_size=8,
             num_frames=8,
             tubelet_size=8,
-            embed_dim=128,
-            depth=5,
+            embed_dim=96,
+            depth=12,
             num_heads=4,
-            mlp_ratio=3.0,
+            mlp_ratio=2.0,
             attn_pool_num_heads=4,
-            clip_embed_dim=128,
+            clip_embed_dim=96,
         ),
         TextConfig(
-            hidden_size=96,
-            intermediate_size=288,
+            hidden_size=64,
+            intermediate_size=128,
             num_attention_heads=4,
-            num_hidden_layers=4,
-            fusion_layer=4,
+            num_hidden_layers=8,
+            fusion_layer=8,
             vocab_size=91,
             max_position_embeddings=32,
             layer_norm_eps=1e-12,
@@ -172,7 +173,8 @@ PRESETS = {
     ),
 }
 """The released 1B stage-2 checkpoint for 4 frames of 224 pixels with its BERT-large text tower, and the small
-backbone of the synthetic world (``sdst world``), whose weights come with the package."""
+backbone of the synthetic world (``sdst world``), whose weights come with the package. The small one is deep and narrow,
+so that four levels are at most a third of its vision blocks."""
 
 SHIPPED = {"small-world": Path(__file__).parents[1] / "small_world"}
 """Presets whose ``weights.safetensors`` and ``vocab.txt`` come with the package -> their folder."""
@@ -192,11 +194,9 @@ def read_config(source: str | Path) -> BackboneConfig:
     if str(source) in PRESETS:
         return PRESETS[str(source)]
     try:
-        sections = json.loads(Path(source).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"{source}: cannot be read ({error.strerror}); give a JSON file or {' or '.join(PRESETS)}"
-        ) from error
+        sections = json.loads(read_text(source))
+    except UserError as error:
+        raise UserError(f"{error}, or give {' or '.join(PRESETS)}") from error
     except ValueError as error:
         raise UserError(
             f"{source}: not a JSON file ({error}); give a JSON file or a preset's name"

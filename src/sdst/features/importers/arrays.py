@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".npy", ".npz", ".pt")
 MASK = "attention_mask"
 """Name of the array beside a query's tokens that says which of them are not padding."""
+SIMULATED = "simulated"
+"""Name of an array beside the features that says that they are simulated (``sdst features simulate``)."""
 MOST_LISTED = 8  # names of arrays in a message
 
 
@@ -38,12 +40,14 @@ class Contents:
         key: Name of the array; empty if the file holds one array without a name.
         array: The array as stored, of any float type and shape; bfloat16 becomes float32.
         mask: Which tokens are not padding, (L,) bool; None if the file does not say.
+        simulated: Whether the file says that it is simulated.
     """
 
     path: str
     key: str
     array: NDArray[np.generic]
     mask: NDArray[np.bool_] | None = None
+    simulated: bool = False
 
 
 def read_contents(
@@ -70,7 +74,8 @@ def read_contents(
                 members = {name.removesuffix(".npy"): name for name in archive.namelist()}
                 chosen = _choose(list(members), path, usual, key, option)
                 mask = _parse_npy(archive.read(members[MASK])) if MASK in members else None
-                return _contents(path, chosen, _parse_npy(archive.read(members[chosen])), mask)
+                array = _parse_npy(archive.read(members[chosen]))
+                return _contents(path, chosen, array, mask, simulated=SIMULATED in members)
         return _read_pt(content, path, usual, key, option)
     except UserError:
         raise
@@ -82,9 +87,11 @@ def read_contents(
         raise UserError(f"{path}: damaged or not an array file; copy it again or make it anew") from error
 
 
-def _contents(path: str, key: str, array: NDArray[np.generic], mask: Any) -> Contents:
+def _contents(
+    path: str, key: str, array: NDArray[np.generic], mask: Any, *, simulated: bool = False
+) -> Contents:
     kept = None if mask is None else np.asarray(mask).reshape(-1) != 0
-    return Contents(path, key, _checked(array, path), kept)
+    return Contents(path, key, _checked(array, path), kept, simulated)
 
 
 def _checked(array: NDArray[np.generic], path: str) -> NDArray[np.generic]:
@@ -97,7 +104,7 @@ def _checked(array: NDArray[np.generic], path: str) -> NDArray[np.generic]:
 
 def _choose(names: Sequence[Any], path: str, usual: Sequence[str], key: str | None, option: str) -> str:
     """The name of the array to read among those that are there."""
-    arrays = [str(name) for name in names if name != MASK]
+    arrays = [str(name) for name in names if name not in (MASK, SIMULATED)]
     if key is not None and key in arrays:
         return key
     if key is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from sdst.features.importers.lengths import fits_duration
+from sdst.data.annotations import clips_of
 from sdst.files.atomic import write_atomically
 from sdst.spans import count_clips
 
@@ -47,15 +47,15 @@ class Coverage:
 
 def measure_coverage(store: FeatureStore, split: str, records: Sequence[Record]) -> Coverage:
     """Compare a feature file with the records of an annotation file named ``split``."""
-    durations = {record.vid: record.duration for record in records}
-    missing_vids, missing_qids = store.missing(durations, [record.qid for record in records])
-    seconds = store.info.clip_seconds
-    other_length = [
-        (vid, num_clips, count_clips(durations[vid], seconds))
-        for vid in durations.keys() - set(missing_vids)
-        if not fits_duration(num_clips := store.num_clips(vid), durations[vid], seconds)
-    ]
-    return Coverage(split, len(durations), len(records), missing_vids, missing_qids, sorted(other_length))
+    annotated = {record.vid: record for record in records}
+    missing_vids, missing_qids = store.missing(annotated, [record.qid for record in records])
+    other_length = []
+    for vid in sorted(annotated.keys() - set(missing_vids)):
+        num_clips = store.num_clips(vid)
+        expected = count_clips(clips_of(annotated[vid], store.info.clip_seconds, num_clips), 1.0)
+        if abs(num_clips - expected) > 1:
+            other_length.append((vid, num_clips, expected))
+    return Coverage(split, len(annotated), len(records), missing_vids, missing_qids, other_length)
 
 
 def report(out: Path, coverages: Sequence[Coverage]) -> int:

@@ -65,6 +65,7 @@ class Intake:
         dtype: Type of the first file's numbers.
         keys: Keys that were taken.
         num_cut: Number of videos whose joined features were cut to the shortest.
+        simulated: Whether a file says that it is simulated.
     """
 
     kind: str
@@ -78,6 +79,7 @@ class Intake:
     dtype: str = ""
     keys: set[Qid] = field(default_factory=set)
     num_cut: int = 0
+    simulated: bool = False
     _held: list[tuple[Qid, Contents]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -101,6 +103,7 @@ class Intake:
             read_contents(member.read(), member.path, usual=self._usual, key=self.options.key, option=option)
             for member in members
         ]
+        self.simulated |= any(part.simulated for part in parts)
         contents = parts[0] if len(parts) == 1 else self._join(parts)
         if self.reading is not None:
             self.write_held()

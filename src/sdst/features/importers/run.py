@@ -54,7 +54,7 @@ class Import:
 
     Args:
         args: Options of the command.
-        records: All annotated rows.
+        records: All annotated rows, each query once.
         stack: Keeps archives and the writer open while it is.
 
     Raises:
@@ -69,7 +69,7 @@ class Import:
         self._writer: FeatureWriter | None = None
         self._clip_seconds: float | None = None
         self._told = False
-        self._totals = {"video": len(self._durations), "text": len({record.qid for record in records})}
+        self._totals = {"video": len(self._durations), "text": len(records)}
         chosen = layouts.find(args.layout)
         given = {"video": args.video_name, "text": args.query_name}
         self._names = Names(
@@ -160,6 +160,8 @@ class Import:
             found["video_layers"] = self._numbers("video")
         if args.text_layers is None:
             found["text_layers"] = self._numbers("text")
+        if any(intake.simulated for intake in self._intakes.values()):
+            found["simulated"] = True
         writer.finish(**found)
 
     def _open_sources(self) -> Iterator[Files]:

@@ -22,7 +22,6 @@ from sdst.features.importers.packed import (
     tar_members,
     zip_members,
 )
-from sdst.features.writer import can_name_features
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -101,7 +100,7 @@ class Names:
         patterns: Patterns of their file names, e.g. ``qid{qid}``.
 
     Raises:
-        UserError: A vid or qid cannot name features, or two share a file name.
+        UserError: Two vids or qids share a file name.
     """
 
     def __init__(self, keys: dict[str, Iterable[Qid]], patterns: dict[str, Sequence[str]]) -> None:
@@ -144,8 +143,6 @@ def _stems(name: str, keys: Iterable[Qid], patterns: Sequence[str]) -> dict[str,
     """File name without extension -> vid or qid."""
     stems: dict[str, Qid] = {}
     for key in dict.fromkeys(keys):
-        if not can_name_features(str(key)):
-            raise UserError(f"{name} {key!r} cannot name features, expected a name without '/'; rename it")
         for pattern in patterns:
             stem = unicodedata.normalize("NFC", pattern.replace(f"{{{name}}}", str(key)))
             if str(stems.setdefault(stem, key)) != str(key):

@@ -1,0 +1,58 @@
+"""Child processes end with their parent, whichever way it started them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PARENT = """
+import multiprocessing, os, sys, time
+from sdst.files.orphans import begin_worker
+
+def work():
+    begin_worker()
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    method = sys.argv[1]
+    if method == "os.fork":
+        if os.fork() == 0:
+            work()
+    else:
+        context = multiprocessing.get_context(method)
+        for _ in range(2):
+            context.Process(target=work).start()
+    time.sleep(600)
+"""
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize(("method", "count"), [("fork", 2), ("spawn", 2), ("os.fork", 1)])
+def test_children_end_when_their_parent_is_killed(tmp_path: Path, method: str, count: int) -> None:
+    program = tmp_path / "parent.py"
+    program.write_text(PARENT)
+    parent = subprocess.Popen([sys.executable, str(program), method], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    children = [int(parent.stdout.readline()) for _ in range(count)]
+    for child in children:
+        os.kill(child, signal.SIGINT)  # Ctrl-C is the parent's business
+    assert all(map(is_alive, children))
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 30
+    while any(map(is_alive, children)):
+        assert time.monotonic() < deadline, "a child outlives its parent"
+        time.sleep(0.02)
+    parent.stdout.close()
