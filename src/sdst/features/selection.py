@@ -14,7 +14,7 @@ from sdst.features.writer import require_names
 from sdst.files.text import read_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from sdst.types import Record
 
