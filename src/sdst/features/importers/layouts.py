@@ -91,7 +91,6 @@ LAYOUTS = (
             suffixes=(".npz",),
             keys=("visual_feats_interm_pooled", "visual_feats_pooled"),
             ranks=(2, 3),
-            widths=(768,),
             last_layer=INTERNVIDEO2_1B.vision.depth,
         ),
         text=Files(
@@ -99,7 +98,6 @@ LAYOUTS = (
             suffixes=(".npz",),
             keys=("text_feats",),
             ranks=(2, 3),
-            widths=(1024,),
             last_layer=INTERNVIDEO2_1B.text.fusion_layer,
         ),
         text_axes="layers,tokens",
