@@ -122,6 +122,14 @@ def test_file_name_patterns(folder):
     assert run(folder, "--video-name", "{vid}-cam-002", "--query-name", "qid{qid}") == 0
 
 
+def test_a_name_pattern_may_name_a_folder(folder):
+    fill(folder, ".npy", (3, 7), (3, 5))
+    for path in list((folder / "v").iterdir()):
+        (folder / "v" / path.stem).mkdir()
+        path.rename(folder / "v" / path.stem / "features.npy")
+    assert run(folder, "--video-name", "{vid}/features") == 0
+
+
 def test_a_name_pattern_without_files_is_refused(folder):
     fill(folder, ".npy", (3, 7), (3, 5))
     with pytest.raises(UserError, match=r"no file for any qid, e\.g\. q0.*check --queries and --query-name"):

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from helpers.published import ROWS, Published, pack, publish
 from helpers.shared_data import SHARED
 from sdst.cli import main
 from sdst.data.store import FeatureStore
-from sdst.features.importers import intake
+from sdst.features.importers import intake, packed
 from sdst.features.writer import FeatureWriter
 
 CASES = SHARED.parent / "cases" / "features"
@@ -44,8 +43,8 @@ def refused(files: Published, capsys: pytest.CaptureFixture[str], *options: str 
 
 def add_member(archive: Path, entry: tarfile.TarInfo, content: bytes = b"") -> None:
     entry.size = len(content)
-    with tarfile.open(archive, "a") as packed:
-        packed.addfile(entry, io.BytesIO(content))
+    with tarfile.open(archive, "a") as opened:
+        opened.addfile(entry, io.BytesIO(content))
 
 
 @pytest.mark.parametrize("name", ["../c.npz", "/tmp/c.npz", "down/../../c.npz"])
@@ -55,8 +54,8 @@ def test_members_outside_an_archive_are_refused(name, kind, files, capsys):
     if kind == "tar":
         add_member(archive, tarfile.TarInfo(name), b"x")
     else:
-        with zipfile.ZipFile(archive, "a") as packed:
-            packed.writestr(name, b"x")
+        with zipfile.ZipFile(archive, "a") as opened:
+            opened.writestr(name, b"x")
     assert f"its member '{name}' lies outside the archive" in refused(files, capsys, "--from", archive)
 
 
@@ -90,8 +89,8 @@ def test_archives_that_are_cut_off_or_damaged_are_refused(name, files, capsys):
 
 def test_a_tar_file_that_ends_between_two_members_is_refused(files, capsys):
     archive = pack(files.folder, files.folder.parent / "a.tar")
-    with tarfile.open(archive) as packed:
-        start = packed.getmembers()[-1].offset
+    with tarfile.open(archive) as opened:
+        start = opened.getmembers()[-1].offset
     archive.write_bytes(archive.read_bytes()[:start])
     assert "it stops before its end mark" in refused(files, capsys, "--from", archive)
 
@@ -111,13 +110,13 @@ def test_archive_bombs_are_refused(kind, files, capsys):
     archive = files.folder.parent / f"bomb.{kind}"
     zeros = bytes(200 * 2**20)
     if kind == "zip":
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
-            packed.writestr("vid_feats/c.npz", zeros)
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
+            opened.writestr("vid_feats/c.npz", zeros)
     else:
-        with tarfile.open(archive, "w:gz", compresslevel=1) as packed:
+        with tarfile.open(archive, "w:gz", compresslevel=1) as opened:
             entry = tarfile.TarInfo("vid_feats/other.npz")
             entry.size = len(zeros)
-            packed.addfile(entry, io.BytesIO(zeros))
+            opened.addfile(entry, io.BytesIO(zeros))
     assert "damaged, cut off or unsafe archive (unpacks to" in refused(files, capsys, "--from", archive)
 
 
@@ -208,6 +207,15 @@ def test_clips_on_the_second_axis_are_refused(files, capsys):
         assert "clips must be the first axis: (T, D), (T, layers, D)" in printed
 
 
+def test_transposed_features_are_refused(files, capsys):
+    for length in (63, 75):
+        for vid, layers in files.videos.items():
+            array = np.resize(layers, (length if vid == "c" else 75, 768)).T
+            np.savez(files.folder / "vid_feats" / f"{vid}.npz", features=array)
+        printed = refused(files, capsys, "--from", files.folder, "--backbone", "x")
+        assert "clips must be the first axis" in printed
+
+
 def test_equal_texts_of_no_known_layout_need_the_option(files, capsys):
     for qid in ROWS:
         np.savez(files.folder / "txt_feats" / f"{qid}.npz", other=np.ones((5, 13, 1024)))
@@ -217,9 +225,16 @@ def test_equal_texts_of_no_known_layout_need_the_option(files, capsys):
     assert FeatureStore(files.folder.parent / "f.h5").info.text_layers == (1, 2, 3, 4, 5)
 
 
+def test_a_layout_that_does_not_fit_is_refused(files, capsys):
+    printed = refused(files, capsys, "--from", files.folder, "--layout", "r2-tuning")
+    assert "expected 4 axes of width any in layout r2-tuning; check --layout or leave it out" in printed
+    printed = refused(files, capsys, "--from", files.folder, "--layout", "sg-detr")
+    assert "expected 2 axes of width 512 in layout sg-detr" in printed
+
+
 def test_an_unknown_network_must_be_named(files, capsys):
     for vid, layers in files.videos.items():
-        np.savez(files.folder / "vid_feats" / f"{vid}.npz", features=layers[0])
+        np.savez(files.folder / "vid_feats" / f"{vid}.npz", features=layers[0, :, :7])
     assert "name the network with --backbone NAME" in refused(files, capsys, "--from", files.folder)
 
 
@@ -263,6 +278,20 @@ def test_a_killed_import_is_not_continued_with_other_axes(files, capsys, monkeyp
     assert run(files, "--from", files.folder) == 130
     printed = refused(files, capsys, "--from", files.folder, "--text-axes", "layers,tokens")
     assert "was started with other settings" in printed
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_an_archive_is_read_once(name, files, monkeypatch):
+    archive = pack(files.folder, files.folder.parent / name)
+    counts = []
+
+    def readinto(self, buffer, old=packed._Parts.readinto):
+        counts.append(old(self, buffer))
+        return counts[-1]
+
+    monkeypatch.setattr(packed._Parts, "readinto", readinto)
+    assert run(files, "--from", archive) == 0
+    assert sum(counts) <= archive.stat().st_size + 1024  # a look at its first bytes says what it is
 
 
 def test_only_the_first_files_are_held_in_memory(files, monkeypatch):
@@ -316,7 +345,9 @@ def test_a_list_of_tensors_is_named(tmp_path, capsys):
     assert "v0.pt: holds a list of 75 Tensors; store one tensor" in capsys.readouterr().err
 
 
-def test_names_that_cannot_be_stored_are_refused_before_any_work(files, capsys):
-    files.annotations.write_text(files.annotations.read_text().replace('"qid": 5', '"qid": "a/b"'))
-    torch.save(torch.ones(2, 2), files.folder / "b.pt")
-    assert "qid 'a/b' cannot name features" in refused(files, capsys, "--from", files.folder)
+def test_a_qid_of_two_queries_is_refused(files, capsys):
+    other = files.annotations.with_name("other.jsonl")
+    other.write_text(files.annotations.read_text().replace("word", "other"))
+    assert "stands for another query in another file" in refused(
+        files, capsys, "--from", files.folder, "--annotations", files.annotations, other
+    )

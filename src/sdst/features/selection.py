@@ -14,7 +14,7 @@ from sdst.features.writer import require_names
 from sdst.files.text import read_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sdst.types import Record
 
@@ -101,15 +101,23 @@ def read_records(files: Sequence[Path]) -> list[Record]:
     Raises:
         UserError: A file cannot be used, a qid stands for different queries, or a name cannot be stored.
     """
+    return unique_records({path: read_annotations(path).records for path in files})
+
+
+def unique_records(splits: Mapping[Path, Sequence[Record]]) -> list[Record]:
+    """The records of several annotation files, each query once.
+
+    Raises:
+        UserError: A qid stands for different queries, or a name cannot be stored.
+    """
     records: dict[str, Record] = {}
-    for path in files:
-        rows = read_annotations(path).records
+    for path, rows in splits.items():
         require_names(rows, path)
         for record in rows:
             first = records.setdefault(str(record.qid), record)  # names in a feature file are strings
             if (first.vid, first.query) != (record.vid, record.query):
                 raise UserError(
-                    f"{path}: qid {record.qid!r} stands for another query in another file; extract the files separately"
+                    f"{path}: qid {record.qid!r} stands for another query in another file; use the files separately"
                 )
     return list(records.values())
 

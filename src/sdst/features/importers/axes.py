@@ -114,7 +114,9 @@ def decide(
         )
     if rank not in ({2, 3, 4} if kind == "video" else {2, 3}):
         raise UserError(f"{path}: has shape {shape}; the shape must be {ACCEPTED[kind]}")
-    if kind == "video" and rank == 3 and len({s[0] for s in shapes}) == 1 < len({s[1] for s in shapes}):
+    first, second = ({found[axis] for found in shapes} for axis in (0, 1))
+    exchanged = len(first) == 1 < len(second) and (max(second) < min(first) if rank == 2 else 1 not in second)
+    if kind == "video" and rank < 4 and exchanged:
         raise UserError(f"{path}: has shape {shape}, but clips must be the first axis: {ACCEPTED[kind]}")
     layers_first, num_layers = False, 1 if rank == 2 else shapes[0][1]
     if kind == "text" and rank == 3:

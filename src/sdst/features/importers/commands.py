@@ -15,6 +15,7 @@ from sdst.features.extract import layer_numbers
 from sdst.features.importers import axes, layouts
 from sdst.features.importers.coverage import measure_coverage, report
 from sdst.features.importers.run import Import
+from sdst.features.selection import unique_records
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,11 +64,11 @@ def import_main(argv: Sequence[str]) -> int:
         raise UserError(
             f"{args.out}: already exists and is never overwritten; delete it or choose another name"
         )
-    splits = {path.name: read_annotations(path).records for path in args.annotations}
+    splits = {path: read_annotations(path).records for path in args.annotations}
     with ExitStack() as stack:
-        Import(args, [record for split in splits.values() for record in split], stack).run()
+        Import(args, unique_records(splits), stack).run()
     store = FeatureStore(args.out, pooling=args.pooling)
-    return report(args.out, [measure_coverage(store, name, split) for name, split in splits.items()])
+    return report(args.out, [measure_coverage(store, path.name, split) for path, split in splits.items()])
 
 
 def _parser() -> Parser:

@@ -10,14 +10,13 @@ import numpy as np
 from sdst.data.float16 import to_float16
 from sdst.errors import UserError
 from sdst.features.importers import axes, layouts
-from sdst.features.importers.arrays import read_contents
+from sdst.features.importers.arrays import Contents, read_contents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from sdst.features.importers.arrays import Contents
     from sdst.features.importers.layouts import Layout
     from sdst.features.importers.members import Member
     from sdst.types import Qid
@@ -60,7 +59,7 @@ class Intake:
         write: Writes the features (n, layers, D) of a vid or qid.
         check: Called with (key, number of clips or tokens, shape) of files before they are written: once with all
             that were held back, then with each.
-        candidates: The layouts that fit all files looked at so far.
+        candidates: The layouts that fit most of the files looked at.
         reading: How the files are read; None before it is decided.
         folder: Folder or archive of the first file.
         dtype: Type of the first file's numbers.
@@ -83,6 +82,9 @@ class Intake:
     simulated: bool = False
     _held: list[tuple[Qid, Contents]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._usual = layouts.usual_keys(self.options.layouts, self.kind)
+
     def take(self, key: Qid, members: Sequence[Member]) -> None:
         """Read a video or query and write it, or hold it back until the axes are decided.
 
@@ -96,10 +98,9 @@ class Intake:
         self.keys.add(key)
         if self.reading is not None and self.is_written(key):
             return
-        usual = layouts.usual_keys(self.options.layouts, self.kind)
         option = "--video-key" if self.kind == "video" else "--query-key"
         parts = [
-            read_contents(member.read(), member.path, usual=usual, key=self.options.key, option=option)
+            read_contents(member.read(), member.path, usual=self._usual, key=self.options.key, option=option)
             for member in members
         ]
         self.simulated |= any(part.simulated for part in parts)
@@ -123,19 +124,7 @@ class Intake:
             return
         files = [held for _, held in self._held]
         self.folder, self.dtype = files[0].path.rpartition("/")[0] or files[0].path, str(files[0].array.dtype)
-        chosen = self.options.layouts
-        self.candidates = (
-            chosen
-            if len(chosen) == 1
-            else tuple(
-                layout
-                for layout in chosen
-                if all(
-                    layouts.fits(layout, self.kind, file.path, file.key, axes.without_batch(file.array.shape))
-                    for file in files
-                )
-            )
-        )
+        self.candidates = self._recognise(files)
         known = next(iter(self.candidates), None)
         self.reading = axes.decide(
             self.kind,
@@ -147,6 +136,27 @@ class Intake:
         )
         self._require_pooling(files[0])
         self.check([(key, len(self.reading.apply(held)), held.array.shape) for key, held in self._held])
+
+    def _recognise(self, files: Sequence[Contents]) -> tuple[Layout, ...]:
+        """The layouts that fit most of the files; one that the user named must have their shape."""
+        if len(self.options.layouts) == 1:
+            (layout,) = self.options.layouts
+            shape, expected = axes.without_batch(files[0].array.shape), layout.files(self.kind)
+            if not layouts.has_shape(layout, self.kind, shape):
+                widths = " or ".join(map(str, expected.widths)) or "any"
+                ranks = " or ".join(map(str, expected.ranks))
+                raise UserError(
+                    f"{files[0].path}: has shape {files[0].array.shape}, expected {ranks} axes of width {widths} in "
+                    f"layout {layout.name}; check --layout or leave it out"
+                )
+            return self.options.layouts
+        return tuple(
+            layout
+            for layout in self.options.layouts
+            if 2
+            * sum(layouts.fits(layout, self.kind, file.path, file.key, file.array.shape) for file in files)
+            > len(files)
+        )
 
     def write_held(self) -> None:
         """Write what was held back, if it is decided how.
@@ -192,4 +202,4 @@ class Intake:
             )
         self.num_cut += max(lengths) > min(lengths)
         joined = np.concatenate([array[: min(lengths)] for array in arrays], axis=1)
-        return type(parts[0])(" + ".join(part.path for part in parts), parts[0].key, joined)
+        return Contents(" + ".join(part.path for part in parts), parts[0].key, joined)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sdst.features.backbone.sizes import PRESETS
+from sdst.features.importers.axes import without_batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,6 +91,7 @@ LAYOUTS = (
             suffixes=(".npz",),
             keys=("visual_feats_interm_pooled", "visual_feats_pooled"),
             ranks=(2, 3),
+            widths=(768,),
             last_layer=INTERNVIDEO2_1B.vision.depth,
         ),
         text=Files(
@@ -97,6 +99,7 @@ LAYOUTS = (
             suffixes=(".npz",),
             keys=("text_feats",),
             ranks=(2, 3),
+            widths=(1024,),
             last_layer=INTERNVIDEO2_1B.text.fusion_layer,
         ),
         text_axes="layers,tokens",
@@ -190,6 +193,12 @@ def folder_kind(path: str) -> str | None:
     return None
 
 
+def has_shape(layout: Layout, kind: str, shape: tuple[int, ...]) -> bool:
+    """Whether an array of this shape, without a batch axis, may be of the layout."""
+    files = layout.files(kind)
+    return len(shape) in files.ranks and (not files.widths or shape[-1] in files.widths)
+
+
 def fits(layout: Layout, kind: str, path: str, key: str, shape: tuple[int, ...]) -> bool:
     """Whether a file agrees with all that the layout states.
 
@@ -198,14 +207,13 @@ def fits(layout: Layout, kind: str, path: str, key: str, shape: tuple[int, ...])
         kind: ``video`` or ``text``.
         path: Path of the file.
         key: Name of its array; empty if it has none.
-        shape: Shape of its array without a batch axis.
+        shape: Shape of its array.
     """
     files = layout.files(kind)
     return (
         path.lower().endswith(files.suffixes)
         and (not key or key in files.keys)
-        and len(shape) in files.ranks
-        and (not files.widths or shape[-1] in files.widths)
+        and has_shape(layout, kind, without_batch(shape))
         and (
             not layout.known_by_folders
             or any(pair[kind == "text"] in places(path) for pair in layout.folders)

@@ -53,7 +53,7 @@ def choose_clip_seconds(
         f"expected {count_clips(seconds, best)} of {best:g} s"
     )
     if most < sum(
-        len(shape) > 2 and fits_duration(shape[1], durations[str(vid)], best) for vid, _, shape in videos
+        len(shape) > 1 and fits_duration(shape[1], durations[str(vid)], best) for vid, _, shape in videos
     ):
         raise UserError(f"{found}; clips must be the first axis: {ACCEPTED['video']}")
     other = max(LIKELY_CLIP_SECONDS, key=count_fitting)

@@ -54,7 +54,7 @@ class Import:
 
     Args:
         args: Options of the command.
-        records: All annotated rows.
+        records: All annotated rows, each query once.
         stack: Keeps archives and the writer open while it is.
 
     Raises:
@@ -69,7 +69,7 @@ class Import:
         self._writer: FeatureWriter | None = None
         self._clip_seconds: float | None = None
         self._told = False
-        self._totals = {"video": len(self._durations), "text": len({record.qid for record in records})}
+        self._totals = {"video": len(self._durations), "text": len(records)}
         chosen = layouts.find(args.layout)
         given = {"video": args.video_name, "text": args.query_name}
         self._names = Names(
@@ -254,6 +254,8 @@ class Import:
             f"clips; videos {video.width} wide ({self._video.dtype}), stored as layers {video_layers}; queries "
             f"{text.width} wide ({self._text.dtype}{order}), stored as layers {text_layers}"
         )
+        if any((layout := self._layout(kind)) and layout.files(kind).last_layer for kind in FIELDS):
+            line += "; where not named, layers are numbered so that the last is the backbone's last"
         sys.stdout.write(printable(line) + "\n")
 
 

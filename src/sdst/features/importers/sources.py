@@ -22,7 +22,6 @@ from sdst.features.importers.packed import (
     tar_members,
     zip_members,
 )
-from sdst.features.writer import can_name_features
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -101,11 +100,13 @@ class Names:
         patterns: Patterns of their file names, e.g. ``qid{qid}``.
 
     Raises:
-        UserError: A vid or qid cannot name features, or two share a file name.
+        UserError: Two vids or qids share a file name.
     """
 
     def __init__(self, keys: dict[str, Iterable[Qid]], patterns: dict[str, Sequence[str]]) -> None:
         self._stems = {kind: _stems(FIELDS[kind], keys[kind], patterns[kind]) for kind in FIELDS}
+        # Numbers of parts of the patterns' paths; a pattern such as {vid}/features has two.
+        self._depths = {kind: {pattern.count("/") + 1 for pattern in patterns[kind]} for kind in FIELDS}
 
     def find(self, member: Member, kinds: Sequence[str]) -> tuple[str, Qid] | None:
         """The kind and key of a file, or None if nothing annotated has this name.
@@ -117,17 +118,21 @@ class Names:
         Raises:
             UserError: Both a video and a query have this name, and no folder tells them apart.
         """
-        stem = os.path.splitext(member.name.rpartition("/")[2])[0]  # Path objects are slow
-        stem = unicodedata.normalize("NFC", stem)
-        found = [kind for kind in kinds if stem in self._stems[kind]]
+        parts = unicodedata.normalize("NFC", os.path.splitext(member.name)[0]).split("/")
+        found = {
+            kind: self._stems[kind][stem]
+            for kind in kinds
+            for depth in self._depths[kind]
+            if (stem := "/".join(parts[-depth:])) in self._stems[kind]
+        }
         if len(found) > 1:
             known = layouts.folder_kind(member.path)
             if known is None:
                 raise UserError(
                     f"{member.path}: named after a video and a query; give --videos and --queries instead"
                 )
-            found = [known]
-        return (found[0], self._stems[found[0]][stem]) if found else None
+            return known, found[known]
+        return next(iter(found.items()), None)
 
     def example(self, kind: str) -> str:
         """A file name that would have been found."""
@@ -138,8 +143,6 @@ def _stems(name: str, keys: Iterable[Qid], patterns: Sequence[str]) -> dict[str,
     """File name without extension -> vid or qid."""
     stems: dict[str, Qid] = {}
     for key in dict.fromkeys(keys):
-        if not can_name_features(str(key)):
-            raise UserError(f"{name} {key!r} cannot name features, expected a name without '/'; rename it")
         for pattern in patterns:
             stem = unicodedata.normalize("NFC", pattern.replace(f"{{{name}}}", str(key)))
             if str(stems.setdefault(stem, key)) != str(key):
