@@ -19,6 +19,7 @@ from sdst.data.predictions import read_predictions
 from sdst.errors import UserError
 from sdst.files.atomic import write_atomically
 from sdst.metrics.evaluation import PROTOCOLS
+from sdst.metrics.remarks import remarks
 from sdst.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def write_analysis(source: Source, folder: Path) -> Path:
         analysis = analyze(predictions, annotations.records, source.dataset)
     except UserError as error:
         raise UserError(f"{source.predictions} against {source.annotations}: {error}") from error
+    for remark in remarks(predictions, annotations.records):
+        logger.warning("%s: %s", source.predictions, remark)
     num_queries = analysis.overall.num_queries
     title = printable(f"{source.title} (n = {num_queries} {'query' if num_queries == 1 else 'queries'})")
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from sdst.data.predictions import read_predictions
 from sdst.errors import UserError
 from sdst.files.atomic import write_atomically
 from sdst.metrics.evaluation import PROTOCOLS, evaluate
+from sdst.metrics.remarks import remarks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +36,8 @@ def main(argv: Sequence[str]) -> int:
         result = evaluate(predictions, annotations.records, args.dataset)
     except UserError as error:
         raise UserError(f"{args.predictions} against {args.annotations}: {error}") from error
+    for remark in remarks(predictions, annotations.records):
+        log.warning("%s: %s", args.predictions, remark)
     text = json.dumps(result, indent=4) + "\n"
     if args.out:
         write_atomically(args.out, text)
