@@ -96,6 +96,27 @@ def test_moments_that_nobody_can_hit_stay_in_the_truth_as_it_stands(files, capsy
     assert "qid 9, 10)" in message
 
 
+def test_unsorted_windows_get_the_official_numbers_and_a_warning(files, capsys, caplog):
+    windows = [[12, 20, 0.1], [0, 10, 0.9]]
+    rows = [PREDICTED | {"qid": qid, "pred_relevant_windows": windows} for qid in (8, 9)]
+    rows.append(PREDICTED | {"qid": 7, "pred_relevant_windows": windows[::-1]})
+    names = files(rows, [TRUE | {"qid": qid} for qid in (7, 8, 9)])
+    assert main(["evaluate", *names, "--json"]) == 0
+    brief = json.loads(capsys.readouterr().out)["brief"]
+    assert brief["MR-full-R1@0.5"] == pytest.approx(33.33)  # the first listed window
+    assert brief["MR-full-mAP"] == 100  # ranked by score
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "rows not sorted by score: 2 (first qid 8)" in warning
+
+
+def test_predictions_with_permuted_vids_are_told(files, caplog):
+    vids = {"a": "b", "b": "a", "c": "c", "d": None}
+    rows = [PREDICTED | {"qid": qid, "vid": vid} for qid, vid in vids.items()]
+    assert main(["evaluate", *files(rows, [TRUE | {"qid": vid, "vid": vid} for vid in vids]), "--json"]) == 0
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "rows that name another 'vid' than the annotation of their qid: 2 (first qid 'a')" in warning
+
+
 @pytest.mark.parametrize(
     ("predictions", "annotations", "options", "message"),
     [

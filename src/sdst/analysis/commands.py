@@ -15,7 +15,7 @@ from sdst.analysis.tables import markdown
 from sdst.console.parser import Parser
 from sdst.console.terminal import printable
 from sdst.data.annotations import of_domain, read_annotations
-from sdst.data.predictions import read_predictions
+from sdst.data.predictions import read_predictions, warn_of_other_vids
 from sdst.errors import UserError
 from sdst.files.atomic import write_atomically
 from sdst.metrics.evaluation import PROTOCOLS
@@ -86,6 +86,7 @@ def write_analysis(source: Source, folder: Path) -> Path:
         analysis = analyze(predictions, records, source.dataset)
     except UserError as error:
         raise UserError(f"{source.predictions} against {source.annotations}: {error}") from error
+    warn_of_other_vids(source.predictions, predictions, annotations.records)
     num_queries = analysis.overall.num_queries
     title = printable(f"{source.title} (n = {num_queries} {'query' if num_queries == 1 else 'queries'})")
     folder.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ NEW_OPTIONS = {
 """Section and former name of an option -> its name today."""
 LATER_OPTIONS = {
     ("data", "longer"): "refuse",
+    ("data", "missing"): "refuse",
     ("data", "repeat"): 1,
     ("data", "domain"): None,
     ("loss", "over_levels"): "sum",

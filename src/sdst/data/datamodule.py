@@ -13,10 +13,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from sdst.config.schema import Levels
-from sdst.data.annotations import moments_inside, of_domain, read_annotations
+from sdst.data.annotations import of_domain, read_annotations
 from sdst.data.collate import collate
 from sdst.data.dataset import GroundingDataset
 from sdst.data.fingerprint import fingerprint
+from sdst.data.rows import rows_with_features, training_rows
 from sdst.data.sampler import EpochSampler
 from sdst.data.store import FeatureStore
 from sdst.errors import UserError
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 LONGER = {"refuse": "refused", "cut": "cut", "leave_out": "left out"}
 """What can be done with features that are longer than annotated -> the word for it."""
+MISSING = ("refuse", "leave_out")
+"""What can be done with rows whose video or query has no features."""
 
 
 class GroundingDataModule(L.LightningDataModule):
@@ -52,6 +55,7 @@ class GroundingDataModule(L.LightningDataModule):
         validation_split: Split that validation evaluates and that chooses the best checkpoint.
         longer: What to do in every split if features are more than a clip longer than annotated: ``refuse`` them,
             ``cut`` them to the annotation, whose times count from the start, or ``leave_out`` their rows.
+        missing: What to do with rows whose video or query has no features: ``refuse`` or ``leave_out``.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class GroundingDataModule(L.LightningDataModule):
         seed: int = 0,
         validation_split: str = "val",
         longer: str = "refuse",
+        missing: str = "refuse",
     ) -> None:
         super().__init__()
         for option, value, lowest in (
@@ -82,6 +87,8 @@ class GroundingDataModule(L.LightningDataModule):
                 raise UserError(f"data.{option}: {value} must be at least {lowest}")
         if longer not in LONGER:
             raise UserError(f"data.longer must be one of {', '.join(LONGER)}, got {longer!r}")
+        if missing not in MISSING:
+            raise UserError(f"data.missing must be one of {', '.join(MISSING)}, got {missing!r}")
         for split, path in annotations.items():
             if not isinstance(split, str) or not isinstance(path, str | None):
                 raise UserError(f"data.annotations.{split}: {path!r} must be the path of a file, or null")
@@ -96,6 +103,8 @@ class GroundingDataModule(L.LightningDataModule):
         self.seed = seed
         self.validation_split = validation_split
         self.longer = longer
+        self.missing = missing
+        self._without_features: dict[str, int] = {}
         self._position = {"epoch": 0, "batches": 0}
         self.levels = levels or Levels()
         self.datasets: dict[str, GroundingDataset] = {}
@@ -169,40 +178,14 @@ class GroundingDataModule(L.LightningDataModule):
             records = of_domain(annotations.records, self.domain, self.paths[split])
             notes = [str(annotations.repairs)] if annotations.repairs else []
             if split == "train":
-                if unlabelled := sum(not record.is_labelled for record in records):
-                    raise UserError(
-                        f"{self.paths[split]}: {unlabelled} rows lack relevant_windows; cannot train"
-                    )
-                longer = [record for record in records if record.duration >= self.min_duration]
-                if not longer:
-                    raise UserError(
-                        f"{self.paths[split]}: every video is shorter than data.min_duration = "
-                        f"{self.min_duration:g} s; lower it"
-                    )
-                if len(longer) < len(records):
-                    notes.append(
-                        f"left out {len(records) - len(longer)} shorter than {self.min_duration:g} s"
-                    )
-                records = [
-                    record for record in longer if record.windows is None or len(moments_inside(record))
-                ]
-                if not records:
-                    raise UserError(
-                        f"{self.paths[split]}: no moment has a length inside its video; correct them"
-                    )
-                unusable = sum(
-                    len(record.windows) - len(moments_inside(record))
-                    for record in longer
-                    if record.windows is not None
-                )
-                if unusable:
-                    notes.append(
-                        f"left out {unusable} moments without length inside their video and "
-                        f"{len(longer) - len(records)} queries without another"
-                    )
-            self.store.require([r.vid for r in records], [r.qid for r in records])
+                records, left_out = training_rows(records, self.min_duration, self.paths[split])
+                notes += left_out
+            stored = rows_with_features(records, self.store, self.missing)
+            if without := len(records) - len(stored):
+                notes.append(f"left out because their features are missing: {without}")
+                self._without_features[split] = without
             seed = self.seed if split == "train" else None
-            dataset = GroundingDataset(records, self.store, self.clip_seconds, seed, self.longer)
+            dataset = GroundingDataset(stored, self.store, self.clip_seconds, seed, self.longer)
             records = list(dataset.records)
             if dataset.longer:
                 notes.append(f"{LONGER[self.longer]} because their features are longer: {dataset.longer}")
@@ -218,6 +201,10 @@ class GroundingDataModule(L.LightningDataModule):
             )
             self.datasets[split] = dataset
         return self.datasets[split]
+
+    def missing_features(self) -> dict[str, int]:
+        """Split -> number of rows that were left out because their features are missing."""
+        return dict(self._without_features)
 
     def longer_features(self) -> dict[str, dict[str, int]]:
         """Split -> what was done to rows whose features are longer than annotated, and to how many."""

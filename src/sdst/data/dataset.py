@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 SCORED_CLIP_SECONDS = 2.0
 """Length of the clips that the annotators of QVHighlights scored."""
 
+MOST_CUT = 0.5
+"""Share of the rows above which longer features are not cut, because their clips must be shorter than stated."""
+
 
 @dataclass
 class Sample:
@@ -108,7 +111,7 @@ def _longer_features(
     return UserError(
         f"features of {len(longer)} of {len(expected)} videos are more than a clip longer than annotated "
         f"({first}{', ...' if len(longer) > 3 else ''}); data.longer=cut uses the annotated part, "
-        "data.longer=leave_out leaves their rows out; if all are longer, check data.clip_seconds"
+        "data.longer=leave_out leaves their rows out; if most are longer, check data.clip_seconds"
     )
 
 
@@ -124,7 +127,7 @@ class GroundingDataset(Dataset[Sample]):
         clip_seconds: Clip length, in seconds.
         seed: Seed of the training draw; None in evaluation.
         longer: What to do if features are more than a clip longer than annotated: ``refuse`` them, ``cut`` them to the
-            annotation, or ``leave_out`` their rows.
+            annotation unless most are longer, or ``leave_out`` their rows.
 
     Attributes:
         records: The annotations in use.
@@ -160,7 +163,7 @@ class GroundingDataset(Dataset[Sample]):
             > 1
         ]
         self.longer = len(too_long)
-        if too_long and longer == "refuse":
+        if too_long and (longer == "refuse" or (longer == "cut" and self.longer > MOST_CUT * len(records))):
             raise _longer_features(records, num_stored, clip_seconds)
         if longer == "leave_out":
             left_out = set(too_long)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sdst.data.jsonlines import Row
+    from sdst.types import Record
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,28 @@ def read_predictions(path: str | Path) -> list[Prediction]:
             unsorted[0],
         )
     return predictions
+
+
+def warn_of_other_vids(
+    path: str | Path, predictions: Sequence[Prediction], records: Sequence[Record]
+) -> None:
+    """Warn if rows name another video than the annotation of their query; like the official scores, ours use the qid.
+
+    Args:
+        path: The prediction file, for the message.
+        predictions: Its rows.
+        records: Annotations of the same queries.
+    """
+    vids = {record.qid: record.vid for record in records}
+    other = [row.qid for row in predictions if row.vid and row.vid != vids.get(row.qid, row.vid)]
+    if other:
+        logger.warning(
+            "%s: rows that name another 'vid' than the annotation of their qid: %d (first qid %r); only the qid "
+            "counts, as in the official evaluation, so check that the files belong together",
+            path,
+            len(other),
+            other[0],
+        )
 
 
 def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> None:

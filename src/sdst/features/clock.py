@@ -89,6 +89,11 @@ class Clock:
         """Whether one can seek by timestamps: if they are unique, and every picture has one (not in MPEG-PS)."""
         return self.zero is not None and not self.jumped and self._container.format.name != "mpeg"
 
+    @property
+    def picture_start(self) -> float:
+        """Time of the first picture packet, in seconds from time 0; 0 without timestamps."""
+        return max(0.0, self._first.get(self._picture.index, 0.0) - (self.zero or 0.0))
+
     def seconds(self, frame: av.VideoFrame | av.AudioFrame) -> float | None:
         """Time of a decoded frame in seconds from time 0; None if the file has no timestamps."""
         return None if frame.time is None else frame.time - (self.zero or 0.0)

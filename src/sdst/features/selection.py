@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from sdst.data.annotations import read_annotations
 from sdst.errors import UserError
 from sdst.features.writer import require_names
 from sdst.files.text import read_text
+from sdst.files.walk import walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -179,7 +179,7 @@ def find_videos(
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder of the video files")
     files: dict[str, list[tuple[Rank, Path]]] = {}
-    for path in _walk(folder):
+    for path in map(Path, walk(folder)):
         suffix = path.suffix.lower()
         if suffix not in OTHER_SUFFIXES:
             ranked = (suffix not in VIDEO_SUFFIXES, path.parent != folder), path
@@ -198,20 +198,6 @@ def find_videos(
                 names = ", ".join(str(path.relative_to(folder)) for path in several)
                 failures[vid] = f"{folder}: {names}; keep one of them"
     return found, failures
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Every file below a folder, sorted by folder and name; linked folders are followed once."""
-    seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        status = os.stat(place)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders.sort()
-        for name in sorted(names):
-            yield Path(place, name)
 
 
 def _composed(name: str) -> str:

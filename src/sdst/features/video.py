@@ -66,6 +66,7 @@ if TYPE_CHECKING:
 
 Resize = Literal["stretch", "crop"]
 RESIZES: tuple[Resize, ...] = get_args(Resize)
+BEFORE = -1.0  # a time before the first frame
 ROUNDING = 2e-5  # seconds; transport streams round to 1/90000 s
 
 
@@ -236,7 +237,7 @@ class VideoReader:
         too_long = self.spec.clip_seconds
         declared = self.duration = declared_length(container)
         clock = Clock(container, stream)
-        time, end, damaged, ever_damaged = -1.0, 0.0, False, False
+        time, end, damaged, ever_damaged = BEFORE, clock.picture_start, False, False
         for frame in decode_packets(clock, stream):
             if not isinstance(frame, av.VideoFrame):
                 damaged = ever_damaged = True
@@ -245,7 +246,7 @@ class VideoReader:
             now = clock.seconds(frame)
             now = end if now is None else now
             if now <= time:
-                if time - now >= too_long:
+                if time > BEFORE and time - now >= too_long:
                     raise self._error(
                         f"its clock jumps back from {time:.1f} s to {now:.1f} s", "remux it with ffmpeg"
                     )
@@ -255,7 +256,7 @@ class VideoReader:
             self._check_time(clock, declared, now)
             time, end, damaged = now, now + _frame_seconds(frame, stream), False
             yield frame, now
-        if end > 0:  # at least one frame has decoded
+        if time > BEFORE:  # at least one frame has decoded
             length = clock.measure(end, ever_damaged)
             if length.declared - length.read >= too_long:
                 says = f"truncated: {length.read:.1f} s of {length.declared:.1f} s decode"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdst.console.parser import Parser
 from sdst.data.annotations import of_domain, read_annotations
-from sdst.data.predictions import read_predictions
+from sdst.data.predictions import read_predictions, warn_of_other_vids
 from sdst.errors import UserError
 from sdst.files.atomic import write_atomically
 from sdst.metrics.evaluation import PROTOCOLS, evaluate
@@ -36,6 +36,7 @@ def main(argv: Sequence[str]) -> int:
         result = evaluate(predictions, records, args.dataset)
     except UserError as error:
         raise UserError(f"{args.predictions} against {args.annotations}: {error}") from error
+    warn_of_other_vids(args.predictions, predictions, annotations.records)
     text = json.dumps(result, indent=4) + "\n"
     if args.out:
         write_atomically(args.out, text)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sdst.errors import UserError
 from sdst.files.atomic import atomic_path
+from sdst.plotting.fonts import use_fonts_for
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,6 +49,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     Raises:
         UserError: The format is unknown, or the file cannot be written.
     """
+    use_fonts_for(figure)
     with atomic_path(path) as temporary:
         try:
             figure.savefig(temporary, dpi=DOTS_PER_INCH, format=Path(path).suffix[1:] or "png")

@@ -124,6 +124,8 @@ def _train_here(config: DictConfig, run: RunFolder, resume: bool, world: int) ->
         result["selected"]["limit_val_batches"] = trainer.limit_val_batches
     if longer := data.longer_features():
         result["longer_features"] = longer
+    if missing := data.missing_features():
+        result["missing_features"] = missing
     _evaluate_best(run, data, module, trainer, result)
     if trainer.is_global_zero:
         # Written last: its presence says that the run is finished.

@@ -274,7 +274,9 @@ def test_identity_is_computed_with_the_old_option_names(corpus: Corpus) -> None:
     """Committed results and old runs are found by this identity."""
     sizes = ["model.attention.query_dim=8", "model.attention.cnn_depth=1"]
     sizes += [f"model.{key}={str(value).lower()}" for key, value in AS_THEN.items()]
-    config = compose([*corpus.overrides, *sizes, "levels.direction=descending", "seed=3"])
+    config = compose(
+        [*corpus.overrides, *sizes, "levels.direction=descending", "data.longer=refuse", "seed=3"]
+    )
     before: Any = OmegaConf.to_container(config, resolve=True)
     before["levels"] = {
         "count": 2,
@@ -284,7 +286,7 @@ def test_identity_is_computed_with_the_old_option_names(corpus: Corpus) -> None:
         "text_stride": 1,
     }
     del before["callbacks"], before["model"]["attention"]
-    for later in ("repeat", "longer", "domain"):
+    for later in ("repeat", "longer", "missing", "domain"):
         del before["data"][later]
     del before["loss"]["over_levels"]
     for key in AS_THEN:
@@ -318,13 +320,14 @@ def test_no_callback_leaves_the_identity_and_a_callback_changes_it(corpus: Corpu
 def test_an_option_newer_than_the_first_version_changes_the_identity_unless_it_has_its_default(
     corpus: Corpus,
 ) -> None:
-    config = compose(corpus.overrides)
+    config = compose([*corpus.overrides, "data.longer=refuse"])
     plain = identity(config)
     with open_dict(config):
-        del config.data["repeat"], config.data["longer"]  # as an earlier version composed it
+        for later in ("repeat", "longer", "missing"):  # as an earlier version composed it
+            del config.data[later]
     assert identity(config) == plain
     assert identity(compose([*corpus.overrides, "data.longer=cut"])) != plain
-    assert identity(compose([*corpus.overrides, "data.repeat=1"])) == plain
+    assert identity(compose([*corpus.overrides, "data.longer=refuse", "data.repeat=1"])) == plain
     assert identity(compose([*corpus.overrides, "data.repeat=4"])) != plain
 
 

@@ -242,3 +242,45 @@ def test_training_without_a_usable_moment_is_refused(tmp_path: Path) -> None:
     rows = [row | {"relevant_windows": [[3, 3]]} for row in make_rows("train", 3, scores=False)]
     with pytest.raises(UserError, match="no moment has a length inside its video"):
         make_module(make_corpus(tmp_path, {"train": rows})).load("train")
+
+
+def test_features_that_are_mostly_longer_are_not_cut(longer: Corpus) -> None:
+    rows = make_rows("train", 9)
+    write_rows(longer.paths["train"], rows[:5] + rows[8:])
+    assert len(make_module(longer, longer="cut").load("train").records) == 6
+    write_rows(longer.paths["train"], rows[:2] + rows[8:])  # two of three
+    with pytest.raises(UserError, match=r"if most are longer, check data\.clip_seconds"):
+        make_module(longer, longer="cut").load("train")
+
+
+@pytest.fixture
+def incomplete(tmp_path: Path) -> Corpus:
+    """A corpus in which a query of train, and the video of another row of val, have no features."""
+    rows = {"train": make_rows("train", 9), "val": make_rows("val", 6)}
+    kept = {"train": rows["train"][1:], "val": rows["val"][1:]}  # videos of val0 and val2 differ
+    corpus = make_corpus(tmp_path, kept)
+    for split, split_rows in rows.items():
+        write_rows(corpus.paths[split], split_rows)
+    return corpus
+
+
+def test_rows_without_features_are_refused_or_left_out_and_counted(
+    incomplete: Corpus, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="lacks 1 needed items"):
+        make_module(incomplete).load("train")
+    module = make_module(incomplete, missing="leave_out")
+    assert len(module.load("train").records) == 8
+    assert module.missing_features() == {"train": 1}
+    run = tmp_path / "run"
+    options = ["data.missing=leave_out", "trainer.max_epochs=1", f"run_dir={run}"]
+    assert main(["train", *incomplete.overrides, *options]) == 0
+    assert json.loads((run / "metrics.json").read_text())["missing_features"] == {"train": 1, "val": 1}
+    with pytest.raises(UserError, match=r"data\.missing must be one of refuse, leave_out, got 'drop'"):
+        make_module(incomplete, missing="drop")
+
+
+def test_leaving_out_every_row_is_refused(incomplete: Corpus) -> None:
+    write_rows(incomplete.paths["train"], make_rows("train", 1))
+    with pytest.raises(UserError, match="lacks 1 needed items"):
+        make_module(incomplete, missing="leave_out").load("train")

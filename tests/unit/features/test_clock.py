@@ -100,6 +100,14 @@ def test_a_remuxed_file_gives_the_same_clips(tmp_path, ending, picture_start, so
     assert all(left.equal(right) for left, right in zip(ours, theirs, strict=True))
 
 
+def test_a_late_picture_whose_first_half_second_is_damaged(tmp_path):
+    path = write(tmp_path, "b_frames.mp4", 50, picture_start=3.0, sound=(0.0, 8.0))
+    blank(path, slice(0, 5))
+    first, *others = shown(path)
+    assert first in range(5, 10)
+    assert others == [max(first, index) for index in expected(3.0, 50, 4)[1:]]
+
+
 def test_time_0_is_the_earliest_stream_wherever_the_timestamps_begin(tmp_path):
     path = write_with_sound(tmp_path / "v.mkv", 50, picture_start=503.0, sound=(500.0, 508.0))
     assert shown(path) == expected(3.0, 50, 4)
@@ -176,14 +184,19 @@ def test_a_file_that_is_cut_off_is_still_refused(tmp_path, ending):
 
 def test_a_damaged_end_is_refused_although_the_sound_goes_on(tmp_path):
     path = write(tmp_path, "b_frames.mp4", 100, sound=(0.0, 10.0), between_keys=1000)
+    blank(path, slice(50, None))
+    with pytest.raises(VideoError, match=r"truncated: [45]\.\d s of \d+\.\d s decode"):
+        list(VideoReader(path, SPEC))
+
+
+def blank(path: Path, which: slice) -> None:
+    """Overwrite some picture packets with zeros."""
     content = bytearray(path.read_bytes())
     with av.open(str(path)) as container:
         pictures = [packet for packet in container.demux(video=0) if packet.size]
-    for packet in pictures[50:]:
+    for packet in pictures[which]:
         content[packet.pos : packet.pos + packet.size] = bytes(packet.size)
     path.write_bytes(content)
-    with pytest.raises(VideoError, match=r"truncated: [45]\.\d s of \d+\.\d s decode"):
-        list(VideoReader(path, SPEC))
 
 
 def test_thumbnails_and_cuts_follow_the_clock(tmp_path):

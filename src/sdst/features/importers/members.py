@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sdst.errors import UserError
 from sdst.features.importers.arrays import SUFFIXES
+from sdst.files.walk import walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,30 +41,15 @@ class Member:
         return f"{self.source}/{self.name}" if self.source.is_dir() else f"{self.source}: {self.name}"
 
 
-def walk(folder: Path) -> tuple[list[Member], list[Path]]:
-    """The feature files below a folder, and all its other files; both sorted.
-
-    Raises:
-        OSError: A folder cannot be read.
-    """
-    members, others, seen = [], [], set()
-    todo = [str(folder)]
-    while todo:
-        place = todo.pop()
-        status = os.stat(place)
-        if (status.st_dev, status.st_ino) in seen:  # a link back up
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(place) as entries:
-            for entry in entries:
-                if entry.is_dir():
-                    if entry.name != "__MACOSX":
-                        todo.append(entry.path)
-                elif is_features(entry.name):
-                    name = os.path.relpath(entry.path, folder) if place != str(folder) else entry.name
-                    members.append(Member(folder, name, _reader(entry.path)))
-                else:
-                    others.append(Path(entry.path))
+def list_members(folder: Path) -> tuple[list[Member], list[Path]]:
+    """The feature files below a folder, and all its other files; both sorted."""
+    members, others = [], []
+    for path in walk(folder):
+        name = path[len(str(folder)) + 1 :]
+        if is_features(name):
+            members.append(Member(folder, name, _reader(path)))
+        else:
+            others.append(Path(path))
     return sorted(members, key=lambda member: member.name), sorted(others)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sdst.errors import UserError
 from sdst.features.importers import layouts
 from sdst.features.importers.arrays import SUFFIXES
-from sdst.features.importers.members import walk
+from sdst.features.importers.members import list_members
 from sdst.features.importers.packed import (
     all_parts,
     is_archive,
@@ -67,7 +67,7 @@ def open_source(path: Path, stack: ExitStack) -> Source:
     source = Source(path)
     if path.is_dir():
         try:
-            source.members, others = walk(path)
+            source.members, others = list_members(path)
         except OSError as error:
             raise UserError(
                 f"{error.filename}: cannot be read ({error.strerror}); check the folder"
