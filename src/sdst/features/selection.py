@@ -14,7 +14,7 @@ from sdst.files.text import read_text
 from sdst.files.walk import walk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sdst.types import Record
 
