@@ -122,6 +122,13 @@ def test_file_name_patterns(folder):
     assert run(folder, "--video-name", "{vid}-cam-002", "--query-name", "qid{qid}") == 0
 
 
+def test_extensions_may_be_in_capitals(folder):
+    fill(folder, ".npy", (3, 7), (3, 5))
+    for path in list((folder / "v").iterdir()):
+        path.rename(path.with_suffix(".NPY"))
+    assert run(folder) == 0
+
+
 def test_a_name_pattern_may_name_a_folder(folder):
     fill(folder, ".npy", (3, 7), (3, 5))
     for path in list((folder / "v").iterdir()):

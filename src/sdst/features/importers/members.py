@@ -55,8 +55,9 @@ def list_members(folder: Path) -> tuple[list[Member], list[Path]]:
 
 def is_features(name: str) -> bool:
     """Whether a name is one of a feature file, and not of macOS's notes about one."""
+    folders, _, file = name.rpartition("/")
     return (
-        name.endswith(SUFFIXES) and not name.rpartition("/")[2].startswith("._") and "__MACOSX/" not in name
+        file.lower().endswith(SUFFIXES) and not file.startswith("._") and "__MACOSX" not in folders.split("/")
     )
 
 
