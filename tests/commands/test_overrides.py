@@ -16,6 +16,8 @@ from helpers.one_line import one_line
 from helpers.same_result import read_json
 from sdst.cli import main
 from sdst.config.compose import conf_dir
+from sdst.data.annotations import read_annotations
+from sdst.features.simulate import write_simulated
 from sdst.training.run_folder import BEST
 
 REFUSED = {
@@ -311,8 +313,9 @@ def test_paths_are_read_as_they_are_typed(
 
 def test_commas_in_a_multirun_separate_paths(corpus: Corpus, tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("特.h5", "b.h5")]
-    for path in paths:
-        shutil.copy(corpus.features, path)
+    records = [record for path in corpus.paths.values() for record in read_annotations(path).records]
+    for seed, path in enumerate(paths):  # equal files would be one job
+        write_simulated(records, path, video_dim=16, text_dim=16, levels=2, seed=seed)
     runs = tmp_path / "sweep"
     files = f"data.features={paths[0]},{paths[1]}"
     assert main(["train", "-m", *corpus.overrides, "trainer.max_epochs=1", files, f"paths.runs={runs}"]) == 0

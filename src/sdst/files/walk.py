@@ -14,9 +14,16 @@ def walk(folder: Path) -> Iterator[str]:
     """Paths of every file below a folder, sorted by folder and name; linked folders are followed once.
 
     The paths are strings, because ten thousand Path objects take longer to make than small files to read.
+
+    Raises:
+        OSError: A folder cannot be read.
     """
+
+    def fail(error: OSError) -> None:
+        raise error
+
     seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         status = os.stat(place)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()

@@ -91,7 +91,7 @@ def test_wandb_is_offline_on_demand_or_without_key_or_network(
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(tracking, "_reachable", lambda host, port: reachable)
     made = {}
-    monkeypatch.setattr(tracking, "WandbLogger", lambda **options: made.update(options))
+    monkeypatch.setattr(tracking, "StepLogger", lambda **options: made.update(options))
     tracking.wandb_logger(str(tmp_path / "run7"), "project", "table1", ("a",))
     wandb.teardown()  # which was asked where its server is
     assert (made.pop("mode") == "offline") is offline
