@@ -159,3 +159,31 @@ def test_downloads_are_recognised(place: Path, capsys: pytest.CaptureFixture[str
     text = check(capsys, "data/qvhighlights")[1]
     shown = f"data/qvhighlights/{name}"
     assert f"{shown} looks like published features: sdst features import --from {Path(shown).parent} " in text
+
+
+def test_longer_and_shorter_videos_are_told_apart(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_features(place)
+    for name, duration in (("highlight_train_release.jsonl", 14), ("highlight_val_release.jsonl", 40)):
+        rows = [json.loads(line) | {"duration": duration} for line in (place / name).read_text().splitlines()]
+        (place / name).write_text("\n".join(map(json.dumps, rows)))
+    status, text = check(capsys, "data/qvhighlights")
+    assert status == 3
+    assert (
+        "note: data/features/qvhighlights.h5: 2 videos of train are longer than annotated (t0, t1); a run cuts"
+        in text
+    )
+    assert "to mend: data/features/qvhighlights.h5: 1 videos of val are more than a clip shorter" in text
+    text = check(capsys, "data/qvhighlights", "data.longer=refuse")[1]
+    assert "to mend: data/features/qvhighlights.h5: 2 videos of train are longer than annotated" in text
+
+
+def test_missing_rows_that_a_run_leaves_out_are_a_note(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_features(place, 1)
+    status, text = check(capsys, "data/qvhighlights", "data.missing=leave_out")
+    assert status == 0
+    assert (
+        "note: data/features/qvhighlights.h5: lacks 1 of 4 queries of train (1); a run leaves their rows out"
+        in text
+    )

@@ -23,10 +23,11 @@ from sdst.features.importers.layouts import folder_kind
 from sdst.features.importers.packed import is_archive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Sequence
+
+    from omegaconf import DictConfig
 
     from sdst.features.importers.coverage import Coverage
-    from sdst.types import Record
 
 MOST_FILES = 2000
 """Files of a folder that are looked at in a search; a folder of features can hold tens of thousands."""
@@ -52,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     add("overrides", nargs="*", metavar="OVERRIDE", help="overrides of sdst train (data.features=F.h5)")
     add("--json", action="store_true", help="print JSON, not a table")
     args = parser.parse_args(argv)
-    found = check(*_configured(args.data, args.overrides))
+    found = check(_configured(args.data, args.overrides))
     if args.json:
         sys.stdout.write(json.dumps(_facts(found), indent=4) + "\n")
     else:
@@ -60,8 +61,8 @@ def main(argv: Sequence[str]) -> int:
     return EXIT_NOT_READY if found.problems else 0
 
 
-def _configured(data: str, overrides: Sequence[str]) -> tuple[str, dict[str, str | None], Path, str, float]:
-    """Arguments of ``check`` as ``sdst train data=NAME`` would configure them.
+def _configured(data: str, overrides: Sequence[str]) -> DictConfig:
+    """The options ``data`` as ``sdst train data=NAME`` would configure them.
 
     A folder is named after its data set and stands for ``paths.data`` = its parent, so that it can lie anywhere.
 
@@ -76,15 +77,8 @@ def _configured(data: str, overrides: Sequence[str]) -> tuple[str, dict[str, str
     if path.name not in choices:
         raise UserError(f"{data}: must be a data set or its folder, one of {', '.join(choices)}")
     place = [] if data == path.name else [f"paths.data={quoted(str(path.parent))}"]
-    config = compose([f"data={path.name}", *place, *overrides])
-    annotations = {str(split): file for split, file in config.data.annotations.items()}
-    return (
-        config.data.name,
-        annotations,
-        Path(config.data.features),
-        config.data.pooling,
-        config.data.clip_seconds,
-    )
+    options: DictConfig = compose([f"data={path.name}", *place, *overrides]).data
+    return options
 
 
 @dataclass
@@ -131,30 +125,26 @@ class DataCheck:
     notes: list[str] = field(default_factory=list)
 
 
-def check(
-    name: str, annotations: Mapping[str, str | None], features: Path, pooling: str, clip_seconds: float
-) -> DataCheck:
+def check(data: DictConfig) -> DataCheck:
     """Compare a data set's files with what a run needs and with what was released.
 
     Args:
-        name: The data set, whose released files are known if it is in ``RELEASED``.
-        annotations: Split -> annotation file; None for a split that the data set does not have.
-        features: The feature file.
-        pooling: The pooling that a run would read.
-        clip_seconds: The clip length that a run would use.
+        data: The options ``data`` of a run; the released files are known if its name is in ``RELEASED``.
 
     Raises:
         UserError: An annotation file or the feature file is there but damaged.
     """
+    name, features = data.name, Path(data.features)
     found = DataCheck([], features)
-    paths = {split: Path(path) for split, path in annotations.items() if path is not None}
+    paths = {str(split): Path(path) for split, path in data.annotations.items() if path is not None}
     if features.is_file():
-        found.store = FeatureStore(features, pooling=pooling)
-        found.fingerprint = fingerprint(features, pooling)
-        if found.store.info.clip_seconds != clip_seconds:
+        found.store = FeatureStore(features, pooling=data.pooling)
+        found.fingerprint = fingerprint(features, data.pooling)
+        stored = found.store.info.clip_seconds
+        if stored != data.clip_seconds:
             found.problems.append(
-                f"{features}: its clips are {found.store.info.clip_seconds:g} s long, those of {name} are "
-                f"{clip_seconds:g} s; train with data.clip_seconds={found.store.info.clip_seconds:g} or import again"
+                f"{features}: its clips are {stored:g} s long, those of {name} are {data.clip_seconds:g} s; train with "
+                f"data.clip_seconds={stored:g} or import again"
             )
     else:
         found.problems.append(_without_features(features, list(paths.values())))
@@ -175,28 +165,42 @@ def check(
             )
         if found.store is not None:
             row.coverage = measure_coverage(found.store, split, records)
-            found.problems += _gaps(name, row.coverage, found, records)
+            _add_gaps(data, row.coverage, found)
     return found
 
 
-def _gaps(name: str, coverage: Coverage, found: DataCheck, records: list[Record]) -> Iterator[str]:
-    """What the features lack for one split, one line each."""
+def _add_gaps(data: DictConfig, coverage: Coverage, found: DataCheck) -> None:
+    """Add what the features lack for one split: a problem, or a note if a run would go on."""
     split, features = coverage.split, found.features
     for kind, missing, total in (
         ("videos", coverage.missing_vids, coverage.num_videos),
         ("queries", coverage.missing_qids, coverage.num_queries),
     ):
         if missing:
-            advice = "import or extract them, or leave such rows out with data.missing=leave_out"
-            if kind == "queries" and set(missing) <= set(ABSENT.get(name, {}).get(split, ())):
-                advice = "the published 6B features lack them too; leave them out with data.missing=leave_out"
-            yield f"{features}: lacks {len(missing)} of {total} {kind} of {split} ({_some(missing)}); {advice}"
-    if coverage.other_length:
-        count = len(coverage.other_length)
-        yield (
-            f"{features}: {count} videos of {split} are more than a clip longer or shorter than annotated "
-            f"({_some([vid for vid, *_ in coverage.other_length])}); check the clip length, or set data.longer=cut "
-            "for longer ones"
+            lacks = f"{features}: lacks {len(missing)} of {total} {kind} of {split} ({_some(missing)})"
+            if data.missing == "leave_out":
+                found.notes.append(f"{lacks}; a run leaves their rows out")
+            elif kind == "queries" and set(missing) <= set(ABSENT.get(data.name, {}).get(split, ())):
+                found.problems.append(
+                    f"{lacks}; the published 6B features lack them too; leave them out with data.missing=leave_out"
+                )
+            else:
+                found.problems.append(
+                    f"{lacks}; import or extract them, or leave such rows out with data.missing=leave_out"
+                )
+    longer = [vid for vid, stored, expected in coverage.other_length if stored > expected]
+    shorter = [vid for vid, stored, expected in coverage.other_length if stored < expected]
+    if longer:
+        line = f"{features}: {len(longer)} videos of {split} are longer than annotated ({_some(longer)})"
+        if data.longer == "refuse":
+            found.problems.append(f"{line}; cut them with data.longer=cut, or check the clip length")
+        else:
+            done = "cuts them to the annotation" if data.longer == "cut" else "leaves their rows out"
+            found.notes.append(f"{line}; a run {done}")
+    if shorter:
+        found.problems.append(
+            f"{features}: {len(shorter)} videos of {split} are more than a clip shorter than annotated "
+            f"({_some(shorter)}); check the clip length, or import or extract them again"
         )
 
 
