@@ -254,11 +254,11 @@ def test_a_killed_import_continues(name, files, monkeypatch):
     source = files.folder if name == "down" else pack(files.folder, files.folder.parent / name)
     written = []
 
-    def write_three(self, qid, array, write=FeatureWriter.write_text):
+    def write_three(self, qid, *rest, write=FeatureWriter.write_text):
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(qid)
-        write(self, qid, array)
+        write(self, qid, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(FeatureWriter, "write_text", write_three)

@@ -155,6 +155,7 @@ class GroundingDataset(Dataset[Sample]):
         self.lengths: Counter[str] = Counter()
         self.num_clips: list[int] = []
         self.whole_clips: list[float] = []
+        store.require_queries(records)
         num_stored = {vid: store.num_clips(vid) for vid in dict.fromkeys(record.vid for record in records)}
         too_long = [
             record.qid

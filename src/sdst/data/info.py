@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from sdst.untrusted import hdf5
 
 FORMAT = "sdst-features"
 VERSION = 1
+QUERY_HASHES = "query_hashes"
+"""Array of bytes: JSON of qid -> :func:`query_hash` of the query that was encoded. Older files lack it."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,11 @@ class StoreInfo:
             "simulated": self.simulated,
             "extra": self.extra,
         }
+
+
+def query_hash(query: str) -> str:
+    """16 hexadecimal digits that differ for different texts."""
+    return hashlib.sha256(query.encode()).hexdigest()[:16]
 
 
 def read_info(path: str | Path) -> StoreInfo:

@@ -6,11 +6,14 @@
                             created_by, complete, simulated, and any others that the writer was given
     /video/<pooling>/<vid>  float16 (T, n, Dv)     n layers, shallow to deep
     /text/<qid>             float16 (L, n, Dt)     CLS token first
+    /query_hashes           uint8 (bytes)          JSON: qid -> hash of the query's text; older files lack it
 """
 
 from __future__ import annotations
 
+import json
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdst.data.float16 import all_finite
-from sdst.data.info import open_store, read_info
+from sdst.data.info import QUERY_HASHES, open_store, query_hash, read_info
 from sdst.errors import UserError
 from sdst.untrusted import hdf5
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sdst.types import Qid
+    from sdst.types import Qid, Record
 
 
 class FeatureStore:
@@ -110,6 +113,40 @@ class FeatureStore:
             [vid for vid in dict.fromkeys(vids) if vid not in stored_vids],
             [qid for qid in dict.fromkeys(map(str, qids)) if qid not in stored_qids],
         )
+
+    @cached_property
+    def query_hashes(self) -> dict[str, str]:
+        """Qid -> hash of the query that was encoded; empty for older files.
+
+        Raises:
+            UserError: The hashes are damaged.
+        """
+        content = hdf5.read_bytes(self._file, QUERY_HASHES)
+        try:
+            hashes = json.loads(content) if content else {}
+        except (ValueError, RecursionError):
+            hashes = None
+        if not isinstance(hashes, dict):
+            raise UserError(f"{self.info.path}: /{QUERY_HASHES} is damaged; write the file again")
+        return hashes
+
+    def require_queries(self, records: Iterable[Record]) -> None:
+        """Check that the stored features are of these queries, if they state one, and not of others with the same ids.
+
+        Raises:
+            UserError: Some are of other queries; the message has their number and the first one.
+        """
+        hashes = self.query_hashes
+        other = [
+            record
+            for record in records
+            if record.query and hashes.get(str(record.qid), known := query_hash(record.query)) != known
+        ]
+        if other:
+            raise UserError(
+                f"{self.info.path}: {len(other)} queries have the features of another text (first qid "
+                f"{other[0].qid!r}, {other[0].query!r}); make the features from these annotations"
+            )
 
     def require(self, vids: Iterable[str], qids: Iterable[Qid]) -> None:
         """Check before any work starts that all these videos and queries are stored.

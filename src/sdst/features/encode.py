@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from sdst.data.info import query_hash
 from sdst.features.backbone.backbone import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
@@ -138,10 +139,10 @@ def encode_queries(
         layers: Layer numbers of the text tower.
         advance: Function called with the number of queries after every batch.
     """
-    todo = [record for record in records if not writer.has_text(record.qid)]
+    todo = [record for record in records if not writer.has_text(record.qid, query_hash(record.query))]
     for first in range(0, len(todo), QUERIES_PER_BATCH):
         batch = todo[first : first + QUERIES_PER_BATCH]
         states = backbone.text([record.query for record in batch], layers)
         for record, tokens in zip(batch, states, strict=True):
-            writer.write_text(record.qid, tokens.float().cpu().numpy())
+            writer.write_text(record.qid, tokens.float().cpu().numpy(), query_hash(record.query))
         advance(len(batch))

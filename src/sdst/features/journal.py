@@ -1,7 +1,7 @@
 """An append-only file of named float16 arrays that survives a kill of its writer at any moment.
 
-The first line is a JSON header; every item is a line of JSON (key, shape, checksum) followed by its bytes.
-Only the last item can be incomplete, and opening the journal again cuts it off.
+The first line is a JSON header; every item is a line of JSON (key, shape, checksum, perhaps a note) followed by its
+bytes. Only the last item can be incomplete, and opening the journal again cuts it off.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Journal:
     def __init__(self, path: Path, header: dict[str, Any]) -> None:
         self._path = path
         self._items: dict[str, tuple[int, tuple[int, ...]]] = {}  # key -> (offset of its bytes, shape)
+        self._notes: dict[str, str] = {}
         self._file: BinaryIO = path.open("a+b")
         # Unbuffered, because a buffer would keep the bytes a full disk refuses and write them again on close.
         self._appender = path.open("ab", buffering=0)
@@ -62,23 +63,29 @@ class Journal:
         """The shape of an item."""
         return self._items[key][1]
 
+    def note(self, key: str) -> str:
+        """The note of an item, "" without one."""
+        return self._notes.get(key, "")
+
     def read(self, key: str) -> NDArray[np.float16]:
         """The array of an item."""
         start, shape = self._items[key]
         self._file.seek(start)
         return np.frombuffer(self._file.read(_num_bytes(shape)), "<f2").reshape(shape)
 
-    def append(self, key: str, array: NDArray[np.float16]) -> None:
-        """Add an item. Once this returns, a kill of the process cannot lose it.
+    def append(self, key: str, array: NDArray[np.float16], note: str = "") -> None:
+        """Add an item, perhaps with a note. Once this returns, a kill of the process cannot lose it.
 
         Raises:
             UserError: The file cannot be written, e.g. because the disk is full.
         """
         raw = array.astype("<f2", copy=False).tobytes()
-        line = _line({"key": key, "shape": array.shape, "crc32": zlib.crc32(raw)})
+        item = {"key": key, "shape": array.shape, "crc32": zlib.crc32(raw)}
+        line = _line(item | {"note": note} if note else item)
         start = self._file.seek(0, os.SEEK_END) + len(line)
         self._write(line + raw)
         self._items[key] = (start, array.shape)
+        self._notes[key] = note
 
     def close(self) -> None:
         """Close the file and release its lock."""
@@ -122,6 +129,7 @@ class Journal:
         try:
             item = json.loads(self._file.readline())
             key, shape, checksum = item["key"], tuple(item["shape"]), item["crc32"]
+            note = str(item.get("note", ""))
         except (ValueError, KeyError, TypeError):
             return False
         start = self._file.tell()
@@ -130,6 +138,7 @@ class Journal:
         if incomplete or zlib.crc32(self._file.read(_num_bytes(shape))) != checksum:
             return False
         self._items[key] = (start, shape)
+        self._notes[key] = note
         return True
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sdst.console.parser import Parser
 from sdst.console.progress import track
 from sdst.data.info import open_store, read_info
+from sdst.data.store import FeatureStore
 from sdst.errors import UserError
 from sdst.features.writer import FeatureWriter
 from sdst.untrusted import hdf5
@@ -65,12 +66,13 @@ def merge(inputs: Sequence[Path], out: Path) -> None:
 
 
 def _copy(path: Path, writer: FeatureWriter) -> None:
+    hashes = FeatureStore(path, pooling=read_info(path).poolings[0]).query_hashes
     with open_store(path) as file:
         for key in track(_keys(file), f"reading {path.name}"):
             group, _, name = key.rpartition("/")
             if group == "text":
                 if not writer.has_text(name):  # an interrupted merge may have copied it
-                    writer.write_text(name, hdf5.read(file, key))
+                    writer.write_text(name, hdf5.read(file, key), hashes.get(name, ""))
             else:
                 pooling = group.removeprefix("video/")
                 if not writer.has_video(name, pooling):

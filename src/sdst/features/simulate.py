@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdst.console.progress import progress_bars
+from sdst.data.info import query_hash
 from sdst.errors import UserError
 from sdst.features.simulated_concepts import (
     NUM_CONCEPTS,
@@ -228,9 +229,9 @@ def write_simulated(records: Sequence[Record], out: str | Path, **sizes: Any) ->
                 for pooling in simulation.video_towers:
                     if not writer.has_video(vid, pooling):
                         writer.write_video(pooling, vid, simulation.video(vid, pooling))
-            for qid in progress.track(simulation.queries, description="simulating queries"):
-                if not writer.has_text(qid):
-                    writer.write_text(qid, simulation.text(qid))
+            for qid, row in progress.track(simulation.queries.items(), description="simulating queries"):
+                if not writer.has_text(qid, known := query_hash(row.query)):
+                    writer.write_text(qid, simulation.text(qid), known)
         writer.finish()
 
 

@@ -5,12 +5,15 @@ A journal is needed because HDF5 promises nothing about a file whose writer was 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from sdst.console.progress import track
 from sdst.data.float16 import to_float16
-from sdst.data.info import FORMAT, VERSION, partial_path
+from sdst.data.info import FORMAT, QUERY_HASHES, VERSION, partial_path
 from sdst.errors import UserError
 from sdst.features.hdf5_output import new_hdf5
 from sdst.features.journal import Journal
@@ -93,9 +96,18 @@ class FeatureWriter:
         """Number of clips of a video that is written."""
         return self._journal.shape(f"video/{pooling}/{vid}")[0]
 
-    def has_text(self, qid: Qid) -> bool:
-        """Whether this query is already written."""
-        return f"text/{qid}" in self._journal.keys
+    def has_text(self, qid: Qid, query_hash: str = "") -> bool:
+        """Whether this query is already written.
+
+        Raises:
+            UserError: Another query is written under this id.
+        """
+        key = f"text/{qid}"
+        if query_hash and self._journal.note(key) not in ("", query_hash):
+            raise UserError(
+                f"{partial_path(self._path)}: qid {qid} was begun with another query; delete the file to start over"
+            )
+        return key in self._journal.keys
 
     def write_video(self, pooling: str, vid: str, array: ArrayLike) -> None:
         """Add a video's features (T, n, Dv), stored as float16.
@@ -106,13 +118,19 @@ class FeatureWriter:
         """
         self._write(f"video/{pooling}", vid, array, self._attrs["video_layers"])
 
-    def write_text(self, qid: Qid, array: ArrayLike) -> None:
+    def write_text(self, qid: Qid, array: ArrayLike, query_hash: str = "") -> None:
         """Add a query's features (L, n, Dt), CLS token first, stored as float16.
+
+        Args:
+            qid: Id of the query.
+            array: Its features.
+            query_hash: Hash of its text (:func:`sdst.data.info.query_hash`), by which readers notice another query
+                under the same id.
 
         Raises:
             UserError: See ``write_video``.
         """
-        self._write("text", str(qid), array, self._attrs["text_layers"])
+        self._write("text", str(qid), array, self._attrs["text_layers"], query_hash)
 
     def num_tokens(self, qid: Qid) -> int:
         """L of a query that is written."""
@@ -137,6 +155,13 @@ class FeatureWriter:
             for key in track(sorted(self._journal.keys), f"writing {self._path.name}"):
                 file[key] = self._journal.read(key)
                 output.check()
+            hashes = {
+                key.removeprefix("text/"): note
+                for key in self._journal.keys
+                if key.startswith("text/") and (note := self._journal.note(key))
+            }
+            if hashes:
+                file[QUERY_HASHES] = np.frombuffer(json.dumps(hashes, sort_keys=True).encode(), np.uint8)
             file.attrs["complete"] = True
         self._journal.delete()
 
@@ -155,7 +180,9 @@ class FeatureWriter:
             )
         return list(map(int, layers))
 
-    def _write(self, group: str, name: str, array: ArrayLike, layers: Sequence[int] | None) -> None:
+    def _write(
+        self, group: str, name: str, array: ArrayLike, layers: Sequence[int] | None, note: str = ""
+    ) -> None:
         key = f"{group}/{name}"
         if not can_name_features(name):
             raise UserError(f"{self._path}: {name!r} cannot name features; use a name without '/'")
@@ -173,7 +200,7 @@ class FeatureWriter:
             raise UserError(
                 f"{self._path}: /{key} is {data.shape[2]} wide, expected {width}; check its source"
             )
-        self._journal.append(key, data)
+        self._journal.append(key, data, note)
 
 
 def require_names(records: Iterable[Record], path: Path) -> None:

@@ -108,6 +108,22 @@ def read(file: h5py.File, key: str, item: Item | None = None) -> NDArray[np.floa
     return values
 
 
+def read_bytes(file: h5py.File, key: str) -> bytes:
+    """The content of an array of bytes of rank 1, b"" if there is none.
+
+    Raises:
+        UserError: It is of another type or rank, not stored in this file, or larger than its stored bytes account for.
+    """
+    array = _find(file, key)
+    if array is None:
+        return b""
+    with _as_user_error(file, f"/{key}"):
+        if not isinstance(array, h5py.Dataset) or array.dtype != np.uint8 or len(array.shape or ()) != 1:
+            raise UserError(f"{file.filename}: /{key} must be an array of bytes; write the file again")
+        _require_stored(array)
+        return bytes(array[()])
+
+
 def _find(file: h5py.File, key: str) -> h5py.Group | h5py.Dataset | None:
     """The group or array of that name, or None if it is missing.
 

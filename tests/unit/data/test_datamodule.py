@@ -1,9 +1,11 @@
 """The data module: what it reads, leaves out, refuses and serves."""
 
 import json
+import shutil
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 
 from helpers.corpus import Corpus, make_corpus, make_rows, write_rows
@@ -284,3 +286,29 @@ def test_leaving_out_every_row_is_refused(incomplete: Corpus) -> None:
     write_rows(incomplete.paths["train"], make_rows("train", 1))
     with pytest.raises(UserError, match="lacks 1 needed items"):
         make_module(incomplete, missing="leave_out").load("train")
+
+
+def test_features_of_another_query_under_the_same_qid_are_refused(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in corpus.paths["val"].read_text().splitlines()]
+    rows[1]["query"] = "another sentence"
+    changed = write_rows(tmp_path / "val.jsonl", rows)
+    assert main(["train", *corpus.overrides, f"data.annotations.val={changed}"]) == 2
+    error = capsys.readouterr().err
+    assert (
+        f"1 queries have the features of another text (first qid {rows[1]['qid']!r}, 'another sentence')"
+        in error
+    )
+
+
+def test_feature_files_without_hashes_of_queries_are_read(corpus: Corpus, tmp_path: Path) -> None:
+    older = tmp_path / "older.h5"
+    shutil.copy(corpus.features, older)
+    with h5py.File(older, "r+") as file:
+        del file["query_hashes"]
+    assert len(make_module(corpus, features=str(older)).load("train").records)
+    with h5py.File(older, "r+") as file:
+        file["query_hashes"] = np.frombuffer(b"{", np.uint8)
+    with pytest.raises(UserError, match="/query_hashes is damaged"):
+        make_module(corpus, features=str(older)).load("train")

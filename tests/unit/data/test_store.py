@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from sdst.cli import main
 from sdst.data.float16 import to_float16
-from sdst.data.info import read_info
+from sdst.data.info import query_hash, read_info
 from sdst.data.store import FeatureStore
 from sdst.errors import UserError
+from sdst.features.merge import merge
 from sdst.features.writer import FeatureWriter
 
 LAYERS = {"video_layers": [37, 38, 40], "text_layers": [18, 19]}
@@ -443,3 +444,21 @@ def test_validate_reports_every_kind_of_problem(path: Path, capsys: pytest.Captu
         "a b has 4 clips for 11.1 s",
     ):
         assert problem in report
+
+
+def test_hashes_of_queries_survive_a_kill_a_merge_and_refuse_another_query(tmp_path: Path) -> None:
+    inputs = [tmp_path / "a.h5", tmp_path / "b.h5"]
+    for number, path in enumerate(inputs):
+        settings = {"backbone": "b", "video_layers": [1], "text_layers": [1], "clip_seconds": 2.0}
+        with FeatureWriter(path, **settings) as writer:
+            writer.write_video("avg", f"v{number}", np.ones((2, 1, 3)))
+            writer.write_text(number, np.ones((2, 1, 3)), query_hash(f"query {number}"))
+        with FeatureWriter(path, **settings) as writer:  # continued
+            assert writer.has_text(number, query_hash(f"query {number}"))
+            with pytest.raises(UserError, match=f"qid {number} was begun with another query"):
+                writer.has_text(number, query_hash("another"))
+            writer.finish()
+    merge(inputs, tmp_path / "both.h5")
+    store = FeatureStore(tmp_path / "both.h5", pooling="avg")
+    assert store.query_hashes == {str(number): query_hash(f"query {number}") for number in range(2)}
+    assert query_hash("query 0") != query_hash("query 1")

@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,10 +80,10 @@ def test_an_interrupted_simulation_is_continued(
     write_simulated(toy["test"], tmp_path / "whole.h5", **DIMS)
     write_text, written = FeatureWriter.write_text, []
 
-    def interrupted(self: FeatureWriter, qid: str, array: np.ndarray) -> None:
+    def interrupted(self: FeatureWriter, qid: str, *rest: Any) -> None:
         if len(written) == 2:
             raise KeyboardInterrupt
-        write_text(self, qid, array)
+        write_text(self, qid, *rest)
         written.append(qid)
 
     monkeypatch.setattr(FeatureWriter, "write_text", interrupted)

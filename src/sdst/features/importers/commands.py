@@ -89,7 +89,13 @@ def _parser() -> Parser:
     add("--query-name", metavar="NAME", help="name of a query's file, e.g. qid{qid} (the usual ones)")
     add("--video-key", metavar="KEY", help="name of the array in a video's file (the usual ones)")
     add("--query-key", metavar="KEY", help="name of the array in a query's file (the usual ones)")
-    add("--text-axes", choices=axes.AXES, help="order of the axes of a query (found by comparing files)")
+    order = " or ".join(axes.AXES)
+    add(
+        "--text-axes",
+        choices=axes.AXES,
+        metavar="AXES",
+        help=f"{order}, of a query (found by comparing files)",
+    )
     add("--backbone", metavar="NAME", help="network that made the features (the layout's)")
     add("--pooling", choices=["adaptive", "avg", "cls"], default="adaptive", help="see above (%(default)s)")
     add("--video-layers", type=layer_numbers, metavar="I,J,..", help="layer numbers in a video file (1,2,..)")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdst.console.progress import progress_bars
 from sdst.console.terminal import printable
-from sdst.data.info import partial_path
+from sdst.data.info import partial_path, query_hash
 from sdst.errors import UserError
 from sdst.features.importers import layouts
 from sdst.features.importers.intake import MOST_HELD, Intake, Options
@@ -83,11 +83,12 @@ class Import:
             write=lambda vid, array: self._open().write_video(args.pooling, str(vid), array),
             check=self._settle_clip_seconds,
         )
+        hashes = {record.qid: query_hash(record.query) for record in records}
         self._text = Intake(
             "text",
             Options(chosen, args.query_key, _count(args.text_layers), args.text_axes, args.pooling),
-            is_written=lambda qid: self._open().has_text(qid),
-            write=lambda qid, array: self._open().write_text(qid, array),
+            is_written=lambda qid: self._open().has_text(qid, hashes[qid]),
+            write=lambda qid, array: self._open().write_text(qid, array, hashes[qid]),
             check=lambda queries: self._lengths.require({qid: num_tokens for qid, num_tokens, _ in queries}),
         )
         self._intakes = {"video": self._video, "text": self._text}
