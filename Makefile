@@ -37,7 +37,7 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## end-to-end demo on synthetic videos: under 10 minutes on 2 cores
+demo: $(READY)  ## end-to-end demo on synthetic videos: about 10 minutes on 2 idle cores
 	$(BIN)/sdst demo
 
 world: data/world/features.h5  ## make the small world's videos and features, the data of tables at laptop scale
