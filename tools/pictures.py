@@ -1,4 +1,4 @@
-"""Make the pictures of the documentation from a demo: run ``make demo``, then ``PYTHONPATH=tests python tools/pictures.py``.
+"""Make the documentation's pictures from a demo: ``make demo``, then ``PYTHONPATH=tests python tools/pictures.py``.
 
 Needs Chromium and Pillow, which matplotlib installs.
 """
