@@ -269,9 +269,11 @@ class GroundingDataModule(L.LightningDataModule):
 
     @cached_property
     def annotation_hashes(self) -> dict[str, str]:
-        """Split -> SHA-256 of its annotation file, as it is at the first call."""
+        """Split -> SHA-256 of its annotation file, as it is at the first call; a script may lack a split's file."""
         return {
-            split: hashlib.sha256(Path(path).read_bytes()).hexdigest() for split, path in self.paths.items()
+            split: hashlib.sha256(Path(path).read_bytes()).hexdigest()
+            for split, path in self.paths.items()
+            if Path(path).is_file()
         }
 
     def state_dict(self) -> dict[str, Any]:
