@@ -128,10 +128,13 @@ def test_a_second_ctrl_c_stops_at_once(
 def test_ctrl_c_before_the_first_step_ends_in_one_line(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    handler = signal.getsignal(signal.SIGINT)
+    # A process that was started in the background ignores Ctrl-C.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     terminate_at(monkeypatch, "configure_optimizers", 1, [signal.SIGINT])
-    assert main(["train", *corpus.overrides, *STEPS, f"run_dir={tmp_path / 'run'}"]) == 130
-    signal.signal(signal.SIGINT, handler)
+    try:
+        assert main(["train", *corpus.overrides, *STEPS, f"run_dir={tmp_path / 'run'}"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert capsys.readouterr().err.endswith(
         "sdst train: interrupted; a run that has begun continues with: sdst train resume=latest\n"
     )
