@@ -37,8 +37,9 @@ def _watch(_pid: int) -> None:
 
 
 def _wait(parent: int) -> None:
+    # A child of multiprocessing has a pipe that its parent's end closes; one of joblib says that it has a parent only.
     known = parent_process()
-    if known is not None:  # a child of multiprocessing, which has a pipe that its parent's end closes
+    if known is not None and known.sentinel is not None:
         connection.wait([known.sentinel])
     else:
         while os.getppid() == parent:

@@ -23,6 +23,10 @@ if __name__ == "__main__":
     if method == "os.fork":
         if os.fork() == 0:
             work()
+    elif method == "joblib":
+        from joblib.externals.loky import get_reusable_executor
+
+        get_reusable_executor(1).submit(work)
     else:
         context = multiprocessing.get_context(method)
         for _ in range(2):
@@ -39,8 +43,10 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
-@pytest.mark.parametrize(("method", "count"), [("fork", 2), ("spawn", 2), ("os.fork", 1)])
+@pytest.mark.parametrize(("method", "count"), [("fork", 2), ("spawn", 2), ("os.fork", 1), ("joblib", 1)])
 def test_children_end_when_their_parent_is_killed(tmp_path: Path, method: str, count: int) -> None:
+    if method == "joblib":
+        pytest.importorskip("joblib")
     program = tmp_path / "parent.py"
     program.write_text(PARENT)
     parent = subprocess.Popen([sys.executable, str(program), method], stdout=subprocess.PIPE, text=True)
