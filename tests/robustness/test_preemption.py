@@ -43,22 +43,25 @@ def terminate_at(
 
 
 @pytest.mark.parametrize(
-    ("method", "call", "overrides", "epoch", "step"),
+    ("number", "method", "call", "overrides", "epoch", "step"),
     [
-        ("training_step", 1, [], 0, 1),
-        ("training_step", 8, ["data.num_workers=1"], 1, 8),
-        ("training_step", 5, [], 0, 5),  # last step of its epoch: validation follows
-        ("training_step", 10, [], 1, 10),  # last step of the run
-        ("validation_step", 2, ["data.num_workers=1"], 0, 5),
-        ("validation_step", 8, [], 1, 10),  # evaluation of the best checkpoint
+        (signal.SIGTERM, "training_step", 1, [], 0, 1),
+        (signal.SIGTERM, "training_step", 8, ["data.num_workers=1"], 1, 8),
+        (signal.SIGTERM, "training_step", 5, [], 0, 5),  # last step of its epoch: validation follows
+        (signal.SIGTERM, "training_step", 10, [], 1, 10),  # last step of the run
+        (signal.SIGTERM, "validation_step", 2, ["data.num_workers=1"], 0, 5),
+        (signal.SIGTERM, "validation_step", 8, [], 1, 10),  # evaluation of the best checkpoint
+        (signal.SIGINT, "training_step", 8, ["data.num_workers=1"], 1, 8),
+        (signal.SIGINT, "validation_step", 2, ["data.num_workers=1"], 0, 5),
     ],
 )
-def test_run_stopped_by_sigterm_resumes_to_the_uninterrupted_result(
+def test_run_stopped_by_a_signal_resumes_to_the_uninterrupted_result(
     corpus: Corpus,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
     uninterrupted: Path,
+    number: signal.Signals,
     method: str,
     call: int,
     overrides: list[str],
@@ -67,42 +70,14 @@ def test_run_stopped_by_sigterm_resumes_to_the_uninterrupted_result(
 ) -> None:
     run_dir = tmp_path / "run"
     arguments = [*corpus.overrides, *STEPS, *overrides, f"run_dir={run_dir}"]
-    handler = signal.getsignal(signal.SIGTERM)
-    terminate_at(monkeypatch, method, call)
+    handler = signal.getsignal(number)
+    terminate_at(monkeypatch, method, call, [number])
     with pytest.raises(SystemExit) as ended:
         main(["train", *arguments])
     monkeypatch.undo()
-    assert ended.value.code == 143
-    assert signal.getsignal(signal.SIGTERM) == handler
-    assert caplog.messages[-1] == f"stopped by SIGTERM; continue with: sdst train resume={run_dir}"
-    assert (load(run_dir / LAST)["epoch"], load(run_dir / LAST)["global_step"]) == (epoch, step)
-    assert main(["train", f"resume={run_dir}"]) == 0
-    assert_same_result(run_dir, uninterrupted)
-
-
-@pytest.mark.parametrize(
-    ("method", "call", "epoch", "step"), [("training_step", 8, 1, 8), ("validation_step", 2, 0, 5)]
-)
-def test_ctrl_c_saves_and_stops_like_sigterm(
-    corpus: Corpus,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    tmp_path: Path,
-    uninterrupted: Path,
-    method: str,
-    call: int,
-    epoch: int,
-    step: int,
-) -> None:
-    run_dir = tmp_path / "run"
-    handler = signal.getsignal(signal.SIGINT)
-    terminate_at(monkeypatch, method, call, [signal.SIGINT])
-    with pytest.raises(SystemExit) as ended:
-        main(["train", *corpus.overrides, *STEPS, "data.num_workers=1", f"run_dir={run_dir}"])
-    monkeypatch.undo()
-    assert ended.value.code == 130
-    assert signal.getsignal(signal.SIGINT) == handler
-    assert caplog.messages[-1] == f"stopped by SIGINT; continue with: sdst train resume={run_dir}"
+    assert ended.value.code == 128 + number
+    assert signal.getsignal(number) == handler
+    assert caplog.messages[-1] == f"stopped by {number.name}; continue with: sdst train resume={run_dir}"
     assert (load(run_dir / LAST)["epoch"], load(run_dir / LAST)["global_step"]) == (epoch, step)
     assert main(["train", f"resume={run_dir}"]) == 0
     assert_same_result(run_dir, uninterrupted)

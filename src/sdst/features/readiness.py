@@ -67,7 +67,7 @@ def _configured(data: str, overrides: Sequence[str]) -> DictConfig:
     A folder is named after its data set and stands for ``paths.data`` = its parent, so that it can lie anywhere.
 
     Raises:
-        UserError: There is no such data set.
+        UserError: The data set is unknown.
     """
     from sdst.config.compose import compose, group_choices
     from sdst.config.plain_text import quoted

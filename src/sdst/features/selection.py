@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sdst.types import Record
 
 Rank = tuple[bool, bool]
-"""Of two files for a video, the one with the lower rank is taken."""
+"""Rank of a file for a video; the file with the lowest rank is taken."""
 VIDEO_SUFFIXES = frozenset(
     [
         ".mp4",

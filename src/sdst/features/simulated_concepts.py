@@ -68,7 +68,7 @@ def near_miss(query: str, rng: np.random.Generator) -> NDArray[np.float32]:
 def visibility(row: Record, num_clips: int, clip_seconds: float) -> NDArray[np.float32]:
     """(T,) in [0, 1]: the part of each clip inside the row's moments, reduced where annotators scored it low.
 
-    Of a row without moments it is the saliency of its labels, if it has any.
+    For a row without moments, the saliency of its labels, if it has any.
     """
     if row.windows is None:
         shown = np.zeros(num_clips, np.float32)

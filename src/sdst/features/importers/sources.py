@@ -62,7 +62,7 @@ def open_source(path: Path, stack: ExitStack) -> Source:
         stack: Keeps zip files open while it is open.
 
     Raises:
-        UserError: There is no such folder or archive, or an archive is damaged or unsafe.
+        UserError: The folder or archive is missing, or an archive is damaged or unsafe.
     """
     source = Source(path)
     if path.is_dir():
@@ -181,9 +181,8 @@ def matches(
 def _in_tars(
     source: Source, names: Names, kinds: Sequence[str], seen: dict[tuple[str, str], str]
 ) -> Iterator[Match]:
-    own: set[tuple[str, str]] = (
-        set()
-    )  # the data set of the videos that were found; archives of other data sets are passed over
+    # The data set of the videos found so far; archives of other data sets are passed over.
+    own: set[tuple[str, str]] = set()
     for parts in sorted(source.tars, key=lambda parts: layouts.folder_kind(f"{parts[0]}/") == "text"):
         data_sets = _data_sets(f"{parts[0]}/")
         if own and data_sets and not own & data_sets:
