@@ -127,8 +127,8 @@ def read_rows(path: str | Path, convert: Callable[[Row], T]) -> list[T]:
         convert: Function that converts a row, or refuses it with ``UserError``.
 
     Raises:
-        UserError: The file cannot be read or has no rows; a row is not a JSON object or ``convert`` refuses it; a qid is
-            missing, repeated, or neither an integer nor a string. One message counts all such rows.
+        UserError: The file cannot be read or has no rows; a row is not a JSON object, or ``convert`` refuses it; a qid
+            is missing, repeated, or neither an integer nor a string. One message counts all such rows.
     """
     converted: list[T] = []
     places: dict[Qid, str] = {}
