@@ -1,7 +1,5 @@
 """Child processes end with their parent, whichever way it started them."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -10,11 +8,13 @@ from pathlib import Path
 import pytest
 
 PARENT = """
-import multiprocessing, os, sys, time
+import multiprocessing, os, signal, sys, time
 from sdst.files.orphans import begin_worker
 
 def work():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     begin_worker()
+    os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C is the parent's business
     print(os.getpid(), flush=True)
     time.sleep(600)
 
@@ -52,8 +52,6 @@ def test_children_end_when_their_parent_is_killed(tmp_path: Path, method: str, c
     parent = subprocess.Popen([sys.executable, str(program), method], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     children = [int(parent.stdout.readline()) for _ in range(count)]
-    for child in children:
-        os.kill(child, signal.SIGINT)  # Ctrl-C is the parent's business
     assert all(map(is_alive, children))
     parent.kill()
     parent.wait()

@@ -88,6 +88,7 @@ def test_hydras_other_keys_are_refused_at_any_depth(key: str) -> None:
     ("key", "target"),
     [
         ("logger", "wandb.__main__.X"),
+        ("logger", "lightning.pytorch.loggers.__main__.X"),
         ("profiler", "torchmetrics.text.bert.BERTScore"),
         ("model", "torch.utils.model_dump.__main__.X"),
         ("trainer", "lightning.pytorch.cli.LightningCLI"),
