@@ -96,10 +96,10 @@ quick: $(READY)  ## run unit and parity tests: about a minute on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit tests/parity -m "not slow" --numprocesses auto --dist loadfile
 
 fuzz: $(READY)  ## break files of every kind for FUZZ_SECONDS: none may cause a traceback, crash or hang
-	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py --seconds $(FUZZ_SECONDS)
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py --seconds $(FUZZ_SECONDS)
 
-test-faults: $(READY)  ## kill training, extraction, merging, sweeps and reports KILLS times each: nothing may be lost
-	OMP_NUM_THREADS=1 $(BIN)/python tools/faults.py --kills $(KILLS)
+test-faults: $(READY)  ## kill every process of training, extraction, sweeps and others KILLS times: nothing may be lost
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python tools/faults.py --kills $(KILLS)
 
 clean:  ## remove caches; never runs or data
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site

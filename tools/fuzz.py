@@ -7,7 +7,6 @@ case: ``python tools/fuzz.py --kind checkpoints --first 17 --cases 1`` repeats i
 import argparse
 import contextlib
 import io
-import json
 import multiprocessing
 import os
 import resource
@@ -18,228 +17,20 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
-import torch
 
+from fuzz_kinds import Kind, make_kinds
 from helpers.corpus import Corpus, make_corpus, make_rows
-from helpers.shared_data import SHARED
-from mutations import (
-    Mutation,
-    mutate_arrays,
-    mutate_bytes,
-    mutate_checkpoint,
-    mutate_hdf5,
-    mutate_json,
-    mutate_rows,
-    mutate_yaml,
-)
+from mutations import mutate_bytes
 from sdst.cli import main
 from sdst.errors import UserError
-from sdst.features.backbone.sizes import SHIPPED, read_config
-from sdst.features.backbone.weights import read_tensors
-from sdst.features.importers.arrays import read_contents
-from sdst.features.importers.axes import decide
-from sdst.features.writer import FeatureWriter
-from sdst.sweeps.tables import experiments_dir
 
 SECONDS_PER_CASE = 20
 MEMORY = 8 * 2**30
-ACCEPTED = (0, 2, 3)
-"""Allowed exit statuses: success, user error, some of many inputs failed."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Input of one kind.
-
-    Attributes:
-        originals: Good files, or folders that hold the ``target``.
-        read: Command or reader that gets the broken file.
-        mutations: Ways to break it, besides changing bytes.
-        targets: Files in the folder to break; empty where the original is the file.
-    """
-
-    originals: list[Path]
-    read: Callable[[Path], object]
-    mutations: list[Mutation]
-    targets: tuple[str, ...] = ()
-
-
-def command(*arguments: object) -> int:
-    status = main([str(argument) for argument in arguments])
-    assert status in ACCEPTED, f"exit status {status}"
-    return status
-
-
-class ReachedTrainingError(Exception):
-    """The input was accepted, so the case ends before training starts."""
-
-
-def resume(folder: Path) -> None:
-    reached = patch("lightning.Trainer.fit", side_effect=ReachedTrainingError)
-    with reached, contextlib.suppress(ReachedTrainingError):
-        command("train", f"resume={folder}")
-
-
-def continue_writing(journal: Path) -> None:
-    out = journal.with_suffix("")
-    with write_features(out) as writer:
-        if not writer.has_text(1):
-            writer.write_text(1, np.ones((2, 1, 4)))
-        if not writer.has_video("v", "avg"):
-            writer.write_video("avg", "v", np.ones((2, 1, 4)))
-        writer.finish()
-    command("features", "validate", out)
-
-
-def write_features(path: Path) -> FeatureWriter:
-    return FeatureWriter(path, backbone="b", video_layers=[1], text_layers=[1], clip_seconds=2.0)
-
-
-def decode(path: Path) -> None:
-    from sdst.features.clip_loader import load_clips
-    from sdst.features.video import ClipSpec
-
-    list(load_clips([("v", path)], ClipSpec(2.0, 2, 16), 4, num_workers=0))
-
-
-def make_kinds(corpus: Corpus, run: Path, folder: Path) -> dict[str, Kind]:
-    """Return kinds by name; write generated originals to the folder."""
-    val, features, best = corpus.paths["val"], corpus.features, run / "checkpoints/best.ckpt"
-    submission = run / "val_submission.jsonl"
-    stored = ["--features", features, "--annotations", val]
-    annotations = [val]
-    for name in ("qvhighlights/highlight_val_release", "charades/charades_test_release", "tacos/val"):
-        if (source := SHARED / f"annotations/{name}.jsonl").is_file():
-            annotations.append(folder / source.name)
-            annotations[-1].write_text("".join(source.open().readlines()[:20]))
-
-    unfinished = folder / "unfinished"
-    shutil.copytree(run, unfinished)
-    (unfinished / "metrics.json").unlink()
-    runs = folder / "runs"
-    make_sweep(runs, run)
-
-    journal = folder / "j.h5.partial"
-    with write_features(folder / "j.h5") as writer:
-        writer.write_text(0, np.ones((2, 1, 4)))
-        writer.write_video("avg", "u", np.ones((3, 1, 4)))
-
-    arrays = [folder / f"array{suffix}" for suffix in (".npy", ".npz", ".pt")]
-    np.save(arrays[0], np.ones((4, 2, 3, 5), np.float32))
-    np.savez(arrays[1], features=np.ones((4, 5)), last_hidden_state=np.ones((4, 5)))
-    torch.save(torch.ones(4, 2, 5), arrays[2])
-    packed_rows = folder / "packed.jsonl"
-    packed_rows.write_text(json.dumps({"qid": 7, "vid": "array", "duration": 8, "query": "a query"}))
-    packed = folder / "packed"
-    packed.mkdir()
-    for name in ("array.npz", "7.npz"):
-        shutil.copy(arrays[1], packed / name)
-    archives = [
-        Path(shutil.make_archive(str(folder / "packed"), kind, packed)) for kind in ("tar", "gztar", "zip")
-    ]
-    weights = [
-        folder / "weights.pt",
-        SHIPPED["small-world"] / "weights.safetensors",
-    ]
-    torch.save({"module": {f"w{i}": torch.ones(3, 4) for i in range(4)}}, weights[0])
-    sizes = folder / "sizes.json"
-    sizes.write_text(json.dumps({"vision": VISION, "text": TEXT}))
-
-    def read_array(path: Path) -> None:
-        for kind in ("video", "text"):
-            with contextlib.suppress(UserError):
-                contents = read_contents(
-                    path.read_bytes(), str(path), usual=["features", "last_hidden_state"]
-                )
-                decide(kind, [contents]).apply(contents)
-
-    def import_archive(path: Path) -> None:
-        options = ["--annotations", packed_rows, "--from", path, "--out", path.with_name("imported.h5")]
-        command("features", "import", *options, "--backbone", "b")
-
-    def read_features(path: Path) -> None:
-        command("features", "inspect", path)
-        command("features", "validate", path, "--annotations", val)
-        command("features", "merge", path, "--out", path.with_name("merged.h5"))
-        command("predict", "--checkpoint", best, "--features", path, "--annotations", val)
-
-    kinds = {
-        "annotations": Kind(
-            annotations,
-            lambda path: (
-                command("evaluate", submission, path),
-                command("features", "validate", features, "--annotations", path),
-                command("predict", "--checkpoint", best, "--features", features, "--annotations", path),
-                command(
-                    "features",
-                    "simulate",
-                    path,
-                    "--out",
-                    path.with_name("s.h5"),
-                    "--video-dim",
-                    8,
-                    "--levels",
-                    1,
-                ),
-            ),
-            [mutate_rows],
-        ),
-        "predictions": Kind(
-            [submission], lambda path: command("evaluate", path, val, "--json"), [mutate_rows]
-        ),
-        "analysed runs": Kind([run], lambda path: command("analyze", path), [mutate_json], ("metrics.json",)),
-        "features": Kind([features], read_features, [mutate_hdf5]),
-        "checkpoints": Kind(
-            [best, run / "checkpoints/last.ckpt"],
-            lambda path: command("predict", "--checkpoint", path, *stored),
-            [mutate_checkpoint],
-        ),
-        "run folders": Kind([unfinished], resume, [mutate_yaml], ("config.yaml",)),
-        "experiments": Kind(
-            sorted(experiments_dir().glob("table[3EM].yaml")),
-            lambda path: command("report", path, "--runs", runs),
-            [mutate_yaml],
-        ),
-        "reports": Kind(
-            [runs],
-            lambda path: command("report", "table3", "--runs", path),
-            [mutate_json],
-            ("sweeps/table3-laptop.json", f"jobs/{JOB}/metrics.json", f"jobs/{JOB}/run.json"),
-        ),
-        "journals": Kind([journal], continue_writing, []),
-        "arrays": Kind(arrays, read_array, [mutate_arrays]),
-        "archives": Kind(archives, import_archive, []),
-        "backbone weights": Kind(weights, read_tensors, []),
-        "backbone sizes": Kind([sizes], read_config, [mutate_json]),
-    }
-    if videos := sorted((SHARED / "videos").glob("*.*")):
-        kinds["videos"] = Kind(videos[:3], decode, [])
-    return kinds
-
-
-JOB = "0123456789ab"
-VISION = {"in_chans": 3, "img_size": 12, "patch_size": 6, "num_frames": 3, "tubelet_size": 1, "embed_dim": 8}
-VISION |= {"depth": 2, "num_heads": 2, "mlp_ratio": 1, "attn_pool_num_heads": 4, "clip_embed_dim": 5}
-TEXT = {"hidden_size": 6, "intermediate_size": 7, "num_attention_heads": 2, "num_hidden_layers": 3}
-TEXT |= {"fusion_layer": 2, "vocab_size": 11, "max_position_embeddings": 9, "layer_norm_eps": 1}
-
-
-def make_sweep(runs: Path, run: Path) -> None:
-    """Write a finished job of table 3 and the manifest of its sweep."""
-    shutil.copytree(run, runs / "jobs" / JOB)
-    shutil.rmtree(runs / "jobs" / JOB / "checkpoints")
-    (runs / "sweeps").mkdir()
-    rows = ("CLS token", "Average pooling")
-    jobs = [{"row": row, "dataset": "qvhighlights", "seed": 0, "identity": JOB} for row in rows]
-    text = json.dumps({"experiment": "table3", "scale": "laptop", "overrides": [], "jobs": jobs})
-    (runs / "sweeps/table3-laptop.json").write_text(text)
 
 
 def run_case(kind: Kind, name: str, number: int, folder: Path) -> tuple[str, str]:

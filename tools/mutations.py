@@ -88,6 +88,11 @@ def pick(values: list[Any], rng: Rng) -> Any:
     return copy.deepcopy(values[int(rng.integers(len(values)))])
 
 
+def pick_from(values: list[Any], rng: Rng) -> Any:
+    """A random value itself, to be changed."""
+    return values[int(rng.integers(len(values)))]
+
+
 def mutate_bytes(path: Path, rng: Rng) -> None:
     """Flip, cut, repeat, insert or overwrite bytes, one to three times."""
     content = bytearray(path.read_bytes())
@@ -153,6 +158,23 @@ def mutate_rows(path: Path, rng: Rng) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def reorder_rows(path: Path, rng: Rng) -> None:
+    """Change the order of the rows of a JSON Lines file, and nothing else."""
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[index] for index in rng.permutation(len(lines))))
+
+
+def mutate_vids(path: Path, rng: Rng) -> None:
+    """Give rows the videos of other rows, or make one video's name odd."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    vids = [row["vid"] for row in rows]
+    for row, index in zip(rows, rng.permutation(len(rows)), strict=True):
+        row["vid"] = vids[index]
+    if rng.random() < 0.3:
+        rows[int(rng.integers(len(rows)))]["vid"] = pick(ODD, rng)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def mutate_json(path: Path, rng: Rng) -> None:
     """Change values of a JSON document."""
     path.write_text(json.dumps(mutate_tree(json.loads(path.read_text()), rng)))
@@ -163,6 +185,67 @@ def mutate_yaml(path: Path, rng: Rng) -> None:
     writable = [value for value in ODD if value != "\ud800"]
     tree = mutate_tree(yaml.safe_load(path.read_text()), rng, writable)
     path.write_text(yaml.safe_dump(tree, allow_unicode=True), errors="replace")
+
+
+TARGETS: list[Any] = [
+    *("os.system", "builtins.eval", "subprocess.Popen", "torch.hub.load", "torch.os.system", "sdst.cli.main"),
+    *("this", "this.s", "wandb.__main__.X", "torch.utils.model_dump.__main__.X"),
+    *(
+        "torchmetrics.text.BERTScore",
+        "lightning.pytorch.loggers.WandbLogger",
+        "lightning.Trainer",
+        "torch.nn",
+    ),
+    *("sdst.models.sdst.SDST.__init__", "sdst.models", "sdst.models.sdst.torch.os.system", "torch.nn.Linear"),
+    *("sdst", ".", "a..b", "", " torch.nn.Linear", "torch.nn.Lineâr", "x" * 300, "a." * 500),
+    *(None, 3, True, ["os.system"], {"_target_": "os.system"}),
+]
+"""Names for ``_target_``: of programs, of functions, of parts that belong elsewhere, and of nothing."""
+HYDRA_KEYS: list[Any] = [
+    {"_partial_": True},
+    {"_partial_": "yes"},
+    {"_args_": ["touch ran"]},
+    {"_recursive_": False},
+    {"_convert_": "all"},
+    {"_unknown_": 1},
+]
+
+
+def _mutate_target(tree: Any, rng: Rng) -> None:
+    """Give one or two nodes another target or a key of Hydra's own; half of the time, nodes that have a target."""
+    for _ in range(rng.integers(1, 3)):
+        nodes = [node for node in _containers(tree) if isinstance(node, dict)]
+        built = [node for node in nodes if "_target_" in node]
+        node = pick_from(built if built and rng.random() < 0.5 else nodes, rng)
+        if rng.random() < 0.5:
+            node.update(pick(HYDRA_KEYS, rng))
+        elif node is tree or rng.random() < 0.8:
+            node["_target_"] = pick(TARGETS, rng)
+        else:
+            node["new"] = [{"_target_": pick(TARGETS, rng), "_partial_": True}]
+
+
+def mutate_targets(path: Path, rng: Rng) -> None:
+    """Change what a stored configuration builds."""
+    tree = yaml.safe_load(path.read_text())
+    _mutate_target(tree, rng)
+    path.write_text(yaml.safe_dump(tree, allow_unicode=True))
+
+
+def mutate_checkpoint_targets(path: Path, rng: Rng) -> None:
+    """Change what a checkpoint's configuration builds."""
+    stored = torch.load(path, weights_only=True)
+    _mutate_target(stored["sdst"]["config"], rng)
+    torch.save(stored, path)
+
+
+def mutate_codec(path: Path, rng: Rng) -> None:
+    """Replace the names of a video's codecs by others of the same length, mostly unknown ones."""
+    content = path.read_bytes()
+    for name in (b"avc1", b"mp4v", b"mp4a", b"png ", b"V_VP8", b"MPNG"):
+        other = pick([b"zzz1", b"av01", b"hev1", b"rle ", b"\0\0\0\0", b"text"], rng)
+        content = content.replace(name, (4 * other)[: len(name)])
+    path.write_bytes(content)
 
 
 def mutate_checkpoint(path: Path, rng: Rng) -> None:

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fuzz import Kind, make_kinds, run_case
+from fuzz import run_case
+from fuzz_kinds import Kind, make_kinds
 from helpers.corpus import Corpus, make_rows, write_rows
 from sdst.cli import main
 
 NAMES = ["annotations", "predictions", "features", "checkpoints", "run folders", "experiments", "reports"]
 NAMES += ["analysed runs", "journals", "arrays", "archives", "backbone weights", "backbone sizes"]
+NAMES += ["targets", "checkpoint targets", "changed annotations", "permuted vids", "video streams"]
 
 
 @pytest.fixture(scope="module")

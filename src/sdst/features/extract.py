@@ -26,6 +26,7 @@ from sdst.console.terminal import printable
 from sdst.errors import UserError
 from sdst.features.selection import choose_records, find_videos, read_records
 from sdst.files.atomic import write_atomically
+from sdst.files.orphans import explain_dead_worker
 from sdst.spans import count_clips
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def main(argv: Sequence[str]) -> int:
     backbone = load_backbone(
         args.checkpoint, args.config, vocab=args.vocab, device=device, dtype=dtypes[args.dtype]
     )
-    failures |= _extract(args, out, backbone, records, paths)
+    with explain_dead_worker("--workers", "repeat the command to continue"):
+        failures |= _extract(args, out, backbone, records, paths)
     return _report(out, failures)
 
 

@@ -1,4 +1,4 @@
-"""Child processes that end with their parent, however it ends, and leave Ctrl-C to it."""
+"""Child processes that end with their parent, however it ends, and leave Ctrl-C to it; and their death in one line."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import os
 import signal
 import threading
 import time
+from contextlib import contextmanager
 from functools import cache
 from multiprocessing import connection, parent_process
+from typing import TYPE_CHECKING
+
+from sdst.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 POLL_SECONDS = 0.5
 
@@ -45,3 +52,26 @@ def _wait(parent: int) -> None:
         while os.getppid() == parent:
             time.sleep(POLL_SECONDS)
     os._exit(1)
+
+
+@contextmanager
+def explain_dead_worker(option: str, next_step: str) -> Iterator[None]:
+    """Explain in one line that a worker process of PyTorch's DataLoader has died.
+
+    Args:
+        option: Option that sets the number of worker processes.
+        next_step: How to go on.
+
+    Raises:
+        UserError: A worker process has died, for example because the system ended it when memory ran out.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        if not reason.startswith("DataLoader worker (pid"):  # PyTorch has no type of its own for it
+            raise
+        raise UserError(
+            f"a worker process has died, perhaps because memory ran out ({reason.rstrip('.')}); "
+            f"{next_step}, with a smaller {option} if it happens again"
+        ) from error

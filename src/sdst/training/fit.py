@@ -21,6 +21,7 @@ from sdst.config.words import hydra_words
 from sdst.data.predictions import write_predictions
 from sdst.errors import UserError
 from sdst.files.atomic import write_atomically, writing_below
+from sdst.files.orphans import explain_dead_worker
 from sdst.metrics.evaluation import evaluate
 from sdst.metrics.trivial import whole_video
 from sdst.training import checkpoint
@@ -56,7 +57,7 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
         The content of metrics.json.
 
     Raises:
-        UserError: The folder holds a run or cannot be written, or any input is bad.
+        UserError: The folder holds a run or cannot be written, any input is bad, or a loader worker has died.
         Stopped: SIGTERM or Ctrl-C has come; the run is saved.
         KeyboardInterrupt: Ctrl-C has come before the first step.
     """
@@ -70,7 +71,8 @@ def train(config: DictConfig, run_dir: Path, *, resume: bool = False) -> dict[st
     if world > 1 and not is_started():
         run_processes(world, _train_as_one_of_several, config, run_dir, resume)
         return RunFolder(run_dir).metrics()
-    with tracked_run(), writing_below(run_dir), run_lock(run_dir) if is_first() else nullcontext():
+    workers = explain_dead_worker("data.num_workers", f"continue with resume={run_dir}")
+    with tracked_run(), writing_below(run_dir), run_lock(run_dir) if is_first() else nullcontext(), workers:
         try:
             return _train_here(config, RunFolder(run_dir), resume, world)
         except SystemExit as end:

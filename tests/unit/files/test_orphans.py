@@ -1,11 +1,16 @@
 """Child processes end with their parent, whichever way it started them."""
 
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader
+
+from sdst.errors import UserError
+from sdst.files.orphans import explain_dead_worker
 
 PARENT = """
 import multiprocessing, os, signal, sys, time
@@ -60,3 +65,13 @@ def test_children_end_when_their_parent_is_killed(tmp_path: Path, method: str, c
         assert time.monotonic() < deadline, "a child outlives its parent"
         time.sleep(0.02)
     parent.stdout.close()
+
+
+def test_death_of_a_loader_process_is_explained_in_one_line() -> None:
+    with (
+        pytest.raises(UserError, match=r"^a worker process has died.*; repeat, with a smaller --workers if"),
+        explain_dead_worker("--workers", "repeat"),
+    ):
+        list(DataLoader([0, 1], num_workers=1, worker_init_fn=lambda _: os._exit(1)))
+    with pytest.raises(RuntimeError, match="another"), explain_dead_worker("--workers", "repeat"):
+        raise RuntimeError("another")
