@@ -6,6 +6,7 @@ The process leads a session, so that every process it has left behind is found i
 import contextlib
 import errno
 import fcntl
+import multiprocessing
 import os
 import re
 import resource
@@ -140,6 +141,7 @@ def _run(
     """Run the command in the process, perhaps on a bad disk."""
     os.setsid()
     os.environ[MARK] = str(os.getpid())
+    multiprocessing.set_start_method("fork", force=True)  # as in a program, whose parent is not a fork server
     send_stderr_to(output)
     if prepare is not None:
         prepare()

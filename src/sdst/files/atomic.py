@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,8 @@ def atomic_path(path: str | Path, *, alone: bool = False) -> Iterator[Path]:
         raise UserError(f"{path}: not a regular file; give the name of a file to write")
     temporary = target.with_name(f".{target.name}.tmp" if alone else f".{target.name}.{os.getpid()}.tmp")
     try:
+        if not alone:
+            _remove_of_dead_processes(target)
         yield temporary
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
@@ -48,6 +51,24 @@ def atomic_path(path: str | Path, *, alone: bool = False) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # already moved, or never made
             temporary.unlink()
+
+
+def _remove_of_dead_processes(target: Path) -> None:
+    """Remove the temporary files of this file that processes which no longer run have left behind."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        number = path.name.removeprefix(f".{target.name}.").removesuffix(".tmp")
+        if number.isdecimal() and not _is_running(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it belongs to another user
+        return True
+    return True
 
 
 def remove_leftovers(folder: Path) -> None:

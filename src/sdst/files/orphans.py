@@ -40,15 +40,17 @@ def end_with_parent() -> None:
 @cache
 def _watch(_pid: int) -> None:
     """Start the thread that waits, once in each process."""
-    threading.Thread(target=_wait, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_wait, daemon=True).start()
 
 
-def _wait(parent: int) -> None:
-    # A child of multiprocessing has a pipe that its parent's end closes; one of joblib says that it has a parent only.
+def _wait() -> None:
+    # A child of multiprocessing has a pipe that its parent's end closes; one of joblib knows its parent's number only,
+    # which differs from that of its present parent if the first has already died.
     known = parent_process()
     if known is not None and known.sentinel is not None:
         connection.wait([known.sentinel])
     else:
+        parent = os.getppid() if known is None else known.pid
         while os.getppid() == parent:
             time.sleep(POLL_SECONDS)
     os._exit(1)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shutil
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import OmegaConf
 
 from sdst.errors import UserError
+from sdst.files.orphans import end_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +44,25 @@ def check_launcher(launcher: DictConfig) -> None:
             "hydra/launcher=ray gives each job a GPU, and this machine has none; "
             "add hydra.launcher.ray.remote.num_gpus=0"
         )
+
+
+def end_idle_jobs_with_sweep(launcher: DictConfig) -> None:
+    """Let joblib's processes watch the sweep from their start, because a job does so only once it has begun.
+
+    Otherwise those that wait for their first job when the sweep is killed keep their memory for five minutes.
+
+    Args:
+        launcher: The composed ``hydra.launcher``.
+    """
+    if not launcher._target_.endswith(".JoblibLauncher"):
+        return
+    joblib: Any = import_module("joblib.parallel")  # without types, and perhaps not installed
+
+    class WatchingBackend(joblib.BACKENDS["loky"]):  # type: ignore[misc, name-defined]
+        def configure(self, *args: Any, **kwargs: Any) -> Any:
+            return super().configure(*args, **kwargs, initializer=end_with_parent)
+
+    joblib.register_parallel_backend("loky", WatchingBackend)
 
 
 def _wants_missing_gpu(ray: DictConfig) -> bool:

@@ -27,7 +27,7 @@ from sdst.errors import JobsFailedError, UserError
 from sdst.files.atomic import write_atomically
 from sdst.files.orphans import end_with_parent
 from sdst.sweeps.jobs import freeze, run_job, status
-from sdst.sweeps.launchers import check_launcher, explain_launcher
+from sdst.sweeps.launchers import check_launcher, end_idle_jobs_with_sweep, explain_launcher
 from sdst.sweeps.manifest import Planned, manifest, read_manifest, write_manifest
 from sdst.sweeps.plan import Composer, Job, Refused, labels, product_jobs, table_jobs, told, tried
 from sdst.sweeps.runs_table import RunRow, as_csv, as_text, of_job
@@ -76,6 +76,7 @@ def sweep(sweeper: JobSweeper, arguments: Sequence[str]) -> None:
             f"hydra.sweeper.jobs_per_gpu must be a whole number of at least 1, got {sweeper.jobs_per_gpu}"
         )
     check_launcher(config.hydra.launcher)
+    end_idle_jobs_with_sweep(config.hydra.launcher)
     composer = Composer(sweeper.context.config_loader, config)
     runs = Path(config.paths.runs).resolve()
     table = find_experiment(sweeper.table) if sweeper.table else _chosen_table(config)

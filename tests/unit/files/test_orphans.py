@@ -40,6 +40,19 @@ if __name__ == "__main__":
 """
 
 
+EARLY = """
+import multiprocessing, os, sys
+from sdst.files.orphans import end_with_parent
+
+class Dead:
+    pid, sentinel = int(sys.argv[1]), None
+
+multiprocessing.process._parent_process = Dead()
+end_with_parent()
+input()
+"""
+
+
 def is_alive(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -75,3 +88,11 @@ def test_death_of_a_loader_process_is_explained_in_one_line() -> None:
         list(DataLoader([0, 1], num_workers=1, worker_init_fn=lambda _: os._exit(1)))
     with pytest.raises(RuntimeError, match="another"), explain_dead_worker("--workers", "repeat"):
         raise RuntimeError("another")
+
+
+def test_a_child_whose_parent_died_before_it_could_watch_ends_too() -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    child = subprocess.Popen([sys.executable, "-c", EARLY, str(dead.pid)], stdin=subprocess.PIPE)
+    assert child.wait(30) == 1
+    child.communicate()
