@@ -31,6 +31,8 @@ END_SECONDS = 60
 """Seconds that the other processes of a command have to end after its main process."""
 MARK = "SDST_ATTEMPT"
 """Environment variable that names the main process, for child processes that leave its session."""
+SHARED = Path("/dev/shm")
+"""Shared memory."""
 WRITTEN = (".*.tmp", "*.partial", "*.csv")
 """Names of files that show by their size that something is being written."""
 
@@ -101,7 +103,7 @@ def attempt(
     process = server().Process(target=_run, args=(command, theirs, limit, opens, str(folder), prepare))
     process.start()
     theirs.close()
-    ending, seen, sizes = Ending(), {process.pid}, _sizes(folder)
+    ending, seen, sizes, shared = Ending(), {process.pid}, _sizes(folder), set(SHARED.iterdir())
     until = time.monotonic() + TIMEOUT
     while not connection.wait([process.sentinel], timeout=POLL):
         alive = family(process.pid)
@@ -124,7 +126,7 @@ def attempt(
         ending.orphans.append(name)
         _send(pid, signal.SIGKILL)
     ending.locks += held_locks(folder)
-    ending.shared += shared_memory(seen)
+    ending.shared += [path for path in shared_memory(seen) if path not in shared]
     with open(ours.fileno(), closefd=False, errors="replace") as output:
         ending.stderr = output.read()
     return ending
@@ -253,7 +255,7 @@ def shared_memory(processes: set[int]) -> list[Path]:
     """Return the files in shared memory that are named after one of the processes, as PyTorch's and joblib's are."""
     return [
         path
-        for path in Path("/dev/shm").iterdir()
+        for path in SHARED.iterdir()
         if processes & {int(number) for number in re.findall(r"\d+", path.name)}
     ]
 

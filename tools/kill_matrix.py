@@ -100,7 +100,7 @@ class Cell:
     def note(self, ending: Ending, allowed: Sequence[int], folder: Path) -> None:
         """Record how a command ended, and what it left behind."""
         # Python's own traceback of a child process that was just being started has no reader any more.
-        stderr = "" if ending.status == -signal.SIGKILL else ending.stderr
+        stderr = "" if ending.status < 0 else ending.stderr
         self.lost += [*unreadable(folder), *misbehaviour(ending.status, stderr, allowed)]
         self.left["orphans"] += ending.orphans
         self.left["left locks"] += map(str, ending.locks)
@@ -156,8 +156,8 @@ def run_matrix(
         for index, moment in enumerate(MOMENTS):
             cell, draw = Cell(), random.Random(f"{seed} {name} {moment}")
             for kill in range(index, kills, len(MOMENTS)):
-                # Every third kill of a main process is the signal that lets a training save itself.
-                asks = not place.of_workers and kill // len(MOMENTS) % 3 == 2
+                # Every fourth kill of a main process is the signal that lets a training save itself.
+                asks = not place.of_workers and kill % 4 == 3
                 strike = make_strike(place, moment, seconds, draw, asks=asks)
                 cell.add(kill_once(place, strike, folder / f"{number} {kill}", expected))
             yield name, moment, cell
