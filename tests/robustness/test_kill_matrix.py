@@ -43,7 +43,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Place], t
     ("name", "moment"),
     [
         ("training, main process", "while writing"),
-        ("training, loader worker", "middle"),
+        ("training, loader worker", "early"),
         ("training, one of two ranks", "middle"),
         ("extraction, main process", "early"),
     ],

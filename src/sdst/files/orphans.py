@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import traceback
 from contextlib import contextmanager
 from functools import cache
 from multiprocessing import connection, parent_process
@@ -69,11 +70,20 @@ def explain_dead_worker(option: str, next_step: str) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, ConnectionError, FileNotFoundError, EOFError) as error:
         reason = " ".join(str(error).split())
-        if not reason.startswith("DataLoader worker (pid"):  # PyTorch has no type of its own for it
+        # PyTorch has no type of its own for it, and notices it too late if the worker dies while it sends a tensor.
+        if not (reason.startswith("DataLoader worker (pid") or _is_lost_tensor(error)):
             raise
         raise UserError(
             f"a worker process has died, perhaps because memory ran out ({reason.rstrip('.')}); "
             f"{next_step}, with a smaller {option} if it happens again"
         ) from error
+
+
+def _is_lost_tensor(error: Exception) -> bool:
+    """Whether the error arose because the sender of a tensor was gone when this process received it."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return not isinstance(error, RuntimeError) and any(
+        frame.f_globals.get("__name__") == "torch.multiprocessing.reductions" for frame, _ in frames
+    )

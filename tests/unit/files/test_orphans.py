@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
 from sdst.errors import UserError
@@ -86,8 +87,22 @@ def test_death_of_a_loader_process_is_explained_in_one_line() -> None:
         explain_dead_worker("--workers", "repeat"),
     ):
         list(DataLoader([0, 1], num_workers=1, worker_init_fn=lambda _: os._exit(1)))
-    with pytest.raises(RuntimeError, match="another"), explain_dead_worker("--workers", "repeat"):
-        raise RuntimeError("another")
+    for error in (RuntimeError, ConnectionResetError):
+        with pytest.raises(error, match="another"), explain_dead_worker("--workers", "repeat"):
+            raise error("another")
+
+
+def test_death_of_a_process_that_sends_a_tensor_is_explained() -> None:
+    context = torch.multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    sender = context.Process(target=lambda: (queue.put(torch.ones(2)), os._exit(0)))
+    sender.start()
+    sender.join()
+    with (
+        pytest.raises(UserError, match="a worker process has died"),
+        explain_dead_worker("--workers", "repeat"),
+    ):
+        queue.get()
 
 
 def test_a_child_whose_parent_died_before_it_could_watch_ends_too() -> None:
