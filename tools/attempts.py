@@ -207,8 +207,25 @@ def family(process: int) -> list[int]:
 
 
 def workers(main: int) -> list[int]:
-    """Return the child processes that work for a main process; Python's resource trackers do not."""
-    return [pid for pid in family(main)[1:] if "resource_tracker" not in _command_line(pid)]
+    """Return the child processes that work for a main process: those started by multiprocessing or joblib.
+
+    Other programs, such as git, and Python's resource trackers are left out. A fork counts once it has a second thread,
+    with which it watches its parent, because a program to be started is a fork for a moment as well.
+    """
+    found = []
+    for pid in family(main)[1:]:
+        line = _command_line(pid)
+        is_fork = line == _command_line(main) and _count_threads(pid) > 1
+        if is_fork or "multiprocessing.spawn" in line or "popen_loky" in line:
+            found.append(pid)
+    return found
+
+
+def _count_threads(process: int) -> int:
+    try:
+        return len(list(Path(f"/proc/{process}/task").iterdir()))
+    except OSError:
+        return 0
 
 
 def members(leader: int) -> dict[int, str]:
