@@ -1,6 +1,7 @@
 """Commands that may be interrupted anywhere and repeated, and what is compared of their results."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +28,8 @@ READERS: dict[str, Callable[[Path], object]] = {
     ".h5": read_info,
 }
 """Readers by file type; these files must be complete whenever they exist."""
+TORCH_LOG = r"[WE]\d{4} [\d:.]+ \d+ torch/"
+"""Start of a line that PyTorch logs, such as a warning about an error that it raised in a signal handler itself."""
 MOST_SHOWN = 600
 """Characters of a wrong end's standard error that are shown, the last ones."""
 
@@ -61,8 +64,9 @@ def unreadable(folder: Path) -> list[str]:
 
 def misbehaviour(status: int, stderr: str, allowed: Sequence[int]) -> list[str]:
     """Report an exit that the fault does not explain, or an error that is not one line."""
-    errors = [line for line in stderr.splitlines() if line.startswith("sdst: error:")]
-    if status not in (0, *allowed) or "Traceback" in stderr or len(errors) != (status == 2):
+    ours = [line for line in stderr.splitlines() if not re.match(TORCH_LOG, line)]
+    errors = [line for line in ours if line.startswith("sdst: error:")]
+    if status not in (0, *allowed) or "Traceback" in "\n".join(ours) or len(errors) != (status == 2):
         return [f"ended with {status}: {stderr[-MOST_SHOWN:]}"]
     return []
 
