@@ -25,6 +25,9 @@ from helpers.forked import send_stderr_to, server
 from sdst.cli import main
 
 POLL = 0.002
+"""Seconds between two looks at a process that waits for its signal."""
+CALM_POLL = 0.05
+"""Seconds between two looks at any other."""
 TIMEOUT = 600
 """Seconds after which a process counts as hung."""
 END_SECONDS = 60
@@ -105,15 +108,17 @@ def attempt(
     theirs.close()
     ending, seen, sizes, shared = Ending(), {process.pid}, _sizes(folder), set(SHARED.iterdir())
     until = time.monotonic() + TIMEOUT
-    while not connection.wait([process.sentinel], timeout=POLL):
+    waits = strike is not None
+    while not connection.wait([process.sentinel], timeout=POLL if waits else CALM_POLL):
         alive = family(process.pid)
         seen.update(alive)
         ending.seconds = max(ending.seconds, processor_seconds(alive))
-        if strike and not ending.struck and ending.seconds >= strike.seconds:
-            before, sizes = sizes, _sizes(folder)
-            victims = strike.victims(process.pid) if not strike.writing or sizes - before else []
-            if victims:
-                ending.struck = True
+        if strike and waits and ending.seconds >= strike.seconds:
+            if strike.writing:
+                before, sizes = sizes, _sizes(folder)
+            is_time = not strike.writing or bool(sizes - before)
+            if is_time and (victims := strike.victims(process.pid)):
+                waits, ending.struck = False, True
                 _hit(victims, strike, process, folder, ending)
         assert time.monotonic() < until, f"{command} hangs"
     process.join()
@@ -121,7 +126,7 @@ def attempt(
     until = time.monotonic() + END_SECONDS
     while (left := members(process.pid)) and time.monotonic() < until:
         seen.update(left)
-        time.sleep(POLL)
+        time.sleep(CALM_POLL)
     for pid, name in left.items():
         ending.orphans.append(name)
         _send(pid, signal.SIGKILL)
