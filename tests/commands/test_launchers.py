@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import tempfile
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from sdst.cli import main
 from sdst.config.compose import conf_dir, register_schema
 from sdst.errors import UserError
 from sdst.sweeps.gpus import claim_gpu
-from sdst.sweeps.launchers import check_launcher, explain_launcher
+from sdst.sweeps.launchers import check_launcher, end_idle_jobs_with_sweep, explain_launcher
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:\s*'hydra/launcher/\w+' is validated:UserWarning")
 PACKAGES = {"joblib": "joblib", "ray": "ray", "submitit_local": "submitit", "submitit_slurm": "submitit"}
@@ -131,6 +132,18 @@ def test_a_launcher_that_cannot_start_jobs_is_refused(monkeypatch: pytest.Monkey
         check_launcher(ray)
     ray.ray.init.address = "auto"  # the cluster may have GPUs elsewhere
     check_launcher(ray)
+
+
+def test_processes_of_joblib_watch_the_sweep_before_their_first_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    need("joblib")
+    joblib = importlib.import_module("joblib.parallel")
+    monkeypatch.setitem(joblib.BACKENDS, "loky", joblib.BACKENDS["loky"])  # restored at the end
+    for _ in range(2):  # two multiruns in one process
+        end_idle_jobs_with_sweep(OmegaConf.create({"_target_": "x.JoblibLauncher"}))
+    names = joblib.Parallel(2, backend="loky")(
+        joblib.delayed(lambda: [thread.name for thread in threading.enumerate()])() for _ in range(2)
+    )
+    assert all(any("_wait" in name for name in found) for found in names)
 
 
 # --- jobs ---

@@ -54,7 +54,10 @@ def atomic_path(path: str | Path, *, alone: bool = False) -> Iterator[Path]:
 
 
 def _remove_of_dead_processes(target: Path) -> None:
-    """Remove the temporary files of this file that processes which no longer run have left behind."""
+    """Remove the temporary files of this file that processes which no longer run have left behind.
+
+    Processes are those of this machine: no other machine may write this file at the same moment.
+    """
     for path in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
         number = path.name.removeprefix(f".{target.name}.").removesuffix(".tmp")
         if number.isdecimal() and not _is_running(int(number)):

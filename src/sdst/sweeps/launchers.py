@@ -60,7 +60,10 @@ def end_idle_jobs_with_sweep(launcher: DictConfig) -> None:
 
     class WatchingBackend(joblib.BACKENDS["loky"]):  # type: ignore[misc, name-defined]
         def configure(self, *args: Any, **kwargs: Any) -> Any:
-            return super().configure(*args, **kwargs, initializer=end_with_parent)
+            kwargs.setdefault(
+                "initializer", end_with_parent
+            )  # set already in a second multirun of this process
+            return super().configure(*args, **kwargs)
 
     joblib.register_parallel_backend("loky", WatchingBackend)
 
