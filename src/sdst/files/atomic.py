@@ -6,6 +6,7 @@ import contextlib
 import errno
 import glob
 import os
+import platform
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +39,7 @@ def atomic_path(path: str | Path, *, alone: bool = False) -> Iterator[Path]:
     target = Path(path).resolve()  # a link stays a link: its target is replaced
     if target.exists() and not target.is_file():
         raise UserError(f"{path}: not a regular file; give the name of a file to write")
-    temporary = target.with_name(f".{target.name}.tmp" if alone else f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.tmp" if alone else f"{_own_prefix(target)}{os.getpid()}.tmp")
     try:
         if not alone:
             _remove_of_dead_processes(target)
@@ -54,14 +55,17 @@ def atomic_path(path: str | Path, *, alone: bool = False) -> Iterator[Path]:
 
 
 def _remove_of_dead_processes(target: Path) -> None:
-    """Remove the temporary files of this file that processes which no longer run have left behind.
-
-    Processes are those of this machine: no other machine may write this file at the same moment.
-    """
-    for path in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
-        number = path.name.removeprefix(f".{target.name}.").removesuffix(".tmp")
+    """Remove the temporary files of this file that processes of this machine which no longer run have left behind."""
+    prefix = _own_prefix(target)
+    for path in target.parent.glob(f"{glob.escape(prefix)}*.tmp"):
+        number = path.name.removeprefix(prefix).removesuffix(".tmp")
         if number.isdecimal() and not _is_running(int(number)):
             path.unlink(missing_ok=True)
+
+
+def _own_prefix(target: Path) -> str:
+    """Beginning of the names of temporary files; another machine on the same disk has another one."""
+    return f".{target.name}.{platform.node()}."
 
 
 def _is_running(process: int) -> bool:
