@@ -39,7 +39,9 @@ def atomic_path(path: str | Path, *, alone: bool = False) -> Iterator[Path]:
     target = Path(path).resolve()  # a link stays a link: its target is replaced
     if target.exists() and not target.is_file():
         raise UserError(f"{path}: not a regular file; give the name of a file to write")
-    temporary = target.with_name(f".{target.name}.tmp" if alone else f"{_own_prefix(target)}{os.getpid()}.tmp")
+    temporary = target.with_name(
+        f".{target.name}.tmp" if alone else f"{_own_prefix(target)}{os.getpid()}.tmp"
+    )
     try:
         if not alone:
             _remove_of_dead_processes(target)
