@@ -144,11 +144,11 @@ def test_the_published_recipe_changes_the_schedule_alone(data: str) -> None:
     for option, value in zip(RECIPE, R2_RECIPE[data], strict=True):
         OmegaConf.update(common, option, value)
     assert essence(published) == essence(common)
-    assert essence(compose([f"data={data}", "recipe=published"])) == essence(compose([f"data={data}"]))
+    assert essence(compose([f"data={data}", "recipe=paper"])) == essence(compose([f"data={data}"]))
 
 
 def test_values_change_a_published_recipe() -> None:
-    config = compose(["model=r2_tuning", "recipe=published", "data.repeat=2", "optim.decay_epochs=7"])
+    config = compose(["model=r2_tuning", "recipe=paper", "data.repeat=2", "optim.decay_epochs=7"])
     assert recipe(config) == [128, 2, 30, 5e-4, 500, 7]
 
 
@@ -159,11 +159,11 @@ PUBLISHED = [f"published_{model}_on_{data}" for model in ("sdst", "r2_tuning") f
 @pytest.mark.parametrize("model", names("model"))
 def test_a_published_recipe_that_nobody_published_is_refused(model: str, data: str) -> None:
     assert names("recipe_on_model") == sorted(PUBLISHED)
-    config = compose([f"data={data}", f"model={model}", "recipe=published"])
+    config = compose([f"data={data}", f"model={model}", "recipe=paper"])
     if f"published_{model}_on_{data}" in PUBLISHED:
         check_options(config)
     else:
-        with pytest.raises(UserError, match=rf"recipe=published has no schedule for \w+ on {data}"):
+        with pytest.raises(UserError, match=rf"recipe=paper has no schedule for \w+ on {data}"):
             check_options(config)
 
 

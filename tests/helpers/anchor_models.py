@@ -73,6 +73,7 @@ def make_batch(
         moment_mask=moments[..., 1] > 0,
         saliency=saliency,
         positive_clip=torch.tensor([row[2][0][0] if row[2] else -1 for row in rows]),
+        negative_clip=torch.zeros(len(rows), dtype=torch.int64),
     )
 
 

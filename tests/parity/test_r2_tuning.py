@@ -61,6 +61,7 @@ def official_batch(io: dict[str, Tensor]) -> Batch:
         moment_mask=mask,
         saliency=io["saliency"],
         positive_clip=io["pos_clip"][:, 0],
+        negative_clip=torch.full((size,), -1),
     )
 
 

@@ -102,11 +102,11 @@ def check_options(config: DictConfig) -> None:
 
 
 def _check_recipe(config: DictConfig) -> None:
-    """Refuse ``recipe=published`` where ``conf/recipe_on_model`` has no file that replaces its nulls."""
+    """Refuse ``recipe=paper`` where ``conf/recipe_on_model`` has no file that replaces its nulls."""
     for section, key in (("data", "batch_size"), ("data", "repeat"), ("trainer", "max_epochs")):
         if key in config[section] and config[section][key] is None:
             raise UserError(
-                f"{section}.{key} must have a value, got null; recipe=published has no schedule for "
+                f"{section}.{key} must have a value, got null; recipe=paper has no schedule for "
                 f"{str(config.model['_target_']).rpartition('.')[2]} on {config.data.name}, choose recipe=common there"
             )
 
