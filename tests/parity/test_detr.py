@@ -20,7 +20,7 @@ from sdst.errors import UserError
 from sdst.models.decoding import decode
 
 pytestmark = needs_shared
-METHODS = ["moment_detr", "qd_detr"]
+METHODS = ["moment_detr", "qd_detr", "tr_detr"]
 OUTPUTS = {"atol": 1e-4, "rtol": 1e-4}
 GRADIENTS = {"atol": 2e-4, "rtol": 2e-4}
 TERMS = {"cls": "loss_label", "l1": "loss_span", "iou": "loss_giou", "sal": "loss_saliency"}
