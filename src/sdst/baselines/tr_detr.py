@@ -97,7 +97,7 @@ class TrDetrCriterion(ContrastCriterion):
         assert isinstance(output, TrDetrOutput)
         assert output.both_logits is not None
         target = torch.stack([matched, ~matched], dim=-1)
-        number = target[:, 0].new_tensor(target[:, 0].numel(), dtype=torch.float32)
+        number = torch.tensor(target[:, 0].numel())
         return torch.stack(
             [
                 focal_loss(*layer, number, alpha=self.alpha, gamma=self.gamma)
@@ -127,9 +127,7 @@ class Fuser(nn.Module):
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
         self.dropout = Dropout(dropout)
-        self.clip_score, self.word_score, self.pair_score = (
-            nn.Parameter(torch.empty(dim)) for _ in range(3)
-        )
+        self.clip_score, self.word_score, self.pair_score = (nn.Parameter(torch.empty(dim)) for _ in range(3))
         self.fuse, self.merge = nn.Linear(4 * dim, dim), nn.Linear(2 * dim, dim)
         self.pool = AdaptivePool(dim)
         for vector in (self.clip_score, self.word_score, self.pool.score):
