@@ -113,8 +113,8 @@ class BamDetrCriterion(ContrastCriterion):
         inside = se_to_cw(cw_to_se(output.references).clamp(0, 1))
         return super().assign(replace(output, references=inside), batch)
 
-    def distant(self, spans: Tensor) -> Tensor:
-        """Start and end."""
+    def coordinates(self, spans: Tensor) -> Tensor:
+        """Map (centre, width) to (start, end)."""
         return cw_to_se(spans)
 
 

@@ -98,14 +98,67 @@ class BoundaryLayer(nn.Module):
         return result
 
 
+class Clips(NamedTuple):
+    """The clips that queries read.
+
+    Attributes:
+        memory: (B, T, d) encoded clips.
+        sides: For start and end (B, T, 2d), the encoded clips beside their features for that boundary.
+        positions: (B, T, d).
+        mask: (B, T) true for valid clips.
+        lengths: (B,) number of valid clips.
+    """
+
+    memory: Tensor
+    sides: list[Tensor]
+    positions: Tensor
+    mask: Tensor
+    lengths: Tensor
+
+
 class AnchorAndBoundaries(nn.Module):
-    """Layers of one step: anchor, start and end, and the MLP that refines each."""
+    """One decoder layer: it refines the anchor, then both distances with the new anchor.
+
+    Args:
+        sizes: Sizes of every layer.
+        is_first: Whether it is the first layer.
+    """
 
     def __init__(self, sizes: LayerSizes, *, is_first: bool) -> None:
         super().__init__()
         self.anchor = DabLayer(sizes, is_first=is_first)
         self.sides = nn.ModuleList(BoundaryLayer(sizes) for _ in SIDES)
-        self.refine = nn.ModuleList(mlp(sizes.dim, sizes.dim, 1, depth=3) for _ in range(3))
+        heads = [mlp(sizes.dim, sizes.dim, 1, depth=3) for _ in range(3)]
+        self.refine = nn.ModuleList(heads)
+        xavier(self)
+        for head in heads:
+            for parameter in head[-1].parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(
+        self, content: list[Tensor], references: Tensor, place: Tensor, sine: Tensor, clips: Clips
+    ) -> tuple[list[Tensor], Tensor]:
+        """Refine a query's three contents (B, M, d) and its references (B, M, 3), which are returned.
+
+        Args:
+            content: Content of the anchor, the start and the end.
+            references: Anchor and its distances to start and end, as shares of the video.
+            place: (B, M, d) learned embedding of the moment.
+            sine: (B, M, d) sines of its centre, modulated by content.
+            clips: The clips.
+        """
+        centre = self.anchor(content[0], place, sine, clips.memory, clips.positions, clips.mask)
+        anchor = (self.refine[0](centre) + logit(references[..., :1])).sigmoid()
+        # The boundaries take the new anchor and their distances as constants.
+        given = torch.cat([anchor, logit(references[..., 1:]).sigmoid()], dim=2).detach()
+        boundaries = bounds(given).clamp(0, 1)
+        edges = [
+            layer(content[1 + side], boundaries[..., side], clips.sides[side], clips.lengths)
+            for side, layer in enumerate(self.sides)
+        ]
+        changes = torch.cat([self.refine[1 + side](edge) for side, edge in enumerate(edges)], dim=2)
+        distances = (changes + logit(given[..., 1:])).sigmoid()
+        return [centre, *edges], torch.cat([anchor, distances], dim=2)
 
 
 class BoundaryDecoder(nn.Module):
@@ -127,58 +180,42 @@ class BoundaryDecoder(nn.Module):
         )
         self.embed_place, self.scale_sine = mlp(2 * dim, 2 * dim, dim, depth=2), mlp(dim, dim, dim, depth=2)
         self.width_ratio = mlp(dim, dim, 1, depth=2)
-        xavier(self)
-        for layer in self.layers:
-            for refine in layer.refine:  # type: ignore[union-attr]  # a list of MLPs
-                nn.init.zeros_(refine[-1].weight)
-                nn.init.zeros_(refine[-1].bias)
+        for part in (self.features, self.embed_place, self.scale_sine, self.width_ratio):
+            xavier(part)
         self.read_quality = mlp(3 * dim, dim, 1, depth=3)
         self.queries = nn.Parameter(inside_video(torch.randn(num_queries, 3)))
         self.content = nn.Parameter(torch.randn(num_queries, 3 * dim))
 
-    def forward(self, memory: Tensor, clips: Tensor, positions: Tensor, mask: Tensor) -> Bounded:
+    def forward(self, memory: Tensor, fused: Tensor, positions: Tensor, mask: Tensor) -> Bounded:
         """Decode encoded clips.
 
         Args:
             memory: (B, T, d) encoded clips.
-            clips: (B, T, d) clips before they were encoded.
+            fused: (B, T, d) clips with words, before they were encoded.
             positions: (B, T, d) of the clips.
             mask: (B, T) true for valid clips.
         """
-        boundaries = [features(clips, mask) for features in self.features]
-        memories = [torch.cat([memory, features], dim=2) for features in boundaries]
-        count = mask.sum(dim=1).float()
+        features = [layers(fused, mask) for layers in self.features]
+        sides = [torch.cat([memory, side], dim=2) for side in features]
+        clips = Clips(memory, sides, positions, mask, mask.sum(dim=1).float())
         references = inside_video(self.queries).sigmoid().expand(len(memory), -1, -1)
         content = list(self.content.expand(len(memory), -1, -1).chunk(3, dim=2))
         states, spans = [], []
         for index, layer in enumerate(self.layers):
             centre, width = se_to_cw(bounds(references).clamp(0, 1)).unbind(dim=2)
-            sine = interleaved(2 * math.pi * centre, self.dim)
-            place = torch.cat([sine, interleaved(2 * math.pi * width, self.dim)], dim=2).to(memory.dtype)
-            sine = sine.to(memory.dtype)
+            sines = [interleaved(2 * math.pi * x, self.dim).to(memory.dtype) for x in (centre, width)]
+            place, sine = self.embed_place(torch.cat(sines, dim=2)), sines[0]
             if index > 0:
                 sine = sine * self.scale_sine(content[0])
             sine = sine * self.width_ratio(content[0]).sigmoid() / width.unsqueeze(2)
-            content[0] = layer.anchor(content[0], self.embed_place(place), sine, memory, positions, mask)
-            anchor = (layer.refine[0](content[0]) + logit(references[..., :1])).sigmoid()
-
-            # From here on, all references are constants.
-            distances = logit(references[..., 1:]).sigmoid().detach()
-            given = bounds(torch.cat([anchor.detach(), distances], dim=2)).clamp(0, 1).unbind(dim=2)
-            refined = [anchor]
-            for side, boundary_layer in enumerate(layer.sides):
-                update = boundary_layer(content[side + 1], given[side], memories[side], count)
-                content[side + 1] = update
-                distance = logit(distances[..., side : side + 1])
-                refined.append((layer.refine[side + 1](update) + distance).sigmoid())
-            references = torch.cat(refined, dim=2)
-            spans.append(se_to_cw(bounds(references)))
-            states.append(torch.cat([content[0], *(side - content[0] for side in content[1:])], dim=2))
-            references = torch.cat([logit(anchor).sigmoid(), references[..., 1:]], dim=2).detach()
+            content, refined = layer(content, references, place, sine, clips)
+            spans.append(se_to_cw(bounds(refined)))
+            states.append(torch.cat([content[0], *(edge - content[0] for edge in content[1:])], dim=2))
+            references = torch.cat([logit(refined[..., :1]).sigmoid(), refined[..., 1:]], dim=2).detach()
         return Bounded(
             self.read_quality(torch.stack(states, dim=1)).squeeze(-1),
             torch.stack(spans, dim=1),
-            torch.stack([features.tanh().mean(dim=2) for features in boundaries], dim=2),
+            torch.stack([side.tanh().mean(dim=2) for side in features], dim=2),
         )
 
 
