@@ -6,7 +6,7 @@ from math import log
 import pytest
 import torch
 
-from helpers.anchor_models import SAMPLES, build, configured, make_batch, run
+from helpers.tiny_baselines import SAMPLES, build, configured, make_batch, run
 from sdst.baselines.bam_detr import BamDetrOutput, boundary_loss, quality_loss
 from sdst.baselines.detr.boundaries import BoundaryLayer, inside_video
 from sdst.baselines.detr.layers import LayerSizes

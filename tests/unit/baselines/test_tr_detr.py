@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.anchor_models import SAMPLES, build, configured, make_batch
+from helpers.tiny_baselines import SAMPLES, build, configured, make_batch
 from sdst.baselines.detr.highlights import annotated
 from sdst.baselines.tr_detr import TrDetrCriterion, TrDetrOutput, cut
 from sdst.training.checkpoint import build_model
