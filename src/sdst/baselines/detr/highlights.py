@@ -92,7 +92,7 @@ def rank_loss(scores: Tensor, negatives: Tensor | None, labels: Tensor, video_ma
 
     Returns:
         Scalar: for each k with a positive clip in the batch, the mean over samples of minus the mean
-        log-probability of positive clips, 0 for samples without any; summed over k and divided by 12.
+        log-probability of positive clips, 0 for samples without any; summed over k and divided by 12. 0 without samples.
     """
     labels = labels.masked_fill(~video_mask, 0)
     rows = [scores] if negatives is None else [scores, negatives]
@@ -103,7 +103,7 @@ def rank_loss(scores: Tensor, negatives: Tensor | None, labels: Tensor, video_ma
     positive = labels.unsqueeze(2) >= levels  # (B, T, k)
     count = positive.sum(dim=1)
     sums = torch.einsum("bt,btk->bk", log_probability[:, : labels.shape[1]], positive.to(scores.dtype))
-    return -(sums / (count + 1e-6)).mean(dim=0).sum() / MOST_VOTES
+    return -(sums / (count + 1e-6)).sum() / max(len(scores), 1) / MOST_VOTES
 
 
 def wrong_words_loss(negatives: Tensor, video_mask: Tensor) -> Tensor:

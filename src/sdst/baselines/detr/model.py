@@ -47,7 +47,7 @@ class DetrModel(nn.Module):
         ffn_ratio: Hidden width of the feed-forward networks, in d.
         dropout: Dropout probability before each linear layer of the projections.
         layer_dropout: Dropout probability in the layers of encoder and decoder.
-        drop_path: Probability of dropping a residual update of the encoder.
+        drop_path: Probability of dropping a residual update as a whole; if it is 0, ``layer_dropout`` drops its elements.
         normalize: Whether features are divided by their length.
         places: Whether each clip's start and end, as shares of the video, are two more features.
         max_clips: Number of clips that are read; None for all.
@@ -117,12 +117,15 @@ class DetrModel(nn.Module):
         output = self.ground(
             self.inputs(video, video_mask, text, text_mask), labels if self.training else None
         )
-        negatives = output.negative_saliency
+        per_clip = {name: getattr(output, name) for name in output.per_clip}
         return replace(
             output,
             references=self.inputs.to_video(output.references, video_mask, num_clips),
-            saliency=self.inputs.to_all_clips(output.saliency, video_mask),
-            negative_saliency=None if negatives is None else self.inputs.to_all_clips(negatives, video_mask),
+            **{
+                name: self.inputs.to_all_clips(scores, video_mask)
+                for name, scores in per_clip.items()
+                if scores is not None
+            },
         )
 
     def ground(self, given: Aligned, labels: Batch | None) -> DetrOutput:
