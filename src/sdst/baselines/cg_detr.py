@@ -3,13 +3,12 @@
 Source: Moon et al., Correlation-Guided Query-Dependency Calibration for Video Temporal Grounding, arXiv 2023, and its
 official code: with the official weights (``convert_official``), outputs, losses and gradients are the same.
 
-Not kept from the official code: losses that its training misses by mistake (``highlight_terms``); shares of the padded
-batch's length in means. Kept: the targets of the dummies' sentences (``CGCriterion``).
+Two things of the official code are left out: it counts padding in means over clips and words, and misses a part of the
+highlight losses (``highlight_terms``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Unpack
 
 import torch
@@ -27,6 +26,7 @@ from sdst.baselines.detr.adaptive import (
 )
 from sdst.baselines.detr.criterion import SetCriterion
 from sdst.baselines.detr.decoder import DabDecoder, foreground
+from sdst.baselines.detr.guide import Guide, GuidedOutput, redundancy
 from sdst.baselines.detr.layers import EncoderLayer, GlobalSaliency, with_token, xavier
 from sdst.baselines.detr.model import DetrModel, Options
 from sdst.baselines.detr.official import ADAPTIVE, DAB, PROJECTIONS, encoder_names, renamed
@@ -60,35 +60,10 @@ OFFICIAL_NAMES = {
 """Pattern of the official code's names -> name in ``CGDETR``."""
 OFFICIAL_UNUSED = ("txt_position_embed.", "txt_proj_linear.")
 """Beginnings of official names without effect: positions of words, a projection that nothing calls."""
-LEAST_WEIGHT = 1e-6
-"""Added to attention weights before their logarithm."""
-
-
-@dataclass(kw_only=True)
-class CGOutput(AdaptiveOutput):
-    """An output in training, with what the losses on moments and sentences read.
-
-    Attributes:
-        moment: (B, d) token that saw the relevant clips.
-        rest: (B, d) token that saw the other clips.
-        sentence: (B, d) token that saw the words.
-        dummy_sentence: (B, d) token that saw the dummies.
-        member_logits: (B, T) logit of "is a clip of the moment", for the clips that were read.
-        divergence: (B, T) distance of a clip's attention weights from its similarity to dummies and words.
-        redundancy: (B,) mean similarity of dummies to each other, plus that of the prompts.
-    """
-
-    moment: Tensor
-    rest: Tensor
-    sentence: Tensor
-    dummy_sentence: Tensor
-    member_logits: Tensor
-    divergence: Tensor
-    redundancy: Tensor
 
 
 class CGCriterion(SetCriterion):
-    """Losses of CG-DETR: those of Moment-DETR with ``sal`` and ``attn`` as in ``highlight_terms``, and in training
+    """Losses of Moment-DETR, but ``sal`` and ``attn`` as in ``highlight_terms``, and in training three more.
 
     * ``align``: a moment is similar to its own sentence, and to the clips that are relevant;
     * ``distill``: relevant clips attend to dummies and words as they are similar to them;
@@ -101,7 +76,7 @@ class CGCriterion(SetCriterion):
         """Return the function of every term."""
         assert isinstance(output, AdaptiveOutput)
         terms = super().losses(output, batch) | highlight_terms(output, batch)
-        if not isinstance(output, CGOutput):
+        if not isinstance(output, GuidedOutput):
             return terms | dict.fromkeys(self.terms[-3:], lambda: output.saliency.new_zeros(()))
         return terms | {
             "align": lambda: align_loss(output, batch),
@@ -110,14 +85,14 @@ class CGCriterion(SetCriterion):
         }
 
 
-def align_loss(output: CGOutput, batch: Batch) -> Tensor:
+def align_loss(output: GuidedOutput, batch: Batch) -> Tensor:
     """Contrast of moments and sentences, and cross-entropy of each clip's membership in the moment.
 
-    Each moment is classified as that of its own sentence, among all sentences with all moments and all rests of videos.
-    *Reading*: the target of a dummies' sentence is "any moment but its own"; as in the official code, this is the
-    second column for the first sample, and the first column for all others.
+    The classes of a sample are the cosines of its moment, and of the rest of its video, with all B sentences; its
+    moment with its own sentence should be highest. With the dummies' sentences, any other class may be: *reading* the
+    official code, the target is class 1 for the first sample and class 0 for all others.
 
-    Membership has no gradient where it is surely wrong, because its probability is 0 or 1 in float32, as there.
+    Membership gets no gradient where it is wrong but certain, because probabilities round to 0 or 1, as there.
     """
     own = torch.arange(len(output.moment), device=output.moment.device)
     moments = F.normalize(torch.stack([output.moment, output.rest]), dim=-1)  # (2, B, d)
@@ -130,13 +105,13 @@ def align_loss(output: CGOutput, batch: Batch) -> Tensor:
     return loss + F.binary_cross_entropy(member, relevant[mask].to(member.dtype))
 
 
-def distill_loss(output: CGOutput, batch: Batch) -> Tensor:
+def distill_loss(output: GuidedOutput, batch: Batch) -> Tensor:
     """Mean divergence of the relevant clips."""
     _, relevant = _clips(output, batch)
     return output.divergence[relevant].sum() / relevant.sum().clamp(min=1)
 
 
-def _clips(output: CGOutput, batch: Batch) -> tuple[Tensor, Tensor]:
+def _clips(output: GuidedOutput, batch: Batch) -> tuple[Tensor, Tensor]:
     """(B, T) masks of the clips that were read: valid ones, and relevant ones."""
     read = output.divergence.shape[1]
     return batch.video_mask[:, :read], relevant_clips(batch)[:, :read]
@@ -173,7 +148,7 @@ class CalibratedEncoder(nn.Module):
         self.position = nn.Parameter(torch.randn(1, sizes.dim))
 
     def compare(self, given: Aligned) -> tuple[Tensor, Tensor]:
-        """Compare clips with prompts, whatever the words: (B, d) mean clip, (B, T, P) share of each prompt in a clip."""
+        """Compare clips with prompts, whatever the words: (B, d) mean clip, (B, T, P) share of prompts in a clip."""
         mask = given.clip_mask.unsqueeze(2)
         mean = (given.clips.detach() * mask).sum(dim=1) / mask.sum(dim=1)
         unusual = F.normalize(given.clips - mean.unsqueeze(1), dim=-1)
@@ -199,75 +174,9 @@ class CalibratedEncoder(nn.Module):
         importance = importance / importance.sum(dim=1, keepdim=True)
         value, chosen = torch.einsum("bt,btp->bp", importance, shares).topk(self.top_prompts, dim=1)
         token = (torch.einsum("bk,bkd->bd", value, self.prompts[chosen]) + mean).unsqueeze(1)
-        for layer in self.text_layers:
-            token = layer.without_words(token)
-        whole, clips = with_token(
-            self.layers, token, self.position, clips, given.positions, given.clip_mask
-        )
+        token = self.text_layers.without_words(token)
+        whole, clips = with_token(self.layers, token, self.position, clips, given.positions, given.clip_mask)
         return clips + whole.unsqueeze(1), whole, weights
-
-
-class Guide(nn.Module):
-    """Tokens of the moment and of the sentence, which guide attention in training only.
-
-    Args:
-        sizes: Sizes of every layer.
-        moment_layers: Number of layers in which clips attend to the moment's token and clips.
-        sentence_layers: Number of layers in which words, or dummies, attend to the sentence's token and each other.
-    """
-
-    def __init__(self, sizes: LayerSizes, *, moment_layers: int, sentence_layers: int) -> None:
-        super().__init__()
-        require_at_least(1, moment_layers=moment_layers, sentence_layers=sentence_layers)
-        self.moment_layers, self.sentence_layers = (
-            nn.ModuleList(EncoderLayer(*sizes, nn.PReLU()) for _ in range(layers))
-            for layers in (moment_layers, sentence_layers)
-        )
-        xavier(self.moment_layers)
-        dim = sizes.dim
-        self.moment, self.moment_position = nn.Parameter(torch.randn(dim)), nn.Parameter(torch.randn(dim))
-        self.sentence, self.sentence_position = nn.Parameter(torch.randn(dim)), nn.Parameter(torch.randn(dim))
-
-    def forward(
-        self, given: Aligned, attended: Attended, positions: Tensor, weights: Tensor, relevant: Tensor
-    ) -> dict[str, Tensor]:
-        """Compute the fields of ``CGOutput``, but for ``redundancy``.
-
-        Args:
-            given: Clips and words before they attend to anything.
-            attended: Dummies and words.
-            positions: (n, d) positions of the dummies.
-            weights: (B, T, n + L) attention weights of the clips.
-            relevant: (B, T) true for relevant clips.
-        """
-        (moment, inside), (rest, outside) = (
-            with_token(
-                self.moment_layers, self.moment, self.moment_position, given.clips, given.positions, mask
-            )
-            for mask in (relevant, given.clip_mask & ~relevant)
-        )
-        frames = torch.where(relevant.unsqueeze(2), inside, outside)
-        zeros = torch.zeros_like(given.words)
-        count = len(positions)
-        (sentence, words), (dummy_sentence, dummies) = (
-            with_token(self.sentence_layers, self.sentence, self.sentence_position, *tokens)
-            for tokens in (
-                (given.words, zeros, given.word_mask),
-                (attended.dummies, positions.unsqueeze(0), attended.mask[:, :count]),
-            )
-        )
-        with torch.no_grad():
-            similarity = inside @ torch.cat([dummies, words], dim=1).transpose(1, 2)
-            target = similarity.float().masked_fill(~attended.mask.unsqueeze(1), -torch.inf).softmax(dim=-1)
-        distances = F.kl_div((weights.float() + LEAST_WEIGHT).log(), target, reduction="none").sum(dim=-1)
-        return {
-            "moment": moment,
-            "rest": rest,
-            "sentence": sentence,
-            "dummy_sentence": dummy_sentence,
-            "member_logits": (frames @ moment.unsqueeze(2)).squeeze(2),
-            "divergence": distances / attended.mask.sum(dim=1, keepdim=True),
-        }
 
 
 class CGDETR(DetrModel):
@@ -325,7 +234,7 @@ class CGDETR(DetrModel):
         self.guide = Guide(self.sizes, moment_layers=moment_layers, sentence_layers=sentence_layers)
 
     def ground(self, given: Aligned, labels: Batch | None) -> AdaptiveOutput:
-        """Ground aligned words in aligned clips; in training also the next sample's words, and what guides attention."""
+        """Ground aligned words in aligned clips; in training also the next sample's words, and what the guide adds."""
         given = self.types(given)
         attended = self.dummies(given.words, given.word_mask)
         compared = self.encoder.compare(given)
@@ -347,7 +256,7 @@ class CGDETR(DetrModel):
         wrong = attended.rolled()
         wrong_memory, wrong_whole, wrong_weights = self.encoder(given, wrong, *compared)
         relevant = relevant_clips(labels)[:, : given.clips.shape[1]]
-        return CGOutput(
+        return GuidedOutput(
             **vars(output)
             | {
                 "negative_saliency": self.saliency(wrong_memory, wrong_whole),
@@ -357,14 +266,6 @@ class CGDETR(DetrModel):
             }
             | self.guide(given, attended, self.dummies.positions, weights, relevant),
         )
-
-
-def redundancy(tokens: Tensor) -> Tensor:
-    """(...) mean of |cosine| of different tokens (..., n, d), over n² pairs; the second of a pair gets no gradient."""
-    unit = F.normalize(tokens, dim=-1)
-    cosine = unit @ unit.detach().transpose(-1, -2)
-    other = 1 - torch.eye(tokens.shape[-2], dtype=cosine.dtype, device=cosine.device)
-    return (cosine.abs() * other).mean(dim=(-2, -1))
 
 
 def convert_official(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
 from sdst.baselines.detr.criterion import DetrOutput
@@ -135,13 +136,15 @@ class AdaptiveLayer(nn.Module):
     def forward(self, clips: Tensor, positions: Tensor, attended: Attended) -> tuple[Tensor, Tensor]:
         """Map clips (B, T, d) with their positions to (B, T, d) and the mean (B, T, n + L) of the heads' weights."""
         query, key, value = (
-            x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, ., c)
+            rearrange(x, "B N (H c) -> B H N c", H=self.heads)
             for x in (clips + positions, attended.keys, attended.words)
         )
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
         weights = self.dropout(scores.masked_fill(~attended.mask[:, None, None], -torch.inf).softmax(dim=-1))
         update = weights[..., attended.dummies.shape[1] :] @ value
-        return self._updated(clips, self.out_proj(update.transpose(1, 2).flatten(2))), weights.mean(dim=1)
+        return self._updated(clips, self.out_proj(rearrange(update, "B H T c -> B T (H c)"))), weights.mean(
+            dim=1
+        )
 
     def without_words(self, x: Tensor) -> Tensor:
         """Map tokens (B, N, d) that attend to nothing."""
@@ -167,6 +170,13 @@ class AdaptiveLayers(nn.ModuleList):
             clips, seen = layer(clips, positions, attended)
             weights.append(seen)
         return clips, torch.stack(weights).mean(dim=0)
+
+    def without_words(self, x: Tensor) -> Tensor:
+        """Map tokens (B, N, d) that attend to nothing."""
+        for layer in self:
+            assert isinstance(layer, AdaptiveLayer)
+            x = layer.without_words(x)
+        return x
 
 
 def words_share(weights: Tensor, attended: Attended) -> Tensor:

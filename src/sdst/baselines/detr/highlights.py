@@ -92,7 +92,7 @@ def rank_loss(scores: Tensor, negatives: Tensor | None, labels: Tensor, video_ma
 
     Returns:
         Scalar: for each k with a positive clip in the batch, the mean over samples of minus the mean
-        log-probability of positive clips, 0 for samples without any; summed over k and divided by 12. 0 without samples.
+        log-probability of positive clips, 0 for samples without any; summed over k and divided by 12.
     """
     labels = labels.masked_fill(~video_mask, 0)
     rows = [scores] if negatives is None else [scores, negatives]
