@@ -117,13 +117,15 @@ class DetrModel(nn.Module):
         output = self.ground(
             self.inputs(video, video_mask, text, text_mask), labels if self.training else None
         )
-        mapped: dict[str, Any] = {
-            "references": self.inputs.to_video(output.references, video_mask, num_clips)
-        }
+        mapped: dict[str, Any] = {"references": self.to_video(output.references, video_mask, num_clips)}
         for name in output.per_clip:
             if (scores := getattr(output, name)) is not None:
                 mapped[name] = self.inputs.to_all_clips(scores, video_mask)
         return replace(output, **mapped)
+
+    def to_video(self, references: Tensor, video_mask: Tensor, num_clips: Tensor) -> Tensor:
+        """Map the moments of ``ground`` to shares of the video."""
+        return self.inputs.to_video(references, video_mask, num_clips)
 
     def ground(self, given: Aligned, labels: Batch | None) -> DetrOutput:
         """Ground aligned words in aligned clips; times and saliency are those of the clips that were read.
