@@ -28,7 +28,7 @@ from sdst.baselines.detr.criterion import SetCriterion
 from sdst.baselines.detr.decoder import DabDecoder, foreground
 from sdst.baselines.detr.guide import Guide, GuidedOutput, redundancy
 from sdst.baselines.detr.layers import EncoderLayer, GlobalSaliency, with_token, xavier
-from sdst.baselines.detr.model import DetrModel, Options
+from sdst.baselines.detr.model import DetrModel, SameOptions
 from sdst.baselines.detr.official import ADAPTIVE, DAB, PROJECTIONS, encoder_names, renamed
 from sdst.errors import UserError
 from sdst.models.checks import require_at_least
@@ -196,6 +196,8 @@ class CGDETR(DetrModel):
         dummies: Number of dummies.
         prompts: Number of vectors that the saliency token is chosen from.
         top_prompts: Number of vectors that are chosen.
+        drop_path: Probability of dropping a whole residual update.
+        max_words: Number of words that are read; None for all.
         options: Options of every ``DetrModel``.
     """
 
@@ -217,9 +219,11 @@ class CGDETR(DetrModel):
         dummies: int = 45,
         prompts: int = 10,
         top_prompts: int = 1,
-        **options: Unpack[Options],
+        drop_path: float = 0.1,
+        max_words: int | None = 32,
+        **options: Unpack[SameOptions],
     ) -> None:
-        super().__init__(video_dim, text_dim, levels, **options)
+        super().__init__(video_dim, text_dim, levels, drop_path=drop_path, max_words=max_words, **options)
         self.types = TokenTypes(self.sizes.dim)
         self.dummies = Dummies(self.sizes, layers=dummy_layers, count=dummies)
         self.encoder = CalibratedEncoder(

@@ -28,10 +28,9 @@ from sdst.baselines.detr.adaptive import (
 )
 from sdst.baselines.detr.highlights import clip_pairs, votes
 from sdst.baselines.detr.layers import EncoderLayer, GlobalSaliency
-from sdst.baselines.detr.model import DetrModel, Options
+from sdst.baselines.detr.model import DetrModel, SameOptions
 from sdst.baselines.detr.official import ADAPTIVE, PROJECTIONS, renamed
 from sdst.baselines.pyramid import PointHead, Pyramid
-from sdst.errors import UserError
 from sdst.losses.criterion import Criterion
 from sdst.losses.saliency import sampled_nce
 from sdst.models.checks import require_at_least
@@ -153,7 +152,7 @@ class ScoreHead(nn.Module):
 
     Args:
         dim: d.
-        kernel: Width of the convolutions, an odd number of points.
+        kernel: Width of the convolutions, in points.
         conv_layers: Number of convolutions.
         mlp_layers: Number of linear layers.
     """
@@ -161,11 +160,7 @@ class ScoreHead(nn.Module):
     def __init__(self, dim: int, *, kernel: int, conv_layers: int, mlp_layers: int) -> None:
         super().__init__()
         require_at_least(1, kernel=kernel, conv_layers=conv_layers, mlp_layers=mlp_layers)
-        if kernel % 2 == 0:
-            raise UserError(f"model.kernel must be odd, got {kernel}")
-        self.convs = nn.ModuleList(
-            nn.Conv1d(dim, dim, kernel, padding=kernel // 2) for _ in range(conv_layers)
-        )
+        self.convs = nn.ModuleList(nn.Conv1d(dim, dim, kernel, padding="same") for _ in range(conv_layers))
         self.read = mlp(dim, dim // 2, 1, depth=mlp_layers)
 
     def forward(self, points: Tensor, mask: Tensor) -> Tensor:
@@ -193,6 +188,8 @@ class FlashVTG(DetrModel):
         kernel: Width of the score heads' convolutions, in points.
         conv_layers: Number of convolutions of a score head.
         mlp_layers: Number of linear layers of a score head.
+        drop_path: Probability of dropping a whole residual update.
+        max_words: Number of words that are read; None for all.
         options: Options of every ``DetrModel``.
     """
 
@@ -212,9 +209,11 @@ class FlashVTG(DetrModel):
         kernel: int = 5,
         conv_layers: int = 1,
         mlp_layers: int = 5,
-        **options: Unpack[Options],
+        drop_path: float = 0.1,
+        max_words: int | None = 40,
+        **options: Unpack[SameOptions],
     ) -> None:
-        super().__init__(video_dim, text_dim, levels, **options)
+        super().__init__(video_dim, text_dim, levels, drop_path=drop_path, max_words=max_words, **options)
         dim = self.sizes.dim
         self.types = TokenTypes(dim)
         self.dummies = Dummies(self.sizes, layers=dummy_layers, count=dummies)

@@ -32,6 +32,7 @@ def named(batch: Batch) -> Batch:
 def trained(batch: Batch) -> tuple[GuidedOutput, dict[str, torch.Tensor]]:
     model = build("cg_detr").train()
     assert isinstance(model, CGDETR)
+    batch.saliency = batch.saliency.ceil()  # votes without annotators are 0 or 1
     output = model(*batch.inputs(), labels=batch)
     loss = configured("cg_detr")["loss"]
     return output, CGCriterion(loss["weights"], match_weights=loss["match_weights"]).by_level(output, batch)

@@ -20,18 +20,23 @@ if TYPE_CHECKING:
     from sdst.types import Batch
 
 
-class Options(TypedDict, total=False):
-    """Options of ``DetrModel``, which every method accepts."""
+class SameOptions(TypedDict, total=False):
+    """Options of ``DetrModel`` whose defaults are the same for every method."""
 
     dim: int
     heads: int
     ffn_ratio: int
     dropout: float
     layer_dropout: float
-    drop_path: float
     normalize: bool
     places: bool
     max_clips: int | None
+
+
+class Options(SameOptions, total=False):
+    """Options of ``DetrModel``, which every method accepts."""
+
+    drop_path: float
     max_words: int | None
 
 
