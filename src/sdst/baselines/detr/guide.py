@@ -80,13 +80,7 @@ class Guide(nn.Module):
             weights: (B, T, n + L) attention weights of the clips.
             relevant: (B, T) true for relevant clips.
         """
-        (moment, inside), (rest, outside) = (
-            with_token(
-                self.moment_layers, self.moment, self.moment_position, given.clips, given.positions, mask
-            )
-            for mask in (relevant, given.clip_mask & ~relevant)
-        )
-        frames = torch.where(relevant.unsqueeze(2), inside, outside)
+        moment, rest, frames = self._moments(given, relevant)
         zeros = torch.zeros_like(given.words)
         count = len(positions)
         (sentence, words), (dummy_sentence, dummies) = (
@@ -97,7 +91,7 @@ class Guide(nn.Module):
             )
         )
         with torch.no_grad():
-            similarity = inside @ torch.cat([dummies, words], dim=1).transpose(1, 2)
+            similarity = frames @ torch.cat([dummies, words], dim=1).transpose(1, 2)
             target = similarity.float().masked_fill(~attended.mask.unsqueeze(1), -torch.inf).softmax(dim=-1)
         distances = F.kl_div((weights.float() + LEAST_WEIGHT).log(), target, reduction="none").sum(dim=-1)
         return {
@@ -108,6 +102,23 @@ class Guide(nn.Module):
             "member_logits": (frames @ moment.unsqueeze(2)).squeeze(2),
             "divergence": distances / attended.mask.sum(dim=1, keepdim=True),
         }
+
+    def _moments(self, given: Aligned, relevant: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode a token with relevant clips, and one with the others: (B, d), (B, d), and (B, T, d) clips.
+
+        Both are one sequence, in which tokens and clips attend to those of their own group.
+        """
+        size = len(relevant)
+        x = torch.cat([self.moment.expand(size, 2, -1), given.clips], dim=1)
+        positions = torch.cat([self.moment_position.expand(size, 2, -1), given.positions], dim=1)
+        tokens = torch.tensor([True, False], device=relevant.device).expand(size, -1)
+        group = torch.cat([tokens, relevant], dim=1)
+        mask = (group.unsqueeze(2) == group.unsqueeze(1)) & F.pad(
+            given.clip_mask, (2, 0), value=True
+        ).unsqueeze(1)
+        for layer in self.moment_layers:
+            x = layer(x, positions, mask)
+        return x[:, 0], x[:, 1], x[:, 2:]
 
 
 def redundancy(tokens: Tensor) -> Tensor:

@@ -154,7 +154,7 @@ class EncoderLayer(nn.Module):
         self.drop = Drop(dropout, drop_path)
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """Map (B, N, d) with positions (B, N, d) and mask (B, N) to (B, N, d)."""
+        """Map (B, N, d) with positions (B, N, d) and mask (B, N), or (B, N, N), to (B, N, d)."""
         placed = x + positions
         x = self.norm1(x + self.drop(self.self_attn(placed, placed, x, mask)))
         result: Tensor = self.norm2(x + self.drop(self.ffn(x)))
