@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 import sdst
 from helpers.composed import composed
 from sdst.cli import main
-from sdst.config.build import build
+from sdst.config.build import arguments_of, build
 from sdst.config.checks import check_options, resolve_auto_options
 from sdst.config.compose import compose, conf_dir
 from sdst.config.schema import TrainConfig
@@ -47,7 +47,7 @@ def test_every_choice_composes_to_a_complete_configuration(data: str, model: str
         (config.trainer, lightning.Trainer),
     ):
         assert node["_target_"].endswith(f".{constructor.__name__}")
-        assert set(node) - {"_target_"} <= set(inspect.signature(constructor).parameters)
+        assert set(node) - {"_target_"} <= set(arguments_of(constructor))
 
 
 R2_TUNING = {  # the official configurations

@@ -49,7 +49,7 @@ def _check_types(node: DictConfig) -> None:
         raise UserError(f"expected a mapping with a _target_, got {node!r}; name the class to build")
     values: Any = OmegaConf.to_container(node, resolve=True)
     target = find_target(values, node._get_full_key("_target_"))
-    for name, parameter in _parameters(target).items():
+    for name, parameter in arguments_of(target).items():
         if name not in node:
             continue
         annotation, value, key = str(parameter.annotation), node[name], node._get_full_key(name)
@@ -63,7 +63,7 @@ def _check_types(node: DictConfig) -> None:
             _check_types(value)
 
 
-def _parameters(target: Any) -> dict[str, inspect.Parameter]:
+def arguments_of(target: Any) -> dict[str, inspect.Parameter]:
     """Arguments of a target; a constructor with ``**options`` hands them to that of its base class."""
     if not inspect.isclass(target):
         return dict(inspect.signature(target).parameters)
