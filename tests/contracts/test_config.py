@@ -183,7 +183,15 @@ def test_model_files_repeat_the_constructor_defaults(model: str) -> None:
     }
 
 
-SMALL = {"dim": 16, "heads": 2, "num_queries": 3, "actionness_dim": 8, "roi_bins": 4}
+SMALL = {
+    "dim": 16,
+    "heads": 2,
+    "num_queries": 3,
+    "actionness_dim": 8,
+    "roi_bins": 4,
+    "max_clips": 4,
+    "max_words": 2,
+}
 
 
 def another(value: Any) -> Any:
@@ -193,7 +201,7 @@ def another(value: Any) -> Any:
     if isinstance(value, int):
         return 2 * value
     if isinstance(value, float):
-        return value / 2
+        return value / 2 or 0.5
     return value[:-1]
 
 

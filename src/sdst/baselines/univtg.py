@@ -3,10 +3,10 @@
 Source: Lin et al., UniVTG: Towards Unified Video-Language Temporal Grounding, ICCV 2023, and its official code: with
 the official weights (``convert_official``), outputs, losses and gradients are the same.
 
-Kept from that code, although its names say otherwise:
+Kept from that code, although one would expect otherwise:
 
-* The point of clip t lies at t + half of a clip's *seconds*, not of a clip: for clips of 2 s this is the clip's end, for
-  clips of 1 s its middle (option ``point``).
+* The point of clip t lies at t + half of a clip's *seconds*, not at t + half a clip: for clips of 2 s this is the
+  clip's end, for clips of 1 s its middle (option ``point``).
 * Saliency compares the projected clips with the words, before the encoder.
 * Other queries about the same video count as negatives.
 
@@ -15,7 +15,7 @@ Kept from that code, although its names say otherwise:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Unpack
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from torch import nn
 
 from sdst.baselines.detr.criterion import BACKGROUND_WEIGHT, DetrOutput, giou_loss
 from sdst.baselines.detr.layers import EncoderLayer, xavier
-from sdst.baselines.detr.model import DetrModel, Options
+from sdst.baselines.detr.model import DetrModel
 from sdst.baselines.detr.official import PROJECTIONS, encoder_names, renamed
 from sdst.errors import UserError
 from sdst.losses.alignment import info_nce
@@ -60,7 +60,7 @@ class UniVTGCriterion(Criterion):
     """Losses of UniVTG, on the point of each clip.
 
     Foreground points lie inside a true moment, see ``assign_clips``. ``cls`` is the cross-entropy of the class,
-    background weighted 0.1, averaged over all points; ``l1`` the smooth L1 distance of start and end, their sum averaged
+    background weighted 0.1, averaged over all points; ``l1`` the smooth L1 distance of start plus that of end, averaged
     over foreground points; ``iou`` the mean of 1 - generalised IoU of these points; ``inter`` contrasts each sample's
     positive clip with the queries of the batch, and its query with their positive clips; ``intra`` contrasts the
     positive clip with less salient clips of its video, and with the clips at its place in the other videos.
@@ -70,13 +70,14 @@ class UniVTGCriterion(Criterion):
 
     def losses(self, output: Output, batch: Batch) -> Terms:
         """Return the function of every term."""
-        assert output.anchors is not None
-        assignment = assign_clips(output.anchors, batch)
-        pair = matched_pairs(output.references, batch.moments, assignment.unsqueeze(1))
+        anchors = output.anchors
+        assert anchors is not None
+        assignment = assign_clips(anchors, batch)
+        predicted, true = matched_pairs(output.references, batch.moments, assignment.unsqueeze(1))
         return super().losses(output, batch) | {
-            "cls": lambda: class_loss(output.class_logits[:, 0], assignment >= 0, output.anchors),
-            "l1": lambda: F.smooth_l1_loss(*map(cw_to_se, pair), reduction="sum") / max(len(pair[0]), 1),
-            "iou": lambda: giou_loss(*pair),
+            "cls": lambda: class_loss(output.class_logits[:, 0], assignment >= 0, anchors),
+            "l1": lambda: distance_loss(predicted, true),
+            "iou": lambda: giou_loss(predicted, true),
             "inter": lambda: self.contrast_samples(output, batch),
             "intra": lambda: self.contrast_clips(output, batch),
         }
@@ -114,6 +115,12 @@ def class_loss(logits: Tensor, foreground: Tensor, anchors: Anchors) -> Tensor:
     target = foreground.to(logits.dtype)
     losses = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")
     return losses / anchors.mask.sum()
+
+
+def distance_loss(predicted: Tensor, true: Tensor) -> Tensor:
+    """Smooth L1 distance of start plus that of end, mean over the (N, 2) (centre, width) pairs; 0 without any."""
+    distance = F.smooth_l1_loss(cw_to_se(predicted), cw_to_se(true), reduction="sum")
+    return distance / max(len(predicted), 1)
 
 
 def assign_clips(anchors: Anchors, batch: Batch) -> Tensor:
@@ -168,9 +175,9 @@ class UniVTG(DetrModel):
         text_dim: Dt, read from the feature store.
         levels: K of the features, of which the last one is read.
         encoder_layers: Number of encoder layers.
-        point: Place of a clip's point in the clip, from 0 at its start to 1 at its end. The official value is half of the
-            clip's seconds, so 1 for clips of 2 s and 0.5 for clips of 1 s; for clips longer than 2 s that would lie in
-            a later clip, and at last behind the video.
+        point: Place of a clip's point in the clip, from 0 at its start to 1 at its end. The official value is half of
+            the clip's seconds, so 1 for clips of 2 s and 0.5 for clips of 1 s. For clips longer than 2 s the official
+            points would lie in later clips, the last ones behind the video, so 1 is the most.
         add_class: Whether the class probability is added to the saliency, as in the official evaluation.
 
     Raises:
