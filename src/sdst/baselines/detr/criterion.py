@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,10 @@ class DetrOutput(Output):
 
     Attributes:
         negative_saliency: (B, T) saliency for the words of the next sample, in training; else None.
+        per_clip: Fields with one score per clip.
     """
+
+    per_clip: ClassVar[tuple[str, ...]] = ("saliency", "negative_saliency")
 
     negative_saliency: Tensor | None = None
 

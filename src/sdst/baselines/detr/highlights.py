@@ -103,7 +103,7 @@ def rank_loss(scores: Tensor, negatives: Tensor | None, labels: Tensor, video_ma
     positive = labels.unsqueeze(2) >= levels  # (B, T, k)
     count = positive.sum(dim=1)
     sums = torch.einsum("bt,btk->bk", log_probability[:, : labels.shape[1]], positive.to(scores.dtype))
-    return -(sums / (count + 1e-6)).mean(dim=0).sum() / MOST_VOTES
+    return -(sums / (count + 1e-6)).sum() / max(len(scores), 1) / MOST_VOTES
 
 
 def wrong_words_loss(negatives: Tensor, video_mask: Tensor) -> Tensor:
