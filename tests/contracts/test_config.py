@@ -180,8 +180,13 @@ def test_model_files_repeat_the_constructor_defaults(model: str) -> None:
 
 
 SMALL = {
-    **{"dim": 16, "heads": 2, "num_queries": 3, "actionness_dim": 8, "roi_bins": 4},
-    **{"max_clips": 4, "max_words": 1},  # twice as many still cut the inputs
+    "dim": 16,
+    "heads": 2,
+    "num_queries": 3,
+    "actionness_dim": 8,
+    "roi_bins": 4,
+    "max_clips": 4,
+    "max_words": 1,  # twice as many still cut the inputs
 }
 
 
