@@ -1,6 +1,6 @@
 """Laws of SG-DETR: guided attention, proposals, and losses equal to naive loops. There is no oracle."""
 
-from math import exp, log
+from math import cos, exp, log, pi, sin
 from typing import Any
 
 import pytest
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from helpers.composed import composed
 from helpers.tiny_baselines import build, configured, make_batch
-from sdst.baselines.detr.guided import GuidedLayer
+from sdst.baselines.detr.guided import GuidedDecoder, GuidedLayer
 from sdst.baselines.detr.highlights import clip_pairs, votes
 from sdst.baselines.detr.layers import LayerSizes
-from sdst.baselines.detr.proposals import Level, Pyramid, Selector
+from sdst.baselines.detr.proposals import Level, Proposals, Pyramid, Selector
 from sdst.baselines.sg_detr import SGDETR, GuidedCriterion, GuidedOutput, highlight_loss
 from sdst.config.build import build as build_node
 from sdst.errors import UserError
@@ -55,6 +55,54 @@ def test_clips_attend_to_words_in_the_measure_of_their_saliency() -> None:
             x = clips[b, t] + layer.out_proj(torch.cat(heads))
             expected = layer.norm2(x + layer.norm1(layer.ffn(x)))
             torch.testing.assert_close(got[b, t], expected, **CLOSE)
+
+
+@torch.no_grad()
+def test_the_decoder_equals_the_definition_of_its_layers() -> None:
+    torch.manual_seed(0)
+    sizes = LayerSizes(dim=8, heads=2, ffn_ratio=2, dropout=0.0, drop_path=0.0)
+    decoder = GuidedDecoder(sizes, layers=2, prior=0.35)
+    for parameter in decoder.parameters():
+        parameter.add_(0.3 * torch.randn(parameter.shape))
+    memory, positions, mask = torch.randn(1, 5, 8), torch.randn(1, 5, 8), torch.ones(1, 5).bool()
+    proposals = Proposals(torch.randn(1, 3, 8), torch.randn(1, 3), torch.rand(1, 3, 2), torch.randn(1, 3))
+    got = decoder(proposals, memory, positions, mask)
+
+    def sines(spans: Tensor) -> Tensor:
+        """Centre and width at two frequencies each, 1 and 1 / 100."""
+        rows = []
+        for span in spans[0].tolist():
+            angles = [2 * pi * value / 100**i for value in span for i in range(2)]
+            rows.append([wave(angle) for angle in angles for wave in (sin, cos)])
+        return torch.tensor([rows])
+
+    content, spans = proposals.content, proposals.spans
+    for k, layer in enumerate(decoder.layers, start=1):
+        guide = sines(spans) * decoder.scale_sine(content)
+        guide = guide * decoder.width_ratio(content).sigmoid() / spans[..., 1:]
+        content = layer(content, decoder.embed_place(sines(spans)), guide, memory, positions, mask)
+        state = decoder.norm(content)
+        torch.testing.assert_close(got.logits[:, k], decoder.read_class(state)[..., 0], **CLOSE)
+        expected = (decoder.read_span(state) + spans.logit()).sigmoid()
+        torch.testing.assert_close(got.spans[:, k], expected, **CLOSE)
+        spans = (decoder.refine(content) + spans.logit()).sigmoid()
+        quality = decoder.read_quality(torch.cat([content, sines(spans)], dim=-1))[..., 0]
+        torch.testing.assert_close(got.quality[:, k], quality, **CLOSE)
+
+
+@torch.no_grad()
+def test_final_saliency_corrects_local_saliency_by_amplified_clips() -> None:
+    model, batch = build("sg_detr"), make_batch(1)
+    output = model(*batch.inputs())
+    given = model.inputs(*batch.inputs()[:4])
+    encoded = model.encoder(model.types(given), output.local_saliency)
+    twice = encoded + encoded * output.local_saliency.sigmoid().unsqueeze(-1)
+    expected = output.local_saliency + model.refine_saliency(twice)[..., 0]
+    torch.testing.assert_close(output.saliency, expected, **CLOSE)
+    torch.testing.assert_close(output.dense, encoded + encoded * expected.sigmoid().unsqueeze(-1), **CLOSE)
+    cosine = F.cosine_similarity(given.clips, output.query.unsqueeze(1), dim=-1)
+    local = cosine * model.local.log_scale.exp() + model.local.shift
+    torch.testing.assert_close(output.local_saliency, local, **CLOSE)
 
 
 @torch.no_grad()
@@ -141,6 +189,7 @@ def test_moment_losses_equal_loops_and_proposals_count_half() -> None:
 @torch.no_grad()
 def test_matching_minimises_distance_overlap_class_and_quality() -> None:
     _, batch, output = trained()
+    output.quality_logits = 4 * torch.randn(output.quality_logits.shape)
 
     def cost(quality: float, b: int, k: int, m: int, g: int) -> float:
         predicted, true = output.references[b, k, m], batch.moments[b, g]
