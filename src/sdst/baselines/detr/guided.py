@@ -11,6 +11,7 @@ from torch import nn
 
 from sdst.baselines.detr.decoder import DabLayer, logit
 from sdst.baselines.detr.layers import Drop, EncoderLayer, FeedForward, attend, xavier
+from sdst.baselines.detr.proposals import start_at
 from sdst.models.checks import require_at_least
 from sdst.models.layers import Dropout, interleaved, mlp
 
@@ -196,10 +197,3 @@ class GuidedDecoder(nn.Module):
     def sines(self, spans: Tensor) -> Tensor:
         """Encode spans (..., 2) as (..., d), half for the centre and half for the width."""
         return interleaved(2 * math.pi * spans, self.dim // 2).flatten(-2)
-
-
-def start_at(linear: nn.Module, bias: float, std: float = 0.01) -> None:
-    """Initialise a linear layer so that its outputs are close to ``bias``."""
-    assert isinstance(linear, nn.Linear)
-    nn.init.normal_(linear.weight, std=std)
-    nn.init.constant_(linear.bias, bias)

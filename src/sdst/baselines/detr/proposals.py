@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from sdst.baselines.detr.decoder import logit
-from sdst.baselines.detr.guided import start_at
 from sdst.baselines.detr.layers import xavier
 from sdst.models.checks import require_at_least
 from sdst.models.layers import mlp
@@ -153,3 +152,10 @@ class Selector(nn.Module):
         anchors = torch.cat(spans, dim=1)
         inside = ((anchors > MARGIN) & (anchors < 1 - MARGIN)).all(dim=-1)
         return anchors, inside & torch.cat(masks, dim=1)
+
+
+def start_at(linear: nn.Module, bias: float, std: float = 0.01) -> None:
+    """Initialise a linear layer so that its outputs are close to ``bias``."""
+    assert isinstance(linear, nn.Linear)
+    nn.init.normal_(linear.weight, std=std)
+    nn.init.constant_(linear.bias, bias)
