@@ -4,7 +4,7 @@ Source: Gordeev et al., Saliency-Guided DETR for Moment Retrieval and Highlight 
 Checked against descriptions only, not against the official code: no official weights, outputs or losses were compared.
 
 *Reading*, here and in ``sdst.baselines.detr.guided`` and ``.proposals``: sizes, formulas and losses are those of a
-public repository that builds on the method (github.com/chinagalaxy2002/SG_CGP, commit 931cad1), which was read, not run.
+public repository that builds on the method (github.com/chinagalaxy2002/SG_CGP, commit 931cad1). It was read, not run.
 
 Left out: the second head on the pyramid (ATSS), whose positives are additional queries of the decoder in training; the
 fusion of its moments with the decoder's; and the alignment of moment and sentence tokens, which only guides training.
