@@ -1,16 +1,21 @@
 """SG-DETR: saliency from clips and words alone guides attention and decoder (``model=sg_detr``).
 
 Source: Gordeev et al., Saliency-Guided DETR for Moment Retrieval and Highlight Detection, arXiv 2410.01615, 2024.
-Checked against a description only, not against code: no official weights or outputs were compared. The paper leaves
-sizes and losses open; these are *readings* of a public repository that contains the method
-(github.com/chinagalaxy2002/SG_CGP, commit 931cad1).
+Checked against descriptions only, not against the official code: no official weights, outputs or losses were compared.
 
-Left out: the second head on the pyramid (ATSS), whose positives are additional queries in training, the fusion of its
-moments with the decoder's, and the alignment of moment and sentence tokens. They only guide training, except for the
-fusion. The published results include all of them, and for the best ones pre-training on InterVid-MR.
+*Reading*, here and in ``sdst.baselines.detr.guided`` and ``.proposals``: sizes, formulas and losses are those of a
+public repository that builds on the method (github.com/chinagalaxy2002/SG_CGP, commit 931cad1). It was read, not run.
 
-Adapted: linear layers are initialised as in the other DETR methods; keys of the decoder's self-attention read the
-queries' places directly, not through the projection for queries.
+Left out: the second head on the pyramid (ATSS), whose positives are additional queries of the decoder in training; the
+fusion of its moments with the decoder's; and the alignment of moment and sentence tokens, which only guides training.
+The published results include them, and the best ones also pre-training on InterVid-MR.
+
+Adapted:
+
+* Linear layers are initialised as in the other DETR methods.
+* Keys of the decoder's self-attention read the places of the queries; in the repository they read their projection for
+  queries.
+* Padding is never read; the repository pads each video to a multiple of four clips and counts these as clips.
 """
 
 from __future__ import annotations

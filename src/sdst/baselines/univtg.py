@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sdst.baselines.detr.adaptive import TokenTypes
 from sdst.baselines.detr.criterion import BACKGROUND_WEIGHT, DetrOutput, giou_loss
 from sdst.baselines.detr.layers import EncoderLayer, xavier
 from sdst.baselines.detr.model import DetrModel
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 OFFICIAL_NAMES = {
     **PROJECTIONS,
     **encoder_names(r"transformer\.encoder", "encoder"),
-    r"token_type_embeddings\.weight": "types",
+    "token_type_embeddings": "types",
     "class_embed": "read_class",
     "span_embed": "read_offsets",
     r"weightedpool\.weight": "pool_text.score",
@@ -225,7 +226,7 @@ class UniVTG(DetrModel):
         if not 0 <= point <= 1:
             raise UserError(f"model.point must lie in [0, 1], got {point}")
         self.point, self.add_class = point, add_class
-        self.types = nn.Parameter(0.02 * torch.randn(2, dim))  # of words and clips
+        self.types = TokenTypes(dim)
         self.encoder = nn.ModuleList(EncoderLayer(*self.sizes, nn.GELU()) for _ in range(encoder_layers))
         xavier(self.encoder)
         self.read_class, self.read_offsets = ConvHead(dim, 1), ConvHead(dim, 2)
@@ -234,7 +235,8 @@ class UniVTG(DetrModel):
 
     def ground(self, given: Aligned, labels: Batch | None) -> DetrOutput:
         """Ground aligned words in aligned clips."""
-        words, clips = given.words + self.types[0], given.clips + self.types[1]
+        given = self.types(given)
+        words, clips = given.words, given.clips
         query = self.pool_text(words, given.word_mask)
         memory = torch.cat([clips, words], dim=1)
         positions = torch.cat([given.positions, torch.zeros_like(words)], dim=1)

@@ -1,4 +1,7 @@
-"""SG-DETR's parts: saliency of clips and words alone, attention that it guides, and a decoder of proposals."""
+"""SG-DETR's parts: saliency of clips and words alone, attention that it guides, and a decoder of proposals.
+
+*Reading*: see ``sdst.baselines.sg_detr`` for the source of every formula.
+"""
 
 from __future__ import annotations
 

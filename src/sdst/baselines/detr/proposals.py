@@ -1,4 +1,7 @@
-"""SG-DETR's proposals: a pyramid of the encoded clips, and the best of its points as first moments of a decoder."""
+"""SG-DETR's proposals: a pyramid of the encoded clips, and the best of its points as first moments of a decoder.
+
+*Reading*: see ``sdst.baselines.sg_detr`` for the source of every formula.
+"""
 
 from __future__ import annotations
 
