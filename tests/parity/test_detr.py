@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from helpers.composed import composed
 from helpers.peers import (
@@ -29,15 +29,19 @@ from sdst.errors import UserError
 from sdst.models.decoding import decode
 
 pytestmark = needs_shared
-METHODS = ["cg_detr", "moment_detr", "qd_detr"]
+METHODS = ["moment_detr", "qd_detr", "cg_detr", "tr_detr", "bam_detr"]
 OUTPUTS = {"atol": 1e-4, "rtol": 1e-4}
 GRADIENTS = {"atol": 2e-4, "rtol": 2e-4}
-TERMS = {"cls": "loss_label", "l1": "loss_span", "iou": "loss_giou", "sal": "loss_saliency"}
-"""Term -> its official name."""
-OWN_TERMS = {
-    "cg_detr": {"align": "loss_ms_align", "distill": "loss_distill", "ortho": "loss_orthogonal_dummy"}
+TERMS = {
+    "cls": "loss_label",
+    "l1": "loss_span",
+    "iou": "loss_giou",
+    "act": "loss_quality",
+    "sal": "loss_saliency",
+    "align": "loss_ms_align",
+    "ortho": "loss_orthogonal_dummy",
 }
-"""Further terms of a method."""
+"""Term -> its official name, where that is not ``loss_TERM``."""
 
 
 def method(name: str) -> Any:
@@ -50,6 +54,14 @@ def official_model(name: str) -> nn.Module:
     return model.eval()
 
 
+def class_logits(io: dict[str, Tensor], prefix: str) -> Tensor:
+    """Logit of "is a moment", which is that of the quality where the official code ranks by it."""
+    if f"{prefix}quality" in io:
+        return io[f"{prefix}quality"].squeeze(-1).logit()
+    logits = io[f"{prefix}logits"]
+    return logits[..., 0] - logits[..., 1]
+
+
 @pytest.mark.parametrize("name", METHODS)
 @torch.no_grad()
 def test_outputs_equal_the_official_outputs(name: str) -> None:
@@ -58,8 +70,7 @@ def test_outputs_equal_the_official_outputs(name: str) -> None:
     output = official_model(name).train()(*batch.inputs(), labels=batch)
     layers = [*(f"aux{i}.pred_" for i in range(output.class_logits.shape[1] - 1)), "pred_"]
     for k, layer in enumerate(layers):
-        logits = io[f"out.{layer}logits"]
-        torch.testing.assert_close(output.class_logits[:, k], logits[..., 0] - logits[..., 1], **OUTPUTS)
+        torch.testing.assert_close(output.class_logits[:, k], class_logits(io, f"out.{layer}"), **OUTPUTS)
         torch.testing.assert_close(output.references[:, k], io[f"out.{layer}spans"], **OUTPUTS)
     torch.testing.assert_close(output.saliency, io["out.saliency_scores"], **OUTPUTS)
     if "out.saliency_scores_neg" in io:
@@ -77,10 +88,10 @@ def test_losses_matching_and_gradients_equal_the_official_ones(name: str) -> Non
     total, _ = criterion.combine(by_level)
     if "attn" in by_level:  # part of the official term, which misses ranks of a single sample
         missed = lone_ranks(output, batch)
-        by_level["sal"] = by_level["sal"] + by_level["attn"] - missed
+        by_level["sal"] = by_level["sal"] + by_level.pop("attn") - missed
         total = total - criterion.weights["sal"] * missed
-    for term, official in (TERMS | OWN_TERMS.get(name, {})).items():
-        values = by_level[term].reshape(-1)
+    for term, levels in by_level.items():
+        official, values = TERMS.get(term, f"loss_{term}"), levels.reshape(-1)
         names = [*(f"{official}_{i}" for i in range(len(values) - 1)), official]
         torch.testing.assert_close(values, torch.cat([io[f"loss.{n}"] for n in names]), **OUTPUTS)
     torch.testing.assert_close(total, io["loss.total"][0], **OUTPUTS)
@@ -109,13 +120,13 @@ def test_each_sample_of_a_batch_equals_the_official_result_for_it_alone(name: st
     io = oracle(name, padded=padded)
     batch, model = official_batch(io), official_model(name)
     output = model(*batch.inputs())
-    config = composed(f"model={name}", "decode.round_to=null", "run_dir=x").copy()
+    config = composed(f"model={name}", "decode.round_to=null", "decode.nms=none", "run_dir=x").copy()
     resolve_auto_options(config)
     predictions = decode(output, batch, config.decode)
     for i, prediction in enumerate(predictions):
         clips = int(batch.video_mask[i].sum())
-        logits = io[f"single{i}.pred_logits"][0]
-        torch.testing.assert_close(output.class_logits[i, -1], logits[:, 0] - logits[:, 1], **OUTPUTS)
+        (logits,) = class_logits(io, f"single{i}.pred_")
+        torch.testing.assert_close(output.class_logits[i, -1], logits, **OUTPUTS)
         torch.testing.assert_close(output.references[i, -1], io[f"single{i}.pred_spans"][0], **OUTPUTS)
         saliency = io[f"single{i}.saliency_scores"][0]
         torch.testing.assert_close(output.saliency[i, :clips], saliency, **OUTPUTS)
@@ -131,11 +142,13 @@ def test_every_official_weight_is_converted_exactly_once(name: str) -> None:
     weights, module = official_weights(name), method(name)
     converted = module.convert_official(weights)
     assert converted.keys() == tiny_model(name).state_dict().keys()
-    unused = [weight for weight in weights if weight.startswith(module.OFFICIAL_UNUSED)]
+    unused = {weight for weight in weights if weight.startswith(module.OFFICIAL_UNUSED)}
     assert len(converted) + len(unused) == len(weights)
-    assert set(unused) <= {
+    second_names = weights.keys() - set(sizes(name)["parameter_names"])
+    assert unused <= {
         *sizes(name)["parameters_without_gradient"],
         *sizes(name)["parameters_with_zero_gradient"],
+        *second_names,
     }
     with pytest.raises(UserError, match=r"unknown weight new\.weight"):
         module.convert_official(weights | {"new.weight": torch.zeros(1)})

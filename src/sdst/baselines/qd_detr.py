@@ -62,9 +62,18 @@ class QueryDependentEncoder(nn.Module):
 
     def forward(self, given: Aligned) -> tuple[Tensor, Tensor]:
         """Encode clips with their words: (B, T, d) clips and (B, d) global token."""
-        clips, size = given.clips, len(given.words)
+        return self.encode(self.read_words(given), given)
+
+    def read_words(self, given: Aligned) -> Tensor:
+        """Let clips attend to words: (B, T, d) clips."""
+        clips = given.clips
         for layer in self.text_layers:
             clips = layer(clips, given.positions, given.words, given.word_mask)
+        return clips
+
+    def encode(self, clips: Tensor, given: Aligned) -> tuple[Tensor, Tensor]:
+        """Let clips (B, T, d) and the global token attend to each other: (B, T, d) clips and (B, d) token."""
+        size = len(clips)
         x = torch.cat([self.token.expand(size, 1, -1), clips], dim=1)
         positions = torch.cat([self.token_position.expand(size, 1, -1), given.positions], dim=1)
         mask = torch.cat([given.clip_mask.new_ones(size, 1), given.clip_mask], dim=1)

@@ -56,7 +56,11 @@ class SetCriterion(Criterion):
         return super().losses(output, batch) | {
             "cls": lambda: self.class_loss(output, assignment >= 0),
             "l1": lambda: torch.stack(
-                [F.l1_loss(*pair, reduction="sum") / max(pair[0].numel(), 1) for pair in pairs]
+                [
+                    F.l1_loss(self.coordinates(predicted), self.coordinates(true), reduction="sum")
+                    / max(true.numel(), 1)
+                    for predicted, true in pairs
+                ]
             ),
             "iou": lambda: torch.stack([giou_loss(*pair) for pair in pairs]),
             "sal": lambda: self.saliency_loss(output, batch),
@@ -66,12 +70,17 @@ class SetCriterion(Criterion):
     def assign(self, output: Output, batch: Batch) -> Tensor:
         """Match queries to moments at the cost l1 - generalised IoU - class probability, each weighted; (B, K, M)."""
         predicted, true = output.references, batch.moments[:, None]
-        l1 = (predicted[..., :, None, :] - true[..., None, :, :]).abs().sum(dim=-1)
+        ours, theirs = self.coordinates(predicted).unsqueeze(-2), self.coordinates(true).unsqueeze(-3)
+        l1 = (ours - theirs).abs().sum(dim=-1)
         giou = pairwise_giou(cw_to_se(predicted), cw_to_se(true))
         probability = output.class_logits.sigmoid().unsqueeze(-1)
         weights = self.match_weights
         cost = weights["l1"] * l1 - weights["iou"] * giou - weights["cls"] * probability
         return assign(cost, batch.moment_mask)
+
+    def coordinates(self, spans: Tensor) -> Tensor:
+        """Map (centre, width) to the coordinates (..., 2) whose distance ``l1`` measures."""
+        return spans
 
     def class_loss(self, output: Output, matched: Tensor) -> Tensor:
         """(K,) class loss of every decoder layer; ``matched`` (B, K, M) is true for queries with a moment."""

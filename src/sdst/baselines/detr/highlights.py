@@ -70,14 +70,15 @@ def clip_pairs(batch: Batch) -> ClipPairs:
     )
 
 
-def margin_loss(scores: Tensor, pairs: ClipPairs) -> Tensor:
-    """Hinge of both pairs: twice the mean of max(0, 0.2 + lower - higher) over samples and pairs.
+def margin_loss(scores: Tensor, pairs: ClipPairs, margin: float = MARGIN) -> Tensor:
+    """Hinge of both pairs: twice the mean of max(0, margin + lower - higher) over samples and pairs.
 
     Args:
         scores: (B, T) saliency.
         pairs: Pairs of clips.
+        margin: Difference from which on a pair costs nothing.
     """
-    gaps = (MARGIN + scores.gather(1, pairs.lower) - scores.gather(1, pairs.higher)).clamp(min=0)
+    gaps = (margin + scores.gather(1, pairs.lower) - scores.gather(1, pairs.higher)).clamp(min=0)
     return 2 * gaps[pairs.mask].sum() / gaps.numel()
 
 
