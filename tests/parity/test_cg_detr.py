@@ -7,7 +7,6 @@ from helpers.peers import official_batch, official_weights, oracle, sizes, tiny_
 from helpers.shared_data import needs_shared
 from sdst.baselines.cg_detr import CGDETR, convert_official
 from sdst.baselines.detr.adaptive import not_attended
-from sdst.baselines.detr.guide import GuidedOutput, redundancy
 from sdst.baselines.detr.highlights import (
     clip_pairs,
     margin_loss,
@@ -15,6 +14,7 @@ from sdst.baselines.detr.highlights import (
     votes,
     wrong_words_loss,
 )
+from sdst.baselines.detr.tokens import GuidedOutput, redundancy
 from sdst.config.build import build
 from sdst.types import Batch
 

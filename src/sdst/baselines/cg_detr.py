@@ -26,10 +26,10 @@ from sdst.baselines.detr.adaptive import (
 )
 from sdst.baselines.detr.criterion import SetCriterion
 from sdst.baselines.detr.decoder import DabDecoder, foreground
-from sdst.baselines.detr.guide import Guide, GuidedOutput, redundancy
 from sdst.baselines.detr.layers import EncoderLayer, GlobalSaliency, with_token, xavier
 from sdst.baselines.detr.model import DetrModel, SameOptions
 from sdst.baselines.detr.official import ADAPTIVE, DAB, PROJECTIONS, encoder_names, renamed
+from sdst.baselines.detr.tokens import Guide, GuidedOutput, redundancy
 from sdst.errors import UserError
 from sdst.models.checks import require_at_least
 

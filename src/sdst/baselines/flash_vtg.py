@@ -296,13 +296,10 @@ def convert_official(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         UserError: A name is unknown.
     """
-    # The official code stores convolutions along points with an axis of length 1, the pooling vector as a matrix.
     converted = renamed(weights, OFFICIAL_NAMES, OFFICIAL_UNUSED)
-    return {
-        name: value.squeeze(2)
-        if value.dim() == 4
-        else value.flatten()
-        if name == "pool_text.score"
-        else value
-        for name, value in converted.items()
-    }
+    for name, value in converted.items():
+        if name == "pool_text.score":  # a matrix of one row in the official code
+            converted[name] = value.flatten()
+        elif value.dim() == 4:  # convolutions along points are those of images of one row
+            converted[name] = value.squeeze(2)
+    return converted

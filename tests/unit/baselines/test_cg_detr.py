@@ -15,8 +15,8 @@ from sdst.baselines.detr.adaptive import (
     source_video,
     words_share,
 )
-from sdst.baselines.detr.guide import GuidedOutput, redundancy
 from sdst.baselines.detr.highlights import clip_pairs, margin_loss, rank_loss, votes, wrong_words_loss
+from sdst.baselines.detr.tokens import GuidedOutput, redundancy
 from sdst.errors import UserError
 from sdst.types import Batch
 

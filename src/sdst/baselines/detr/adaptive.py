@@ -141,10 +141,8 @@ class AdaptiveLayer(nn.Module):
         )
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
         weights = self.dropout(scores.masked_fill(~attended.mask[:, None, None], -torch.inf).softmax(dim=-1))
-        update = weights[..., attended.dummies.shape[1] :] @ value
-        return self._updated(clips, self.out_proj(rearrange(update, "B H T c -> B T (H c)"))), weights.mean(
-            dim=1
-        )
+        update = rearrange(weights[..., attended.dummies.shape[1] :] @ value, "B H T c -> B T (H c)")
+        return self._updated(clips, self.out_proj(update)), weights.mean(dim=1)
 
     def without_words(self, x: Tensor) -> Tensor:
         """Map tokens (B, N, d) that attend to nothing."""

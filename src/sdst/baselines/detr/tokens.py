@@ -113,9 +113,8 @@ class Guide(nn.Module):
         positions = torch.cat([self.moment_position.expand(size, 2, -1), given.positions], dim=1)
         tokens = torch.tensor([True, False], device=relevant.device).expand(size, -1)
         group = torch.cat([tokens, relevant], dim=1)
-        mask = (group.unsqueeze(2) == group.unsqueeze(1)) & F.pad(
-            given.clip_mask, (2, 0), value=True
-        ).unsqueeze(1)
+        valid = F.pad(given.clip_mask, (2, 0), value=True)
+        mask = (group.unsqueeze(2) == group.unsqueeze(1)) & valid.unsqueeze(1)
         for layer in self.moment_layers:
             x = layer(x, positions, mask)
         return x[:, 0], x[:, 1], x[:, 2:]
