@@ -75,7 +75,7 @@ class UniVTGCriterion(Criterion):
         assert anchors is not None
         assignment = assign_clips(anchors, batch)
         predicted, true = matched_pairs(output.references, batch.moments, assignment.unsqueeze(1))
-        return super().losses(output, batch) | {
+        return self.contrastive_terms(output, batch) | {
             "cls": lambda: class_loss(output.class_logits[:, 0], assignment >= 0, anchors),
             "l1": lambda: distance_loss(predicted, true),
             "iou": lambda: giou_loss(predicted, true),

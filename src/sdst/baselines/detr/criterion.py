@@ -53,7 +53,7 @@ class SetCriterion(Criterion):
             matched_pairs(output.references[:, k : k + 1], batch.moments, assignment[:, k : k + 1])
             for k in range(assignment.shape[1])
         ]
-        return super().losses(output, batch) | {
+        return self.contrastive_terms(output, batch) | {
             "cls": lambda: self.class_loss(output, assignment >= 0),
             "l1": lambda: torch.stack(
                 [
