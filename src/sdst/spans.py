@@ -54,6 +54,24 @@ def aligned_iou(a: Array, b: Array) -> Array:
     return (inter / union.masked_fill(empty, 1)).masked_fill(empty, 0)
 
 
+def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU of every span of ``a`` (..., N, 2) with every span of ``b`` (..., G, 2): (..., N, G) in [-1, 1].
+
+    It is the IoU minus the share of the smallest span around both that neither covers; -1 where that span is empty.
+    """
+    return aligned_giou(a[..., :, None, :], b[..., None, :, :])
+
+
+def aligned_giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU of the spans of ``a`` with those of ``b`` at the same index; (start, end), broadcast."""
+    start, end = a[..., 0].minimum(b[..., 0]), a[..., 1].maximum(b[..., 1])
+    hull = end - start
+    inter = (a[..., 1].minimum(b[..., 1]) - a[..., 0].maximum(b[..., 0])).clamp(min=0)
+    union = (a[..., 1] - a[..., 0]) + (b[..., 1] - b[..., 0]) - inter
+    empty = hull <= 0
+    return aligned_iou(a, b) - ((hull - union) / hull.masked_fill(empty, 1)).masked_fill(empty, 1)
+
+
 def count_clips(duration: float, clip_seconds: float) -> int:
     """Number of clips of a video: duration / clip length, rounded to the nearest whole number, at least 1.
 

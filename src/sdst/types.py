@@ -104,6 +104,7 @@ class Batch:
         moment_mask: (B, G) true for valid moments.
         saliency: (B, T) float32 target saliency in [0, 1], zero where padded or not relevant.
         positive_clip: (B,) int64, one clip with saliency > 0 drawn per sample; -1 if the sample has none.
+        negative_clip: (B,) int64, one clip outside all moments drawn per sample; -1 if the sample has none.
     """
 
     records: list[Record]
@@ -117,6 +118,7 @@ class Batch:
     moment_mask: Tensor
     saliency: Tensor
     positive_clip: Tensor
+    negative_clip: Tensor
 
     def __len__(self) -> int:
         return len(self.records)

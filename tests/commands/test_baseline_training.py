@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.anchor_models import MODELS, configured
 from helpers.corpus import Corpus
+from helpers.tiny_baselines import ALL_MODELS, configured
 from sdst.cli import main
 from sdst.training.run_folder import BEST
 
@@ -34,7 +34,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return sorted(map(json.loads, path.read_text().splitlines()), key=lambda row: row["qid"])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ALL_MODELS)
 def test_predict_and_evaluate_reproduce_the_runs_submission_and_metrics(
     train: Train, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:

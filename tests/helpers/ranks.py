@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from omegaconf import OmegaConf
 
-from helpers.anchor_models import build, configured, make_batch, run
+from helpers.tiny_baselines import build, configured, make_batch, run
 from sdst.errors import UserError
 from sdst.losses.criterion import Criterion
 from sdst.training.gather import gather, pad_alike, world_size

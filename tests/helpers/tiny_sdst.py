@@ -108,6 +108,7 @@ def make_batch(
         moment_mask=moment_mask,
         saliency=saliency,
         positive_clip=positive,
+        negative_clip=torch.full_like(positive, -1),
     )
 
 

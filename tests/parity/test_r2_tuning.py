@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from helpers.anchor_models import build, make_batch, run
 from helpers.composed import composed
 from helpers.shared_data import FROZEN
+from helpers.tiny_baselines import build, make_batch, run
 from sdst.baselines.r2_tuning import R2Tuning, convert_official
 from sdst.config.schema import Decoding
 from sdst.errors import UserError
@@ -61,6 +61,7 @@ def official_batch(io: dict[str, Tensor]) -> Batch:
         moment_mask=mask,
         saliency=io["saliency"],
         positive_clip=io["pos_clip"][:, 0],
+        negative_clip=torch.full((size,), -1),
     )
 
 

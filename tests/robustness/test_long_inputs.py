@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from torch import nn
 
-from helpers.anchor_models import build, configured, run
 from helpers.corpus import TINY, write_rows
+from helpers.tiny_baselines import build, configured, run
 from sdst.cli import main
 from sdst.data.annotations import read_annotations
 from sdst.data.collate import collate
@@ -20,7 +20,7 @@ from sdst.features.writer import FeatureWriter
 from sdst.training.run_folder import BEST
 from sdst.types import Batch, Record
 
-DV, DT = 6, 5  # as in helpers.anchor_models
+DV, DT = 6, 5  # as in helpers.tiny_baselines
 SHAPES = [(1, 1, 1), (2, 1, 1), (2, 500, 1), (4000, 3, 1), (40, 500, 5), (400, 1, 200)]
 """Numbers of clips, tokens and moments per query."""
 

@@ -22,13 +22,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import nn
 
 from sdst.baselines.pyramid import PointHead, Pyramid, upsample
 from sdst.models.checks import check_levels, require_at_least, require_probabilities
 from sdst.models.heads import saliency_scores
-from sdst.models.layers import AdaptivePool, alignment, sinusoidal, with_places
+from sdst.models.layers import AdaptivePool, alignment, interleaved, with_places
 from sdst.spans import se_to_cw
 from sdst.types import Output
 
@@ -120,7 +119,7 @@ class AnchorGrounder(nn.Module):
         dtype = self.scales.dtype
         aligned_video = self.align_video(with_places(video.to(dtype), seen))
         aligned_text = self.align_text(text.to(dtype))
-        positions = _interleaved(2 * math.pi * (index + 1) / count.unsqueeze(1), self.dim)
+        positions = interleaved(2 * math.pi * (index + 1) / count.unsqueeze(1), self.dim)
 
         refined: Refined = self.refine(
             aligned_video, video_mask, aligned_text, text_mask, positions.to(aligned_video.dtype)
@@ -170,8 +169,3 @@ class AnchorGrounder(nn.Module):
             )
         start, end = (distances * anchors.stride.unsqueeze(1)).unbind(dim=-1)
         return class_logits, torch.stack([anchors.position - start, anchors.position + end], dim=-1)
-
-
-def _interleaved(angles: Tensor, dim: int) -> Tensor:
-    """Encode ``angles`` (...) as (..., dim) in R2-Tuning's order: sine and cosine of a frequency are neighbours."""
-    return rearrange(sinusoidal(angles, dim), "... (two half) -> ... (half two)", two=2)

@@ -164,6 +164,7 @@ def random_batch(shape: Shape) -> Batch:
         "moment_mask": moment_mask,
         "saliency": saliency.astype(np.float32),
         "positive_clip": saliency.argmax(axis=1),
+        "negative_clip": (saliency + ~video_mask).argmin(axis=1),
     }
     return Batch(records, **{name: torch.from_numpy(array) for name, array in arrays.items()})
 

@@ -49,7 +49,7 @@ def _check_types(node: DictConfig) -> None:
         raise UserError(f"expected a mapping with a _target_, got {node!r}; name the class to build")
     values: Any = OmegaConf.to_container(node, resolve=True)
     target = find_target(values, node._get_full_key("_target_"))
-    for name, parameter in inspect.signature(target).parameters.items():
+    for name, parameter in arguments_of(target).items():
         if name not in node:
             continue
         annotation, value, key = str(parameter.annotation), node[name], node._get_full_key(name)
@@ -61,6 +61,19 @@ def _check_types(node: DictConfig) -> None:
             raise UserError(f"{key} must be a list of names like [a,b], got {value!r}")
         if OmegaConf.is_dict(value) and "_target_" in value:
             _check_types(value)
+
+
+def arguments_of(target: Any) -> dict[str, inspect.Parameter]:
+    """Arguments of a target; a constructor with ``**options`` hands them to that of its base class."""
+    if not inspect.isclass(target):
+        return dict(inspect.signature(target).parameters)
+    found: dict[str, inspect.Parameter] = {}
+    for base in inspect.getmro(target):
+        parameters = dict(inspect.signature(base.__init__).parameters)  # type: ignore[misc]  # of the class
+        found = parameters | found
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break
+    return found
 
 
 def _is(annotation: str, value: object) -> bool:

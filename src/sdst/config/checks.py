@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import OmegaConf
 
 from sdst.errors import UserError
+from sdst.untrusted.targets import find_target
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -102,11 +103,11 @@ def check_options(config: DictConfig) -> None:
 
 
 def _check_recipe(config: DictConfig) -> None:
-    """Refuse ``recipe=published`` where ``conf/recipe_on_model`` has no file that replaces its nulls."""
+    """Refuse ``recipe=paper`` where ``conf/recipe_on_model`` has no file that replaces its nulls."""
     for section, key in (("data", "batch_size"), ("data", "repeat"), ("trainer", "max_epochs")):
         if key in config[section] and config[section][key] is None:
             raise UserError(
-                f"{section}.{key} must have a value, got null; recipe=published has no schedule for "
+                f"{section}.{key} must have a value, got null; recipe=paper has no schedule for "
                 f"{str(config.model['_target_']).rpartition('.')[2]} on {config.data.name}, choose recipe=common there"
             )
 
@@ -137,7 +138,7 @@ def _check_variants(config: DictConfig) -> None:
             f"attention={start}_init selects clips by the class score, so loss.weights.cls must be positive, got 0; "
             "raise it or choose another attention"
         )
-    if config.loss.weights.get("act") and "actionness_dim" not in config.model:
+    if config.loss.weights.get("act") and not getattr(_model_class(config), "has_actionness", False):
         raise UserError(
             f"loss.weights.act must be 0 because this model has no actionness head, got {config.loss.weights.act}"
         )
@@ -147,6 +148,11 @@ def _check_variants(config: DictConfig) -> None:
             "levels.source: last repeats one layer, so levels.stride and text_stride must stay 1, "
             f"got {levels.stride} and {levels.text_stride}"
         )
+
+
+def _model_class(config: DictConfig) -> Any:
+    values: Any = OmegaConf.to_container(config.model, resolve=True)
+    return find_target(values, "model._target_")
 
 
 def precision(trainer: DictConfig) -> str:

@@ -40,6 +40,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         moment_mask=moment_mask,
         saliency=saliency,
         positive_clip=torch.tensor([sample.positive_clip for sample in samples]),
+        negative_clip=torch.tensor([sample.negative_clip for sample in samples]),
     )
 
 

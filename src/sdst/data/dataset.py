@@ -40,6 +40,7 @@ class Sample:
         moments: (G, 2) float32 (centre, width), divided by the duration.
         saliency: (T,) float32 target in [0, 1].
         positive_clip: A clip with saliency > 0, or -1 if there is none.
+        negative_clip: A clip outside all moments, or -1 if there is none.
     """
 
     record: Record
@@ -49,6 +50,7 @@ class Sample:
     moments: NDArray[np.float32]
     saliency: NDArray[np.float32]
     positive_clip: int
+    negative_clip: int
 
 
 def usable_clips(stored: int, record: Record, clip_seconds: float, *, cut: bool = False) -> int:
@@ -118,8 +120,8 @@ def _longer_features(
 class GroundingDataset(Dataset[Sample]):
     """Records with their features.
 
-    A key is (pass, index). In training the positive clip is drawn from a generator seeded by (seed, pass,
-    index), so it depends on neither workers nor batches; in evaluation it is the most salient clip.
+    A key is (pass, index). In training the positive and the negative clip are drawn from a generator seeded by (seed,
+    pass, index), so they depend on neither workers nor batches; in evaluation they are the first of the most salient.
 
     Args:
         records: Annotations; every video and query must be in the store.
@@ -195,21 +197,25 @@ class GroundingDataset(Dataset[Sample]):
         number, index = key
         record, num_clips = self.records[index], self.num_clips[index]
         saliency = saliency_target(record, num_clips, self.clip_seconds)
-        positives = np.flatnonzero(saliency > 0)
-        if len(positives) == 0:
-            positive = -1
-        elif self.seed is None:
-            positive = int(saliency.argmax())
-        else:
-            positive = int(np.random.default_rng([self.seed, number, index]).choice(positives))
+        moments = se_to_cw(moments_inside(record)) / record.duration
+        middle = (np.arange(num_clips) + 0.5) / self.whole_clips[index]
+        outside = (np.abs(middle - moments[:, :1]) > moments[:, 1:] / 2).all(axis=0)
+        generator = None if self.seed is None else np.random.default_rng([self.seed, number, index])
+
+        def draw(clips: NDArray[np.int64]) -> int:
+            if len(clips) == 0:
+                return -1
+            return int(clips[saliency[clips].argmax()] if generator is None else generator.choice(clips))
+
         return Sample(
             record=record,
             video=self._video(record.vid, num_clips),
             text=self.store.text(record.qid),
             num_clips=self.whole_clips[index],
-            moments=(se_to_cw(moments_inside(record)) / record.duration).astype(np.float32),
+            moments=moments.astype(np.float32),
             saliency=saliency,
-            positive_clip=positive,
+            positive_clip=draw(np.flatnonzero(saliency > 0)),
+            negative_clip=draw(np.flatnonzero(outside)),
         )
 
     def _video(self, vid: str, num_clips: int) -> NDArray[np.float16]:

@@ -254,6 +254,7 @@ def _sample(
         moments=np.zeros((0, 2), np.float32),
         saliency=np.zeros(part.shape[1], np.float32),
         positive_clip=-1,
+        negative_clip=-1,
     )
 
 

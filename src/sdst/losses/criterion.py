@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +66,9 @@ class Criterion(nn.Module):
             is out of range.
     """
 
+    terms: ClassVar[tuple[str, ...]] = TERMS
+    """Names of all terms, in the order of the log; a model whose losses differ extends them."""
+
     def __init__(
         self,
         weights: Mapping[str, float],
@@ -77,7 +80,7 @@ class Criterion(nn.Module):
         over_levels: str = "sum",
     ) -> None:
         super().__init__()
-        self.weights = _checked("loss.weights", weights, TERMS)
+        self.weights = _checked("loss.weights", weights, self.terms)
         self.match_weights = _checked("loss.match_weights", match_weights, MATCH_COSTS)
         if alpha is not None and not 0 <= alpha <= 1:
             raise UserError(f"loss.alpha must be in [0, 1], or null, got {alpha}")
@@ -110,12 +113,17 @@ class Criterion(nn.Module):
         ``video`` is (K,); the others are scalars.
         """
         with torch.autocast(output.class_logits.device.type, enabled=False):
-            return self._terms(_float32(output), batch)
+            compute = self.losses(_float32(output), batch)
+            return {name: compute[name]() for name in self.terms if self.weights[name]}
 
-    def _terms(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, output: Output, batch: Batch) -> Terms:
+        """Return the function of every term; functions rather than values, so that a term that is off costs nothing."""
         moment_terms = self._query_terms if output.anchors is None else self._point_terms
-        # Functions rather than values, so that a term that is off costs nothing.
-        compute = moment_terms(output, batch) | {
+        return moment_terms(output, batch) | self.contrastive_terms(output, batch)
+
+    def contrastive_terms(self, output: Output, batch: Batch) -> Terms:
+        """Return the highlight term and the alignment terms, which do not depend on moments."""
+        return {
             "sal": lambda: sampled_nce(
                 output.dense,
                 output.query,
@@ -136,7 +144,6 @@ class Criterion(nn.Module):
                 output.video, output.text, batch.positive_clip, temperature=self.temperature
             ),
         }
-        return {name: compute[name]() for name in TERMS if self.weights[name]}
 
     def _query_terms(self, output: Output, batch: Batch) -> Terms:
         """Return the moment terms of a model with queries, which are matched level by level."""

@@ -49,9 +49,26 @@ def match(
     Raises:
         FloatingPointError: A cost of a true moment is NaN or infinite.
     """
-    cost = matching_cost(class_logits, references, moments, weights, alpha=alpha, gamma=gamma).cpu().numpy()
-    valid = moment_mask.cpu().numpy()
-    assignment = np.full(class_logits.shape, -1, dtype=np.int64)
+    return assign(
+        matching_cost(class_logits, references, moments, weights, alpha=alpha, gamma=gamma), moment_mask
+    )
+
+
+def assign(matching_cost: Tensor, moment_mask: Tensor) -> Tensor:
+    """Choose the pairs of the lowest total cost for each (sample, level).
+
+    Args:
+        matching_cost: (B, K, M, G) cost of every pair.
+        moment_mask: (B, G) true for valid moments.
+
+    Returns:
+        (B, K, M) as from ``match``.
+
+    Raises:
+        FloatingPointError: A cost of a true moment is NaN or infinite.
+    """
+    cost, valid = matching_cost.cpu().numpy(), moment_mask.cpu().numpy()
+    assignment = np.full(cost.shape[:3], -1, dtype=np.int64)
     for sample, level in np.ndindex(*assignment.shape[:2]):
         (columns,) = valid[sample].nonzero()
         sample_cost = cost[sample, level][:, columns]
@@ -62,7 +79,7 @@ def match(
             )
         queries, matched = linear_sum_assignment(sample_cost)
         assignment[sample, level, queries] = columns[matched]
-    return torch.from_numpy(assignment).to(class_logits.device)
+    return torch.from_numpy(assignment).to(matching_cost.device)
 
 
 def matching_cost(

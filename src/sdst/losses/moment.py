@@ -83,7 +83,12 @@ def actionness_loss(actionness: Tensor, references: Tensor, moments: Tensor, mom
     Returns:
         Scalar: mean over samples and queries. A sample without true moments has target 0.
     """
-    iou = pairwise_iou(cw_to_se(references.detach()), cw_to_se(moments))  # (B, M, G)
-    iou = iou.masked_fill(~moment_mask[:, None], 0)
-    best = F.pad(iou, (0, 1)).amax(dim=-1)  # the extra zero is the maximum if G = 0
+    best = best_iou(cw_to_se(references.detach()), moments, moment_mask)
     return (actionness - best).abs().mean()
+
+
+def best_iou(spans_se: Tensor, moments: Tensor, moment_mask: Tensor) -> Tensor:
+    """Largest IoU of each span (B, M, 2), as (start, end), with a true moment of its sample; 0 without moments."""
+    iou = pairwise_iou(spans_se, cw_to_se(moments))  # (B, M, G)
+    iou = iou.masked_fill(~moment_mask[:, None], 0)
+    return F.pad(iou, (0, 1)).amax(dim=-1)  # the extra zero is the maximum if G = 0

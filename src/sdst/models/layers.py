@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
 if TYPE_CHECKING:
@@ -159,3 +160,8 @@ def sinusoidal(positions: Tensor, dim: int) -> Tensor:
     frequencies = torch.exp(steps * (-math.log(10_000) / (dim // 2)))
     angles = positions.float().unsqueeze(-1) * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def interleaved(angles: Tensor, dim: int) -> Tensor:
+    """Encode ``angles`` (...) as (..., dim) like ``sinusoidal``, with sine and cosine of a frequency side by side."""
+    return rearrange(sinusoidal(angles, dim), "... (two half) -> ... (half two)", two=2)

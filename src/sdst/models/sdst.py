@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import nn
@@ -77,7 +77,10 @@ class SDST(nn.Module):
         recompute: Whether training recomputes the activations of both streams and of the actionness head in the
             backward pass instead of keeping them: four tenths of the memory, a quarter more time, the same gradients.
             The activations of the alignment MLPs, the widest, and of RDSA's preparation per level are kept.
+        has_actionness: Whether the model predicts ``Output.actionness``, which the term ``act`` trains.
     """
+
+    has_actionness: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -118,7 +118,9 @@ def make_module(config: DictConfig, recipe: dict[str, Any]) -> GroundingModule:
     if options.compile is not None:
         model.compile(backend=options.compile)
     loss = options.loss
-    criterion = Criterion(
+    # Methods with losses of their own name them; SDST and R2-Tuning's heads share one criterion.
+    criterion_type: type[Criterion] = getattr(model, "criterion", Criterion)
+    criterion = criterion_type(
         loss.weights,
         match_weights=loss.match_weights,
         alpha=loss.alpha,

@@ -9,6 +9,7 @@ import lightning as L
 import numpy as np
 import torch
 
+from sdst.baselines.detr.model import DetrModel
 from sdst.config.schema import Decoding
 from sdst.metrics.collector import PredictionCollector
 from sdst.models.decoding import decode
@@ -78,10 +79,12 @@ class GroundingModule(L.LightningModule):
         self.qids: list[Qid] = []
 
     def forward(self, batch: Batch) -> Output:
-        """The model's output for a batch; in training a model that denoises gets the true moments too."""
-        truth = {}
+        """The model's output for a batch; in training some models read the labels too."""
+        truth: dict[str, Any] = {}
         if self.training and isinstance(self.model, SDST) and self.model.denoising.groups:
             truth = {"truth": (batch.moments, batch.moment_mask)}
+        elif self.training and isinstance(self.model, DetrModel):
+            truth = {"labels": batch}
         output: Output = self.model(*batch.inputs(), **truth)
         return output
 
@@ -109,8 +112,10 @@ class GroundingModule(L.LightningModule):
             logged = {f"train/loss_{name}": term for name, term in terms.items()}
             for name, values in by_level.items():
                 if values.dim():
-                    # 0 where proposals come before level 1.
-                    first = 1 + output.text.shape[1] - len(values)
+                    # Proposals come before level 1.
+                    first = (
+                        0 if output.proposal_logits is not None and len(values) > output.text.shape[1] else 1
+                    )
                     logged |= {f"train/level_{first + k}/{name}": value for k, value in enumerate(values)}
             logged["lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
             self.log_dict(logged, batch_size=len(batch))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers.anchor_models import SMALL, build
+from helpers.tiny_baselines import SMALL, build
 from sdst.errors import UserError
 
 K, T, L, DIM = 4, 9, 3, SMALL["dim"]

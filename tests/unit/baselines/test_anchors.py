@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from helpers.anchor_models import MODELS, SAMPLES, build, configured, make_batch, run
+from helpers.tiny_baselines import MODELS, SAMPLES, build, configured, make_batch, run
 from sdst.baselines.pyramid import Pyramid, upsample
 from sdst.config.schema import Decoding
 from sdst.errors import UserError

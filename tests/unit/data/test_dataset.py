@@ -297,6 +297,7 @@ def samples(draw: st.DrawFn) -> list[Sample]:
                 moments=rng.uniform(size=(moments, 2)).astype(np.float32),
                 saliency=rng.uniform(0.1, 1, clips).astype(np.float32),
                 positive_clip=int(rng.integers(-1, clips)),
+                negative_clip=int(rng.integers(-1, clips)),
             )
         )
     return made
@@ -320,6 +321,7 @@ def test_collate_pads_with_zeros_and_marks_real_values(made: list[Sample]) -> No
             assert not values.narrow(axis, length, len(mask) - length).any()
             assert values.numpy().dtype == original.dtype
         assert (batch.num_clips[i], batch.positive_clip[i]) == (sample.num_clips, sample.positive_clip)
+        assert batch.negative_clip[i] == sample.negative_clip
         for j, other in enumerate(made):
             assert (batch.video_index[i] == batch.video_index[j]) == (sample.record.vid == other.record.vid)
     for mask in (batch.video_mask, batch.text_mask, batch.moment_mask):

@@ -66,6 +66,7 @@ def example(seed: int = 0, levels: int = 3, queries: int = 4) -> tuple[Output, B
         moment_mask=moment_mask,
         saliency=saliency,
         positive_clip=positive_clip,
+        negative_clip=torch.full_like(positive_clip, -1),
     )
     return output, batch
 

@@ -213,6 +213,7 @@ def tiny() -> tuple[Output, Batch]:
         moment_mask=torch.zeros(2, 0, dtype=torch.bool),
         saliency=torch.zeros(2, 5),
         positive_clip=torch.full((2,), -1),
+        negative_clip=torch.full((2,), -1),
     )
     return output, batch
 

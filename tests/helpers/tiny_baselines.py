@@ -1,19 +1,28 @@
-"""Tiny versions of every anchor-based model in ``conf/model``, and a batch with moments of many lengths."""
+"""Tiny versions of every baseline in ``conf/model``, and a batch with moments of many lengths."""
 
 from typing import Any
 
 import torch
+from hydra.utils import get_class
 from omegaconf import OmegaConf
 from torch import nn
 
 from helpers.composed import composed
+from sdst.baselines.detr.model import DetrModel
 from sdst.config.compose import conf_dir
 from sdst.training.checkpoint import build_model
 from sdst.types import Batch, Output, Record
 
-MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml") if path.stem != "sdst")
+ALL_MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml") if path.stem != "sdst")
+DETR_MODELS = [
+    name
+    for name in ALL_MODELS
+    if issubclass(get_class(composed(f"model={name}").model["_target_"]), DetrModel)
+]
+MODELS = [name for name in ALL_MODELS if name not in DETR_MODELS]
+"""Side networks with R2-Tuning's heads."""
 DV, DT = 6, 5
-SMALL = {"dim": 16, "heads": 2, "dropout": 0.0, "drop_path": 0.0}
+SMALL = {"dim": 16, "heads": 2, "dropout": 0.0, "layer_dropout": 0.0, "drop_path": 0.0}
 SAMPLES = [  # clips, tokens, moments (first clip, clip after the last)
     (24, 5, [(1, 3), (6, 11), (12, 24)]),
     (13, 3, [(2, 12)]),
@@ -73,6 +82,7 @@ def make_batch(
         moment_mask=moments[..., 1] > 0,
         saliency=saliency,
         positive_clip=torch.tensor([row[2][0][0] if row[2] else -1 for row in rows]),
+        negative_clip=torch.tensor([row[2][0][1] if row[2] else 0 for row in rows]),
     )
 
 
