@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from helpers.composed import composed
 from helpers.shared_data import SHARED
+from sdst.baselines.detr.highlights import rank_loss, votes
 from sdst.config.build import build
 from sdst.losses.criterion import Criterion
 from sdst.spans import se_to_cw
-from sdst.types import Batch, Record
+from sdst.types import Batch, Output, Record
 
 ORACLES = SHARED / "oracles" / "peers"
 CLIP_SECONDS = 2.0
@@ -81,6 +82,16 @@ def official_batch(io: dict[str, Tensor]) -> Batch:
         saliency=votes.clamp(min=0).sum(dim=-1).float() / 12,
         positive_clip=io["target.saliency_pos_labels"][:, -1].long(),
         negative_clip=io["target.saliency_neg_labels"][:, -1].long(),
+    )
+
+
+def lone_ranks(output: Output, batch: Batch) -> Tensor:
+    """Ranks, by saliency and by attention, of the only sample without wrong words, which the official code misses."""
+    lone = ~output.has_negative.bool()
+    assert lone.sum() == 1
+    return sum(
+        rank_loss(scores[lone], None, votes(batch)[lone], batch.video_mask[lone])
+        for scores in (output.saliency, output.attention)
     )
 
 

@@ -119,7 +119,11 @@ class Criterion(nn.Module):
     def losses(self, output: Output, batch: Batch) -> Terms:
         """Return the function of every term; functions rather than values, so that a term that is off costs nothing."""
         moment_terms = self._query_terms if output.anchors is None else self._point_terms
-        return moment_terms(output, batch) | {
+        return moment_terms(output, batch) | self.contrastive_terms(output, batch)
+
+    def contrastive_terms(self, output: Output, batch: Batch) -> Terms:
+        """Return the highlight term and the alignment terms, which do not depend on moments."""
+        return {
             "sal": lambda: sampled_nce(
                 output.dense,
                 output.query,

@@ -86,10 +86,12 @@ def decode_moments(windows_se: Tensor, scores: Tensor, durations: Tensor, decodi
 
     Returns:
         For each sample (N, 3) float64 (start, end, score), best score first, equal scores in the order of the queries;
-        N is its number of moments, at most ``max_moments``. A window that NMS suppressed stays, with its lower score.
+        N is its number of moments, at most ``max_moments``. A window that NMS suppressed stays, with its lower score,
+        unless ``decoding.nms`` is ``drop``.
     """
     scores = scores.double()
-    best = scores.argsort(dim=1, descending=True, stable=True)[:, : decoding.max_moments]
+    before = None if decoding.nms == "drop" and decoding.max_moments else decoding.max_moments
+    best = scores.argsort(dim=1, descending=True, stable=True)[:, :before]
     kept = best.sort(dim=1).values
     scores = scores.gather(1, kept)
     windows_se = fit_windows(windows_se.take_along_dim(kept[..., None], dim=1), durations, decoding)
@@ -97,7 +99,7 @@ def decode_moments(windows_se: Tensor, scores: Tensor, durations: Tensor, decodi
     order = scores.argsort(dim=1, descending=True, stable=True)[..., None]
     moments = torch.cat([windows_se, scores[..., None]], dim=-1).take_along_dim(order, dim=1)
     # NaN scores stay, because the code that writes predictions refuses them.
-    return [sample[sample[:, 2] != -torch.inf] for sample in moments]
+    return [sample[sample[:, 2] != -torch.inf][: decoding.max_moments] for sample in moments]
 
 
 def fit_windows(windows_se: Tensor, durations: Tensor, decoding: Decoding) -> Tensor:
@@ -140,7 +142,8 @@ def suppress(windows_se: Tensor, scores: Tensor, decoding: Decoding) -> Tensor:
         decoding: Options of decoding; ``nms``, ``sigma`` and ``iou_threshold`` are used.
 
     Returns:
-        (B, M) new scores, in the order of the input. Two empty windows do not overlap.
+        (B, M) new scores, in the order of the input; -inf for windows that ``drop`` removes. Two empty windows do not
+        overlap.
     """
     if decoding.nms == "none":
         return scores
@@ -153,13 +156,13 @@ def suppress(windows_se: Tensor, scores: Tensor, decoding: Decoding) -> Tensor:
         factors = torch.zeros_like(iou)
     factors = factors.where(iou > decoding.iou_threshold, 1)  # (B, M, M)
 
-    samples = torch.arange(len(scores), device=scores.device)
+    given, samples = scores, torch.arange(len(scores), device=scores.device)
     left = scores > -torch.inf
     for _ in range(scores.shape[1]):
         best = scores.masked_fill(~left, -torch.inf).argmax(dim=1)
         left[samples, best] = False
         scores = torch.where(left, scores * factors[samples, best], scores)
-    return scores
+    return scores.masked_fill((scores == 0) & (given > 0), -torch.inf) if decoding.nms == "drop" else scores
 
 
 def _cpu(tensor: Tensor) -> Tensor:

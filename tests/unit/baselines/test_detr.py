@@ -34,9 +34,13 @@ def criterion(name: str, model: DetrModel) -> SetCriterion:
 
 
 def assert_same(ours: Output, i: int, theirs: Output, j: int, clips: int) -> None:
-    """Check that sample i of one output equals sample j of another, at all valid clips."""
+    """Check that sample i of one output equals sample j of another, at all valid clips and points."""
     for name in ("class_logits", "references"):
-        torch.testing.assert_close(getattr(ours, name)[i], getattr(theirs, name)[j], atol=1e-5, rtol=1e-4)
+        a, b = (
+            getattr(output, name)[k][:, ... if output.anchors is None else output.anchors.mask[k]]
+            for output, k in ((ours, i), (theirs, j))
+        )
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(ours.saliency[i, :clips], theirs.saliency[j, :clips], atol=1e-5, rtol=1e-4)
 
 

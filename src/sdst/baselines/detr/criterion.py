@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,10 @@ class DetrOutput(Output):
 
     Attributes:
         negative_saliency: (B, T) saliency for the words of the next sample, in training; else None.
+        per_clip: Fields with one score per clip.
     """
+
+    per_clip: ClassVar[tuple[str, ...]] = ("saliency", "negative_saliency")
 
     negative_saliency: Tensor | None = None
 
@@ -50,7 +53,7 @@ class SetCriterion(Criterion):
             matched_pairs(output.references[:, k : k + 1], batch.moments, assignment[:, k : k + 1])
             for k in range(assignment.shape[1])
         ]
-        return super().losses(output, batch) | {
+        return self.contrastive_terms(output, batch) | {
             "cls": lambda: self.class_loss(output, assignment >= 0),
             "l1": lambda: torch.stack(
                 [

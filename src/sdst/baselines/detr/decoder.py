@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import nn
 
-from sdst.baselines.detr.layers import FeedForward, attend, xavier
+from sdst.baselines.detr.layers import Drop, FeedForward, attend, xavier
 from sdst.models.checks import require_at_least
 from sdst.models.layers import Dropout, interleaved, mlp
 
@@ -47,7 +47,7 @@ class DabLayer(nn.Module):
     """Self-attention of the queries, conditional cross-attention to the clips, feed-forward network.
 
     Args:
-        sizes: Sizes of every layer; updates are not dropped as a whole.
+        sizes: Sizes of every layer.
         is_first: Whether cross-attention also adds the positions, as only the first layer does.
     """
 
@@ -63,7 +63,7 @@ class DabLayer(nn.Module):
         self.cross_value, self.cross_out = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.ffn = FeedForward(dim, sizes.ffn_ratio, sizes.dropout, nn.PReLU())
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.dropout = Dropout(sizes.dropout)
+        self.dropout, self.drop = Dropout(sizes.dropout), Drop(sizes.dropout, sizes.drop_path)
 
     def forward(
         self, content: Tensor, place: Tensor, sine: Tensor, memory: Tensor, positions: Tensor, mask: Tensor
@@ -81,7 +81,7 @@ class DabLayer(nn.Module):
         query = self.self_query(content) + self.self_query_place(place)
         key = self.self_key(content) + self.self_key_place(place)
         update = self.self_out(attend(query, key, self.self_value(content), self.heads, None, self.dropout))
-        content = self.norm1(content + self.dropout(update))
+        content = self.norm1(content + self.drop(update))
 
         query, key, key_place = (
             self.cross_query(content),
@@ -96,8 +96,8 @@ class DabLayer(nn.Module):
             for pair in ((query, self.cross_query_sine(sine)), (key, key_place))
         )
         update = self.cross_out(attend(query, key, self.cross_value(memory), self.heads, mask, self.dropout))
-        content = self.norm2(content + self.dropout(update))
-        result: Tensor = self.norm3(content + self.dropout(self.ffn(content)))
+        content = self.norm2(content + self.drop(update))
+        result: Tensor = self.norm3(content + self.drop(self.ffn(content)))
         return result
 
 

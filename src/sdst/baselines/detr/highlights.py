@@ -70,14 +70,15 @@ def clip_pairs(batch: Batch) -> ClipPairs:
     )
 
 
-def margin_loss(scores: Tensor, pairs: ClipPairs) -> Tensor:
-    """Hinge of both pairs: twice the mean of max(0, 0.2 + lower - higher) over samples and pairs.
+def margin_loss(scores: Tensor, pairs: ClipPairs, margin: float = MARGIN) -> Tensor:
+    """Hinge of both pairs: twice the mean of max(0, margin + lower - higher) over samples and pairs.
 
     Args:
         scores: (B, T) saliency.
         pairs: Pairs of clips.
+        margin: Difference from which on a pair costs nothing.
     """
-    gaps = (MARGIN + scores.gather(1, pairs.lower) - scores.gather(1, pairs.higher)).clamp(min=0)
+    gaps = (margin + scores.gather(1, pairs.lower) - scores.gather(1, pairs.higher)).clamp(min=0)
     return 2 * gaps[pairs.mask].sum() / gaps.numel()
 
 
@@ -103,7 +104,7 @@ def rank_loss(scores: Tensor, negatives: Tensor | None, labels: Tensor, video_ma
     positive = labels.unsqueeze(2) >= levels  # (B, T, k)
     count = positive.sum(dim=1)
     sums = torch.einsum("bt,btk->bk", log_probability[:, : labels.shape[1]], positive.to(scores.dtype))
-    return -(sums / (count + 1e-6)).mean(dim=0).sum() / MOST_VOTES
+    return -(sums / (count + 1e-6)).sum() / max(len(scores), 1) / MOST_VOTES
 
 
 def wrong_words_loss(negatives: Tensor, video_mask: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from torch import nn
 from sdst.models.layers import Dropout
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
 
@@ -114,11 +116,11 @@ class FeedForward(nn.Module):
 
 
 class Drop(nn.Module):
-    """Drops elements of a residual update, and whole updates of a sample (stochastic depth), in training."""
+    """Drops, in training, whole residual updates of a sample (stochastic depth), or elements if ``drop_path`` is 0."""
 
     def __init__(self, dropout: float, drop_path: float) -> None:
         super().__init__()
-        self.elements, self.drop_path = Dropout(dropout), drop_path
+        self.elements, self.drop_path = Dropout(0.0 if drop_path else dropout), drop_path
 
     def forward(self, update: Tensor) -> Tensor:
         """Map (B, N, d) to (B, N, d)."""
@@ -152,7 +154,7 @@ class EncoderLayer(nn.Module):
         self.drop = Drop(dropout, drop_path)
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """Map (B, N, d) with positions (B, N, d) and mask (B, N) to (B, N, d)."""
+        """Map (B, N, d) with positions (B, N, d) and mask (B, N), or (B, N, N), to (B, N, d)."""
         placed = x + positions
         x = self.norm1(x + self.drop(self.self_attn(placed, placed, x, mask)))
         result: Tensor = self.norm2(x + self.drop(self.ffn(x)))
@@ -169,6 +171,31 @@ class TextToVideoLayer(EncoderLayer):
         clips = clips + self.drop(self.self_attn(clips + positions, words, words, word_mask))
         result: Tensor = self.norm2(clips + self.drop(self.ffn(self.norm1(clips))))
         return result
+
+
+def with_token(
+    layers: Iterable[nn.Module], token: Tensor, place: Tensor, x: Tensor, positions: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Encode a sequence with a token in front of it.
+
+    Args:
+        layers: Encoder layers.
+        token: (d,), or (B, 1, d).
+        place: (d,) position of the token.
+        x: (B, N, d).
+        positions: (B, N, d), or (1, N, d).
+        mask: (B, N) true for valid keys.
+
+    Returns:
+        (B, d) token and (B, N, d) sequence.
+    """
+    size = len(x)
+    x = torch.cat([token.expand(size, 1, -1), x], dim=1)
+    positions = torch.cat([place.expand(size, 1, -1), positions.expand(size, -1, -1)], dim=1)
+    mask = F.pad(mask, (1, 0), value=True)
+    for layer in layers:
+        x = layer(x, positions, mask)
+    return x[:, 0], x[:, 1:]
 
 
 class GlobalSaliency(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 from torch import nn
 
@@ -20,18 +20,23 @@ if TYPE_CHECKING:
     from sdst.types import Batch
 
 
-class Options(TypedDict, total=False):
-    """Options of ``DetrModel``, which every method accepts."""
+class SameOptions(TypedDict, total=False):
+    """Options of ``DetrModel`` whose defaults are the same for every method."""
 
     dim: int
     heads: int
     ffn_ratio: int
     dropout: float
     layer_dropout: float
-    drop_path: float
     normalize: bool
     places: bool
     max_clips: int | None
+
+
+class Options(SameOptions, total=False):
+    """Options of ``DetrModel``, which every method accepts."""
+
+    drop_path: float
     max_words: int | None
 
 
@@ -47,7 +52,7 @@ class DetrModel(nn.Module):
         ffn_ratio: Hidden width of the feed-forward networks, in d.
         dropout: Dropout probability before each linear layer of the projections.
         layer_dropout: Dropout probability in the layers of encoder and decoder.
-        drop_path: Probability of dropping a residual update of the encoder.
+        drop_path: Probability of dropping a whole residual update; if it is 0, its elements are dropped.
         normalize: Whether features are divided by their length.
         places: Whether each clip's start and end, as shares of the video, are two more features.
         max_clips: Number of clips that are read; None for all.
@@ -117,13 +122,15 @@ class DetrModel(nn.Module):
         output = self.ground(
             self.inputs(video, video_mask, text, text_mask), labels if self.training else None
         )
-        negatives = output.negative_saliency
-        return replace(
-            output,
-            references=self.inputs.to_video(output.references, video_mask, num_clips),
-            saliency=self.inputs.to_all_clips(output.saliency, video_mask),
-            negative_saliency=None if negatives is None else self.inputs.to_all_clips(negatives, video_mask),
-        )
+        mapped: dict[str, Any] = {"references": self.to_video(output.references, video_mask, num_clips)}
+        for name in output.per_clip:
+            if (scores := getattr(output, name)) is not None:
+                mapped[name] = self.inputs.to_all_clips(scores, video_mask)
+        return replace(output, **mapped)
+
+    def to_video(self, references: Tensor, video_mask: Tensor, num_clips: Tensor) -> Tensor:
+        """Map the moments of ``ground`` to shares of the video."""
+        return self.inputs.to_video(references, video_mask, num_clips)
 
     def ground(self, given: Aligned, labels: Batch | None) -> DetrOutput:
         """Ground aligned words in aligned clips; times and saliency are those of the clips that were read.

@@ -64,6 +64,20 @@ def encoder_names(official: str, ours: str) -> dict[str, str]:
     }
 
 
+ADAPTIVE = {
+    "token_type_embeddings": "types",
+    "dummy_rep_token": "dummies.tokens",
+    "dummy_rep_pos": "dummies.positions",
+    **encoder_names("txtproj_encoder", "dummies.layers"),
+    r"transformer\.t2v_encoder\.layers\.(\d+)\.self_attn": r"encoder.text_layers.\1",
+    **encoder_names(r"transformer\.t2v_encoder", "encoder.text_layers"),
+    **encoder_names(r"transformer\.encoder", "encoder.layers"),
+    "saliency_proj1": "saliency.clip",
+    "saliency_proj2": "saliency.whole",
+}
+"""Tokens, encoder and saliency of CG-DETR and FlashVTG."""
+
+
 def renamed(
     weights: Mapping[str, Tensor], names: Mapping[str, str], unused: Sequence[str] = ()
 ) -> dict[str, Tensor]:

@@ -1,0 +1,285 @@
+"""SG-DETR: saliency from clips and words alone guides attention and decoder (``model=sg_detr``).
+
+Source: Gordeev et al., Saliency-Guided DETR for Moment Retrieval and Highlight Detection, arXiv 2410.01615, 2024.
+Checked against descriptions only, not against the official code: no official weights, outputs or losses were compared.
+
+*Reading*, here and in ``sdst.baselines.detr.guided`` and ``.proposals``: sizes, formulas and losses are those of a
+public repository that builds on the method (github.com/chinagalaxy2002/SG_CGP, commit 931cad1). It was read, not run.
+
+Left out: the second head on the pyramid (ATSS), whose positives are additional queries of the decoder in training; the
+fusion of its moments with the decoder's; and the alignment of moment and sentence tokens, which only guides training.
+The published results include them, and the best ones also pre-training on InterVid-MR.
+
+Adapted:
+
+* Linear layers are initialised as in the other DETR methods.
+* Keys of the decoder's self-attention read the places of the queries; in the repository they read their projection for
+  queries.
+* Padding is never read; the repository pads each video to a multiple of four clips and counts these as clips.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sdst.baselines.detr.adaptive import TokenTypes, differs_from_next
+from sdst.baselines.detr.criterion import DetrOutput, SetCriterion, giou_loss
+from sdst.baselines.detr.guided import GuidedDecoder, GuidedEncoder, LocalSaliency
+from sdst.baselines.detr.highlights import clip_pairs, margin_loss, rank_loss, votes
+from sdst.baselines.detr.model import DetrModel
+from sdst.baselines.detr.proposals import Pyramid, Selector
+from sdst.errors import UserError
+from sdst.losses.matcher import assign
+from sdst.losses.moment import matched_pairs
+from sdst.spans import aligned_iou, cw_to_se, pairwise_giou
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sdst.baselines.detr.inputs import Aligned
+    from sdst.losses.criterion import Terms
+    from sdst.types import Batch, Output
+
+MARGIN = 0.15
+"""Difference of two clips' saliency, after a sigmoid, from which on the pair costs nothing."""
+PROPOSAL_WEIGHT = 0.5
+"""Weight of the proposals' losses, that of every decoder layer being 1."""
+
+
+@dataclass
+class GuidedOutput(DetrOutput):
+    """The output of SG-DETR, whose first level is the proposals and whose others are the decoder's layers.
+
+    Attributes:
+        local_saliency: (B, T) saliency from projected clips and words alone.
+        negative_local_saliency: (B, T) the same for the words of the next sample, in training; else None.
+        has_negative: (B,) whether the next sample is about another source video, in training; else None.
+        quality_logits: (B, K, M) logit of the predicted IoU with the true moment, per level.
+    """
+
+    per_clip: ClassVar[tuple[str, ...]] = (
+        *DetrOutput.per_clip,
+        "local_saliency",
+        "negative_local_saliency",
+    )
+
+    local_saliency: Tensor | None = None
+    negative_local_saliency: Tensor | None = None
+    has_negative: Tensor | None = None
+    quality_logits: Tensor | None = None
+
+
+class GuidedCriterion(SetCriterion):
+    """Losses of SG-DETR.
+
+    ``cls`` is the cross-entropy of each query's class, background weighted 0.1, averaged over all queries; ``l1`` the
+    smooth L1 distance of centre and width, averaged over both and over matched pairs; ``iou`` the mean of
+    1 - generalised IoU; ``act`` the cross-entropy of the predicted IoU of matched queries; all are summed over decoder
+    layers, and half of the proposals' are added. ``sal`` has four parts for local and final saliency each: the
+    cross-entropy of relevant clips, that of wrong words, margins, and ranks.
+    """
+
+    def losses(self, output: Output, batch: Batch) -> Terms:
+        """Return the function of every term."""
+        assert isinstance(output, GuidedOutput)
+        assignment = self.assign(output, batch)
+        levels = [slice(k, k + 1) for k in range(assignment.shape[1])]
+        pairs = [matched_pairs(output.references[:, k], batch.moments, assignment[:, k]) for k in levels]
+        weight = torch.tensor([PROPOSAL_WEIGHT] + [1.0] * (len(levels) - 1), device=assignment.device)
+        return super().losses(output, batch) | {
+            "cls": lambda: weight * self.class_loss(output, assignment >= 0),
+            "l1": lambda: weight * torch.stack([distance_loss(*pair) for pair in pairs]),
+            "iou": lambda: weight * torch.stack([giou_loss(*pair) for pair in pairs]),
+            "act": lambda: weight * quality_loss(output, assignment, pairs),
+        }
+
+    @torch.no_grad()
+    def assign(self, output: Output, batch: Batch) -> Tensor:
+        """Match queries to moments; (B, K, M).
+
+        The cost is l1 - generalised IoU - class probability, each weighted, minus the predicted IoU if it is trained,
+        with the weight of the generalised IoU.
+        """
+        assert isinstance(output, GuidedOutput)
+        assert output.quality_logits is not None
+        predicted, true = output.references, batch.moments[:, None]
+        weights = self.match_weights
+        cost = weights["l1"] * (predicted[..., None, :] - true[..., None, :, :]).abs().sum(dim=-1)
+        cost = cost - weights["iou"] * pairwise_giou(cw_to_se(predicted), cw_to_se(true))
+        score = weights["cls"] * output.class_logits.sigmoid()
+        if self.weights["act"]:
+            score = score + weights["iou"] * output.quality_logits.sigmoid()
+        return assign(cost - score.unsqueeze(-1), batch.moment_mask)
+
+    def saliency_loss(self, output: Output, batch: Batch) -> Tensor:
+        """The highlight loss of local and final saliency."""
+        assert isinstance(output, GuidedOutput)
+        assert output.local_saliency is not None
+        local = highlight_loss(
+            output.local_saliency, output.negative_local_saliency, output.has_negative, batch
+        )
+        return local + highlight_loss(output.saliency, output.negative_saliency, output.has_negative, batch)
+
+
+def distance_loss(predicted: Tensor, true: Tensor) -> Tensor:
+    """Smooth L1 distance of the (N, 2) pairs, averaged over all numbers; 0 without any."""
+    return F.smooth_l1_loss(predicted, true, reduction="sum") / max(predicted.numel(), 1)
+
+
+def quality_loss(output: GuidedOutput, assignment: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """(K,) mean cross-entropy of the predicted IoU over matched queries, 0 without any."""
+    assert output.quality_logits is not None
+    losses = []
+    for k, (predicted, true) in enumerate(pairs):
+        iou = aligned_iou(cw_to_se(predicted.detach()), cw_to_se(true))
+        logits = output.quality_logits[:, k][assignment[:, k] >= 0]
+        loss = F.binary_cross_entropy_with_logits(logits, iou, reduction="sum")
+        losses.append(loss / max(len(iou), 1))
+    return torch.stack(losses)
+
+
+def highlight_loss(
+    scores: Tensor, negatives: Tensor | None, has_negative: Tensor | None, batch: Batch
+) -> Tensor:
+    """Sum of the cross-entropy of relevant clips and of wrong words, of margins and of ranks.
+
+    A sample whose next sample is about the same source video has no wrong words, and ranks of its own.
+
+    Args:
+        scores: (B, T) saliency.
+        negatives: (B, T) saliency for the words of the next sample, in training; else None.
+        has_negative: (B,) true for samples with wrong words, in training; else None.
+        batch: The batch with its labels.
+    """
+    labels, mask = votes(batch), batch.video_mask
+    relevant = (labels > 0).to(scores.dtype)
+    loss = F.binary_cross_entropy_with_logits(scores[mask], relevant[mask])
+    loss = loss + margin_loss(scores.sigmoid(), clip_pairs(batch), MARGIN)
+    if negatives is None or has_negative is None:
+        return loss + rank_loss(scores, None, labels, mask)
+    real = has_negative.bool()
+    wrong = F.softplus(negatives[real])[mask[real]]
+    loss = loss + wrong.sum() / max(len(wrong), 1)
+    loss = loss + rank_loss(scores[real], negatives[real], labels[real], mask[real])
+    return loss + rank_loss(scores[~real], None, labels[~real], mask[~real])
+
+
+class SGDETR(DetrModel):
+    """SG-DETR without its second head; options not listed are ``DetrModel``'s.
+
+    Args:
+        video_dim: Dv, read from the feature store.
+        text_dim: Dt, read from the feature store.
+        levels: K of the features, of which the last one is read.
+        sentence_layers: Number of layers in which the sentence's vector reads the words.
+        text_layers: Number of layers in which clips attend to words.
+        encoder_layers: Number of layers in which clips attend to each other.
+        decoder_layers: Number of decoder layers.
+        num_queries: M.
+        prior: Initial class probability.
+
+    Attributes:
+        has_actionness: Whether the model predicts ``Output.actionness``, which the term ``act`` trains.
+
+    Raises:
+        UserError: An option is out of range.
+    """
+
+    criterion = GuidedCriterion
+    has_actionness: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        video_dim: int,
+        text_dim: int,
+        levels: int,
+        *,
+        dim: int = 256,
+        heads: int = 8,
+        ffn_ratio: int = 4,
+        sentence_layers: int = 2,
+        text_layers: int = 2,
+        encoder_layers: int = 3,
+        decoder_layers: int = 3,
+        num_queries: int = 25,
+        prior: float = 0.35,
+        dropout: float = 0.5,
+        layer_dropout: float = 0.1,
+        drop_path: float = 0.15,
+        normalize: bool = True,
+        places: bool = True,
+        max_clips: int | None = 75,
+        max_words: int | None = 40,
+    ) -> None:
+        super().__init__(
+            video_dim,
+            text_dim,
+            levels,
+            dim=dim,
+            heads=heads,
+            ffn_ratio=ffn_ratio,
+            dropout=dropout,
+            layer_dropout=layer_dropout,
+            drop_path=drop_path,
+            normalize=normalize,
+            places=places,
+            max_clips=max_clips,
+            max_words=max_words,
+        )
+        if not 0 < prior < 1:
+            raise UserError(f"model.prior must lie between 0 and 1, got {prior}")
+        self.local = LocalSaliency(self.sizes, sentence_layers)
+        self.types = TokenTypes(dim)
+        self.encoder = GuidedEncoder(self.sizes, text_layers=text_layers, layers=encoder_layers)
+        self.refine_saliency = nn.Linear(dim, 1)
+        nn.init.zeros_(self.refine_saliency.weight)
+        nn.init.zeros_(self.refine_saliency.bias)
+        self.pyramid, self.select = Pyramid(dim), Selector(dim, num_queries, prior)
+        self.decoder = GuidedDecoder(self.sizes, layers=decoder_layers, prior=prior)
+
+    def ground(self, given: Aligned, labels: Batch | None) -> GuidedOutput:
+        """Ground aligned words in aligned clips, in training also the words of the next sample."""
+        sentence = self.local.sentence(given.words, given.word_mask)
+        typed = self.types(given)
+        local, saliency, memory = self.highlights(given, typed, sentence)
+        memory = amplified(memory, saliency)
+        proposals = self.select(self.pyramid(memory, given.clip_mask))
+        moments = self.decoder(proposals, memory, given.positions, given.clip_mask)
+        output = GuidedOutput(
+            class_logits=moments.logits,
+            references=moments.spans,
+            saliency=saliency,
+            dense=memory,
+            query=sentence,
+            video=given.clips.unsqueeze(1),
+            text=sentence.unsqueeze(1),
+            actionness=moments.quality[:, -1].sigmoid(),
+            local_saliency=local,
+            quality_logits=moments.quality,
+        )
+        if labels is None:
+            return output
+        wrong_local, wrong, _ = self.highlights(given, typed.rolled(), sentence.roll(-1, dims=0))
+        return replace(
+            output,
+            negative_local_saliency=wrong_local,
+            negative_saliency=wrong,
+            has_negative=differs_from_next(labels),
+        )
+
+    def highlights(self, given: Aligned, typed: Aligned, sentence: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute local and final saliency (B, T), and encoded clips (B, T, d)."""
+        local: Tensor = self.local(given.clips, sentence)
+        memory: Tensor = self.encoder(typed, local)
+        correction: Tensor = self.refine_saliency(amplified(memory, local)).squeeze(-1)
+        return local, local + correction, memory
+
+
+def amplified(memory: Tensor, saliency: Tensor) -> Tensor:
+    """Add to each clip (B, T, d) its own embedding in the measure of its saliency (B, T)."""
+    return memory * (1 + saliency.sigmoid().unsqueeze(-1))
