@@ -1,16 +1,17 @@
 """The losses of BAM-DETR, its points around boundaries and its number of parameters equal naive loops."""
 
 from dataclasses import replace
+from itertools import permutations
 from math import log
 
 import pytest
 import torch
 
 from helpers.tiny_baselines import SAMPLES, build, configured, make_batch, run
-from sdst.baselines.bam_detr import BamDetrOutput, boundary_loss, quality_loss
+from sdst.baselines.bam_detr import BamDetrCriterion, BamDetrOutput, boundary_loss, quality_loss
 from sdst.baselines.detr.boundaries import BoundaryLayer, inside_video
 from sdst.baselines.detr.layers import LayerSizes
-from sdst.spans import cw_to_se, pairwise_iou
+from sdst.spans import cw_to_se, pairwise_giou, pairwise_iou
 from sdst.training.checkpoint import build_model
 from sdst.types import Batch
 
@@ -126,3 +127,23 @@ def test_the_number_of_parameters_is_the_published_one_without_those_without_eff
     assert expected == 14_107_706 - without_effect
     model = build_model(configured("bam_detr", dim=d, heads=8), {"video_dim": 768, "text_dim": 1024})
     assert sum(p.numel() for p in model.parameters()) == expected
+
+
+def test_matching_and_distance_compare_starts_and_ends(batch: Batch, output: BamDetrOutput) -> None:
+    loss = configured("bam_detr")["loss"]
+    criterion = BamDetrCriterion(loss["weights"], match_weights=loss["match_weights"])
+    got = criterion.by_level(output, batch)["l1"]
+    for k in range(2):
+        distances = []
+        for i, (*_, spans) in enumerate(SAMPLES):
+            if not spans:
+                continue
+            predicted, true = cw_to_se(output.references[i, k]), cw_to_se(batch.moments[i, : len(spans)])
+            inside = predicted.clamp(0, 1)
+            cost = 10 * torch.cdist(inside, true, p=1) - pairwise_giou(inside, true)
+            queries = min(
+                permutations(range(len(cost)), len(spans)),
+                key=lambda chosen, cost=cost: sum(cost[m, g].item() for g, m in enumerate(chosen)),
+            )
+            distances += (predicted[list(queries)] - true).abs().flatten().tolist()
+        assert got[k].item() == pytest.approx(sum(distances) / len(distances), rel=1e-4)

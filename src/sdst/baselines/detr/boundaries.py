@@ -215,7 +215,7 @@ class BoundaryDecoder(nn.Module):
         return Bounded(
             self.read_quality(torch.stack(states, dim=1)).squeeze(-1),
             torch.stack(spans, dim=1),
-            torch.stack([side.tanh().mean(dim=2) for side in features], dim=2),
+            torch.stack([side.float().tanh().mean(dim=2) for side in features], dim=2),
         )
 
 
@@ -229,7 +229,8 @@ def bounds(references: Tensor) -> Tensor:
 def inside_video(queries: Tensor) -> Tensor:
     """Shorten distances that lead out of the video; queries (M, 3) are logits of anchor and both distances.
 
-    Gradients pass as if nothing were shortened, because the official code overwrites its parameter instead.
+    Gradients pass as if nothing were shortened, as in the official code. That code overwrites its parameter in every
+    forward pass, so its next update starts from the shortened distance, and ours from the stored one.
     """
     anchor = queries[:, :1]
     longest = torch.cat([anchor, anchor, logit(1 - anchor.sigmoid())], dim=1)
