@@ -7,6 +7,7 @@ import shutil
 import statistics
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -468,6 +469,7 @@ def plotted(corpus: Corpus, tmp_path: Path, name: str, rows: str) -> Path:
 
 PAPER = 'paper: ["70.77", "42.72", "43.16", null]'
 PLOTS: dict[str, str] = {
+    "tableH": f"  - {{label: Ours, overrides: [], {PAPER}}}\n",
     "tableK": f"  - {{label: 'K = 1, intermediate', overrides: [levels.count=1], {PAPER}}}\n"
     f"  - {{label: 'K = 2, last', overrides: [levels.source=last], {PAPER}}}\n",
     "tableL": f"  - {{label: Ours, overrides: [], {PAPER}}}\n",
@@ -480,6 +482,22 @@ PLOTS: dict[str, str] = {
 def test_picture_is_written(corpus: Corpus, tmp_path: Path, name: str) -> None:
     pytest.importorskip("matplotlib")
     assert plotted(corpus, tmp_path, name, PLOTS[name]).stat().st_size > 10_000
+
+
+def test_the_learning_curve_is_the_mean_of_the_finished_runs(swept: Path, tables: Path) -> None:
+    from sdst.reports.plots import learning_curve
+
+    runs = results(tables, swept).rows[0].runs
+    logged = []
+    for run in runs:
+        rows = list(csv.DictReader((run.folder / "csv/version_0/metrics.csv").read_text().splitlines()))
+        values = [float(row["val/MR-full-mAP"]) for row in rows if row["val/MR-full-mAP"]]
+        logged.append(values[: run.metrics["epochs"]])
+    mean, seeds = learning_curve(runs)
+    assert seeds == len(runs) > 1
+    np.testing.assert_allclose(mean, np.mean(logged, axis=0), rtol=1e-4)
+    unfinished = [replace(run, status="missing") for run in runs]
+    assert learning_curve(unfinished)[1] == 0
 
 
 def test_mean_offsets_equal_the_offsets_of_the_attention(

@@ -22,10 +22,11 @@ from sdst.inference.stored import run_model
 from sdst.metrics.error_kinds import CONSIDERED
 from sdst.models.decoding import decode, fit_windows, raw_moments
 from sdst.show.page import SCRIPTS, config_table, embed, metric_table, render
-from sdst.show.runs import FinishedRun, read_curves, read_run, selected_step
+from sdst.show.runs import FinishedRun, read_run, selected_step
 from sdst.show.traces import find_queries, trace_moments
 from sdst.spans import cw_to_se
 from sdst.training import checkpoint
+from sdst.training.curves import Curve, read_curves
 from sdst.training.run_folder import BEST
 
 CSS = Path(__file__).parents[2] / "src" / "sdst" / "show" / "page.css"
@@ -63,6 +64,10 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 
 def run_of(folder: Path) -> FinishedRun:
     return read_run(folder, "a run")
+
+
+def curves_of(run: FinishedRun) -> dict[str, Curve]:
+    return read_curves(run.folder, run.metrics["epochs"])
 
 
 def test_page_has_predictions_and_annotations_of_every_query(
@@ -161,7 +166,7 @@ def test_video_links_are_relative_to_the_page(finished: Path, corpus: Corpus, tm
 
 
 def test_curves_of_a_resumed_run_are_joined_and_exclude_the_final_evaluation(copy: Path) -> None:
-    once = read_curves(run_of(copy))
+    once = curves_of(run_of(copy))
     folder = copy / "csv"
     log = folder / "version_0" / "metrics.csv"
     header, *rows = log.read_text().splitlines()
@@ -184,7 +189,7 @@ def test_curves_of_a_resumed_run_are_joined_and_exclude_the_final_evaluation(cop
         if row[loss]:
             row[loss] = "5.5"
     (folder / "version_10" / "metrics.csv").write_text("\n".join([header, *map(",".join, again)]) + "\n")
-    joined = read_curves(run_of(copy))
+    joined = curves_of(run_of(copy))
     second = [step for step in once["train/loss"].steps if step > once["val/loss"].steps[0]]
     assert joined["train/loss"].steps == once["train/loss"].steps
     assert joined["train/loss"].values[-len(second) :] == [5.5] * len(second)
@@ -192,7 +197,7 @@ def test_curves_of_a_resumed_run_are_joined_and_exclude_the_final_evaluation(cop
 
 def test_selected_step_is_the_last_of_the_best_epoch(finished: Path) -> None:
     run = run_of(finished)
-    curves = read_curves(run)
+    curves = curves_of(run)
     epoch = run.metrics["selected"]["epoch"]
     assert selected_step(run, curves) == curves["val/loss"].steps[epoch]
     assert selected_step(run, {}) is None

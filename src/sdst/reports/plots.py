@@ -1,9 +1,10 @@
-"""Pictures for the reports that have one: Tab. K (Fig. 3), Tab. L, Fig. 4 and A."""
+"""Pictures for the reports that have one: learning curves (Tab. B, H), Tab. K (Fig. 3), Tab. L, Fig. 4 and A."""
 
 from __future__ import annotations
 
 import logging
 import re
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,9 +12,10 @@ import numpy as np
 from sdst.errors import UserError
 from sdst.plotting.figure import PALETTE, make_figure, save_figure
 from sdst.sweeps.tables import number
+from sdst.training.curves import read_curves
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -88,6 +90,25 @@ def mean_offsets(run: Run) -> tuple[NDArray[np.float64], NDArray[np.float64]] | 
     return every.mean(axis=0), every.std(axis=0)
 
 
+def learning_curve(runs: Sequence[Run]) -> tuple[NDArray[np.float64], int]:
+    """Mean over the finished runs of the metric that selects the checkpoint, after each epoch that all of them have.
+
+    Returns:
+        (epochs,) mean, empty without any run, and the number of runs with a learning curve.
+    """
+    curves = []
+    for run in runs:
+        if run.status == "finished":
+            selected = run.metrics["selected"]
+            found = read_curves(run.folder, run.metrics["epochs"])
+            curves.append(found.get(f"{selected['split']}/{selected['metric']}"))
+    values = [curve.values for curve in curves if curve is not None]
+    if not values:
+        return np.zeros(0), 0
+    shared = min(map(len, values))
+    return np.mean([curve[:shared] for curve in values], axis=0), len(values)
+
+
 def _draw_levels(results: Results, figure: Figure) -> None:
     """Draw one curve over K for each source of the levels, ours next to the paper's."""
     ours, paper = figure.subplots(1, 2)
@@ -128,6 +149,18 @@ def _draw_lengths(results: Results, figure: Figure) -> None:
         _label(axes, title, "length of moments", "mAP")
 
 
+def _draw_learning(results: Results, figure: Figure) -> None:
+    """Draw the metric that selects the checkpoint after each epoch, one curve per row: its mean over the seeds."""
+    axes = figure.subplots()
+    for (style, colour), row in zip(product(("-", "--", ":"), PALETTE), results.rows, strict=False):
+        values, seeds = learning_curve(row.runs)
+        if seeds:
+            label = f"{row.row.label}, {seeds} seeds" if seeds > 1 else row.row.label
+            axes.plot(np.arange(1, len(values) + 1), values, style, color=colour, label=label)
+    axes.locator_params(axis="x", integer=True)
+    _label(axes, "after each epoch, mean over the seeds", "epoch", "selecting metric")
+
+
 def _draw_offsets(results: Results, figure: Figure) -> None:
     """Draw the mean offset of each head at every level, for the first finished seed of each row."""
     panels = figure.subplots(1, len(results.rows), sharey=True, squeeze=False)[0]
@@ -159,6 +192,8 @@ def _label(axes: Axes, title: str, x: str, y: str) -> None:
 
 
 _DRAWN: dict[str, Callable[[Results, Figure], None]] = {
+    "tableB": _draw_learning,
+    "tableH": _draw_learning,
     "tableK": _draw_levels,
     "tableL": _draw_lengths,
     "figure4": _draw_offsets,

@@ -18,9 +18,10 @@ from sdst.files.atomic import write_atomically
 from sdst.metrics.error_kinds import CONSIDERED, KINDS
 from sdst.metrics.evaluation import PROTOCOLS
 from sdst.show.page import render
-from sdst.show.runs import read_curves, read_run, selected_step
+from sdst.show.runs import read_run, selected_step
 from sdst.show.samples import describe_samples, matching_predictions
 from sdst.show.traces import trace_moments
+from sdst.training.curves import read_curves
 from sdst.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def show(
 
 def _describe_run(run: FinishedRun) -> dict[str, Any]:
     """Data of a run for the page's scripts."""
-    curves, selected = read_curves(run), run.metrics["selected"]
+    curves, selected = read_curves(run.folder, run.metrics["epochs"]), run.metrics["selected"]
     return {
         "name": run.name,
         "metric": f"{selected['split']}/{selected['metric']}",

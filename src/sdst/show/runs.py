@@ -1,9 +1,7 @@
-"""Reading a finished run folder: metrics, facts, configuration, learning curves and predictions."""
+"""Reading a finished run folder: metrics, facts, configuration and predictions."""
 
 from __future__ import annotations
 
-import csv
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +12,8 @@ from sdst.training.run_folder import RunFolder
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sdst.training.curves import Curve
     from sdst.types import Prediction, Qid
-
-CURVE_DIGITS = 5
-"""Significant digits of a learning curve's values."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +44,6 @@ class FinishedRun:
         return {prediction.qid: prediction for prediction in predictions}
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Values of a logged quantity and the number of training steps after which each was logged."""
-
-    steps: list[int]
-    values: list[float]
-
-
 def read_run(folder: Path, name: str) -> FinishedRun:
     """Read a run folder.
 
@@ -72,34 +60,8 @@ def read_run(folder: Path, name: str) -> FinishedRun:
     )
 
 
-def read_curves(run: FinishedRun) -> dict[str, Curve]:
-    """All quantities in the run's CSV log; empty if the run has no CSV log.
-
-    A resumed run has one file per start. If several files have the same step, the last one counts.
-    """
-    points: dict[str, dict[int, float]] = {}
-    paths = RunFolder(run.folder).csv_path.glob("version_*/metrics.csv")
-    for path in sorted(paths, key=lambda path: int(path.parent.name.removeprefix("version_"))):
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                # Rows after the last epoch evaluate the best checkpoint when training is over.
-                if int(row["epoch"]) >= run.metrics["epochs"]:
-                    continue
-                for quantity in row.keys() - {"epoch", "step"}:
-                    if row[quantity] and math.isfinite(value := float(row[quantity])):
-                        points.setdefault(quantity, {})[int(row["step"]) + 1] = value
-    return {
-        quantity: Curve(sorted(values), [_shorten(values[step]) for step in sorted(values)])
-        for quantity, values in sorted(points.items())
-    }
-
-
 def selected_step(run: FinishedRun, curves: dict[str, Curve]) -> int | None:
     """Training step of the best checkpoint; None if its metric has no learning curve."""
     selected = run.metrics["selected"]
     curve = curves.get(f"{selected['split']}/{selected['metric']}")
     return None if curve is None else curve.steps[curve.values.index(max(curve.values))]
-
-
-def _shorten(value: float) -> float:
-    return float(f"{value:.{CURVE_DIGITS}g}")
