@@ -487,7 +487,7 @@ def test_picture_is_written(corpus: Corpus, tmp_path: Path, name: str) -> None:
 def test_the_learning_curve_is_the_mean_of_the_finished_runs(swept: Path, tables: Path) -> None:
     from sdst.reports.plots import learning_curve
 
-    runs = results(tables, swept).rows[0].runs
+    (runs,) = (row.runs for row in results(tables, swept).rows if row.row.label == "Ours")
     logged = []
     for run in runs:
         rows = list(csv.DictReader((run.folder / "csv/version_0/metrics.csv").read_text().splitlines()))
