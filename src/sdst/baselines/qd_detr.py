@@ -13,7 +13,7 @@ from torch import nn
 
 from sdst.baselines.detr.criterion import DetrOutput
 from sdst.baselines.detr.decoder import DabDecoder, foreground
-from sdst.baselines.detr.layers import EncoderLayer, GlobalSaliency, TextToVideoLayer, xavier
+from sdst.baselines.detr.layers import EncoderLayer, GlobalSaliency, TextToVideoLayer, with_token, xavier
 from sdst.baselines.detr.model import DetrModel, Options
 from sdst.baselines.detr.official import DAB, PROJECTIONS, encoder_names, renamed
 from sdst.models.checks import require_at_least
@@ -73,13 +73,10 @@ class QueryDependentEncoder(nn.Module):
 
     def encode(self, clips: Tensor, given: Aligned) -> tuple[Tensor, Tensor]:
         """Let clips (B, T, d) and the global token attend to each other: (B, T, d) clips and (B, d) token."""
-        size = len(clips)
-        x = torch.cat([self.token.expand(size, 1, -1), clips], dim=1)
-        positions = torch.cat([self.token_position.expand(size, 1, -1), given.positions], dim=1)
-        mask = torch.cat([given.clip_mask.new_ones(size, 1), given.clip_mask], dim=1)
-        for layer in self.layers:
-            x = layer(x, positions, mask)
-        return x[:, 1:], x[:, 0]
+        whole, clips = with_token(
+            self.layers, self.token, self.token_position, clips, given.positions, given.clip_mask
+        )
+        return clips, whole
 
 
 class QDDETR(DetrModel):

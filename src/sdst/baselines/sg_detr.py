@@ -21,7 +21,7 @@ Adapted:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ from sdst.baselines.detr.adaptive import TokenTypes, differs_from_next
 from sdst.baselines.detr.criterion import DetrOutput, SetCriterion, giou_loss
 from sdst.baselines.detr.guided import GuidedDecoder, GuidedEncoder, LocalSaliency
 from sdst.baselines.detr.highlights import clip_pairs, margin_loss, rank_loss, votes
-from sdst.baselines.detr.model import DetrModel
+from sdst.baselines.detr.model import DetrModel, SameOptions
 from sdst.baselines.detr.proposals import Pyramid, Selector
 from sdst.errors import UserError
 from sdst.losses.matcher import assign
@@ -170,7 +170,7 @@ def highlight_loss(
 
 
 class SGDETR(DetrModel):
-    """SG-DETR without its second head; options not listed are ``DetrModel``'s.
+    """SG-DETR without its second head.
 
     Args:
         video_dim: Dv, read from the feature store.
@@ -182,6 +182,9 @@ class SGDETR(DetrModel):
         decoder_layers: Number of decoder layers.
         num_queries: M.
         prior: Initial class probability.
+        drop_path: Probability of dropping a whole residual update.
+        max_words: Number of words that are read; None for all.
+        options: Options of every ``DetrModel``.
 
     Attributes:
         has_actionness: Whether the model predicts ``Output.actionness``, which the term ``act`` trains.
@@ -199,38 +202,18 @@ class SGDETR(DetrModel):
         text_dim: int,
         levels: int,
         *,
-        dim: int = 256,
-        heads: int = 8,
-        ffn_ratio: int = 4,
         sentence_layers: int = 2,
         text_layers: int = 2,
         encoder_layers: int = 3,
         decoder_layers: int = 3,
         num_queries: int = 25,
         prior: float = 0.35,
-        dropout: float = 0.5,
-        layer_dropout: float = 0.1,
         drop_path: float = 0.15,
-        normalize: bool = True,
-        places: bool = True,
-        max_clips: int | None = 75,
         max_words: int | None = 40,
+        **options: Unpack[SameOptions],
     ) -> None:
-        super().__init__(
-            video_dim,
-            text_dim,
-            levels,
-            dim=dim,
-            heads=heads,
-            ffn_ratio=ffn_ratio,
-            dropout=dropout,
-            layer_dropout=layer_dropout,
-            drop_path=drop_path,
-            normalize=normalize,
-            places=places,
-            max_clips=max_clips,
-            max_words=max_words,
-        )
+        super().__init__(video_dim, text_dim, levels, drop_path=drop_path, max_words=max_words, **options)
+        dim = self.sizes.dim
         if not 0 < prior < 1:
             raise UserError(f"model.prior must lie between 0 and 1, got {prior}")
         self.local = LocalSaliency(self.sizes, sentence_layers)
