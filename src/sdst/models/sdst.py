@@ -69,8 +69,9 @@ class SDST(nn.Module):
         stop_reference_gradient: Whether the next level treats a level's references as constants, as in DAB-DETR.
             *Reading.*
         roi_bins: Samples per moment of the actionness head.
-        roi_context: Factor by which the actionness head widens a moment before it reads it. *Reading*: TadTR, on which
-            the head builds, has 1.5; its "RoI scale 0" in Tab. A is the sampling ratio.
+        roi_context: Factor by which the actionness head widens a moment before it reads it, so that it sees what lies
+            beyond the boundaries. *Reading*: 1.5 as in TadTR, on which the head builds; the "RoI scale 0" of Tab. A is
+            the sampling ratio there. Without context long moments are ranked low (docs/learning.md).
         actionness_dim: Hidden width of the actionness head. *Reading*: 128 fits the paper's parameter count.
 
     Attributes:
@@ -104,7 +105,7 @@ class SDST(nn.Module):
         denoising_noise: float = 1.0,
         stop_reference_gradient: bool = True,
         roi_bins: int = 16,
-        roi_context: float = 1.0,
+        roi_context: float = 1.5,
         actionness_dim: int = 128,
     ) -> None:
         super().__init__()
