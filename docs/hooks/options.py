@@ -11,6 +11,7 @@ from griffe import Docstring, DocstringSectionKind
 from mkdocs.structure.files import File
 from omegaconf import OmegaConf
 
+from sdst.config.build import arguments_of
 from sdst.config.compose import compose, conf_dir, group_choices
 from sdst.config.schema import TrainConfig
 from sdst.untrusted.targets import find_target
@@ -107,9 +108,12 @@ def _built(node: Any, key: str) -> str:
         return "\n\n".join(_built(node[name], f"{key}.{name}") for name in node)
     values = OmegaConf.to_container(node, resolve=False)
     target = find_target(OmegaConf.to_container(node, resolve=True), key)
-    parameters = inspect.signature(target).parameters
+    parameters = arguments_of(target)
     meanings = _meanings(target)
     if inspect.isclass(target):
+        for base in inspect.getmro(target)[1:]:  # our constructors may hand options to their base class
+            if base.__module__.startswith("sdst."):
+                meanings = _meanings(base) | meanings
         meanings = _meanings(target.__init__) | meanings
     comments = _comments(conf_dir() / key.partition(".")[0])
     rows = (
