@@ -42,19 +42,14 @@ GPU_SECONDS = 460
 def main(argv: Sequence[str]) -> int:
     """Run one benchmark."""
     args = _parser().parse_args(argv)
-    if args.name == "gpu" and args.wheels:
-        from sdst.bench.gpu.wheels import wheels
-
-        sys.stdout.write(wheels())
-        return 0
+    if args.name == "gpu":
+        return _gpu(args)
     import torch
 
     from sdst.bench import machine
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    if args.name == "gpu":
-        return _gpu(args)
     rows: list[Row] = args.run(args)
     report.show(f"sdst bench {args.name}", rows)
     if args.out is not None:
@@ -121,16 +116,22 @@ def _scale(args: Namespace) -> list[Row]:
 
 
 def _gpu(args: Namespace) -> int:
-    import torch
+    if args.wheels:
+        from sdst.bench.gpu.wheels import wheels
 
+        sys.stdout.write(wheels())
+        return 0
+    if args.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UserError(
+                "sdst bench gpu needs a GPU that PyTorch can use, found none; "
+                "--device cpu tests the script itself at tiny sizes"
+            )
     from sdst.bench.gpu.run import run
 
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "sdst bench gpu needs a GPU that PyTorch can use, found none; "
-            "--device cpu tests the script itself at tiny sizes"
-        )
-    return run(args.device, args.budget, args.rounds, args.overrides, args.out)
+    return run(args.device, args.budget, args.rounds, args.overrides, args.out, args.threads)
 
 
 def _configurations(args: Namespace) -> dict[str, list[str]]:

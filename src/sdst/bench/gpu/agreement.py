@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from sdst.bench.gpu.settings import Settings
     from sdst.bench.report import Row
 
-TOLERANCES = {"32-true": 1e-4, "16-mixed": 2e-2, "bf16-mixed": 1e-1}
-"""``trainer.precision`` -> largest difference from the CPU in float32, relative to the size of what is compared."""
+TOLERANCES = {"32-true": 1e-4, "16-mixed": 1e-2, "bf16-mixed": 5e-2}
+"""``trainer.precision`` -> largest difference from the CPU in float32.
+
+In half precision it is the median, not the norm, because a choice may flip: a proposal, or the match of a query.
+"""
 GRADIENT_TOLERANCE = 1e-3
-"""The same for all gradients together, in float32 alone: in half precision a query may match another moment."""
+"""The same for all gradients together, in float32 alone."""
 COMPARED = ("class_logits", "references", "saliency", "actionness")
 """Fields of the output that predictions are made of."""
 NOISE = 0.02
@@ -63,7 +66,8 @@ def agreement(settings: Settings, seconds: float) -> Iterator[Row]:
 def compare(settings: Settings, model: str) -> Row:
     """Differences of one method, and its loss after some steps in the precision that training chooses."""
     overrides = [f"model={model}", *settings.sizes.model]
-    overrides += settings.sizes.sdst if model == "sdst" else ()
+    if model == "sdst":
+        overrides += settings.sizes.sdst
     reference = Workload([*overrides, "trainer.accelerator=cpu"], settings.sizes.check)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -76,7 +80,8 @@ def compare(settings: Settings, model: str) -> Row:
     for precision in TOLERANCES:
         in_full = precision == "32-true"
         found, gradient = results(there, AUTOCAST.get(precision, torch.float32), gradient=in_full)
-        row[precision] = max(difference(found[name], expected[name]) for name in expected)
+        measure = difference if in_full else half_difference
+        row[precision] = max(measure(found[name], expected[name]) for name in expected)
         if in_full:
             row["gradient"] = difference(gradient, expected_gradient)
     there.dtype = AUTOCAST["16-mixed"] if settings.device == "cuda" else torch.float32
@@ -115,3 +120,9 @@ def results(workload: Workload, dtype: torch.dtype, *, gradient: bool) -> tuple[
 def difference(found: Tensor, expected: Tensor) -> float:
     """Norm of the difference, relative to the norm of what is expected."""
     return float((found - expected).norm() / expected.norm().clamp(min=1e-12))
+
+
+def half_difference(found: Tensor, expected: Tensor) -> float:
+    """Median of the differences, relative to the root mean square of what is expected."""
+    size = expected.square().mean().sqrt().clamp(min=1e-12)
+    return float((found - expected).abs().median() / size)

@@ -23,7 +23,7 @@ COPIED_BYTES = {"cuda": 2**30, "cpu": 2**16}
 def hardware(settings: Settings, seconds: float) -> Iterator[Row]:
     """A row with the machine's description as ``facts``, and one per rate."""
     facts = machine.describe()
-    facts["versions"] |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    facts["versions"] |= {"cuda": torch.version.cuda, "cudnn": _cudnn()}
     facts["machine"] |= {"driver": _driver()}
     row: Row = {"case": facts["machine"]["cpu"], "facts": facts}
     device = torch.device(settings.device)
@@ -55,6 +55,11 @@ def hardware(settings: Settings, seconds: float) -> Iterator[Row]:
         "case": f"copy of {len(source)} bytes on the device, read and written",
         "gb_per_second": 2 * len(source) / 1e9 / copying,
     }
+
+
+def _cudnn() -> int | None:
+    version: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    return version
 
 
 def _driver() -> str | None:

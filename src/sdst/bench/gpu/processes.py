@@ -14,16 +14,18 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sdst.errors import UserError
 from sdst.files.orphans import begin_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from multiprocessing.connection import Connection
     from pathlib import Path
 
+    from sdst.bench.gpu.settings import Settings
     from sdst.bench.report import Row
 
 METHODS = ("forkserver", "spawn")
@@ -69,23 +71,20 @@ class Task:
     """A generator function that runs in a new process.
 
     Args:
-        function: Function of a module, whose rows are received one by one.
+        name: The function as MODULE:NAME; this process does not import it. Its rows are received one by one.
         arguments: Its arguments.
-        log: File that gets its output and traceback; it may exist.
-        method: Start method, one of :data:`METHODS`.
+        settings: Threads and start method of the process.
+        log: File in the folder of logs that gets its output and traceback; it may exist.
     """
 
-    def __init__(
-        self, function: Callable[..., Iterator[Row]], *arguments: Any, log: Path, method: str = METHODS[0]
-    ) -> None:
-        import torch  # imported here because the command that lists packages does not need it
-
+    def __init__(self, name: str, *arguments: Any, settings: Settings, log: str) -> None:
+        method = settings.method
         context: Any = multiprocessing.get_context(method)
         if method == "forkserver":
             context.set_forkserver_preload(PRELOADED)
         self._started = time.monotonic()
         self._receiver, sender = context.Pipe(duplex=False)
-        work = (sender, log, torch.get_num_threads(), function, arguments)
+        work = (sender, settings.logs / log, settings.threads, name, arguments)
         self._process = context.Process(target=_work, args=work)
         self._process.start()
         sender.close()
@@ -126,20 +125,22 @@ class Task:
         self._receiver.close()
 
 
-def _work(
-    sender: Connection, log: Path, threads: int, function: Callable[..., Iterator[Row]], arguments: Any
-) -> None:
+def _work(sender: Connection, log: Path, threads: int | None, name: str, arguments: tuple[Any, ...]) -> None:
     """Run the function, and send its rows and how it ended."""
     os.setsid()
     begin_worker()
-    import torch
-
-    torch.set_num_threads(threads)
+    # Processes that the function starts are made as in any other process, not as this one was.
+    multiprocessing.set_start_method(None, force=True)
     with log.open("a", encoding="utf-8") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
+    module, _, function = name.partition(":")
     try:
-        for row in function(*arguments):
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+        for row in getattr(import_module(module), function)(*arguments):
             sender.send(("row", row))
         sender.send(("ok", ""))
     except Skipped as skip:
@@ -147,8 +148,8 @@ def _work(
     except BaseException as error:  # also the SystemExit of a stopped training
         traceback.print_exc()
         sender.send(("failed", one_line(error)))
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    for output in (sys.stdout, sys.stderr):
+        output.flush()
 
 
 def one_line(error: BaseException) -> str:

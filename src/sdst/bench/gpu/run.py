@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdst.bench import report
-from sdst.bench.gpu import agreement, hardware, simulated, steps, tower, trainings
 from sdst.bench.gpu.processes import METHODS, Outcome, Task
-from sdst.bench.gpu.settings import SIZES, Settings
+from sdst.bench.gpu.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from sdst.bench.report import Row
 
@@ -34,35 +33,42 @@ class Part:
 
     Attributes:
         name: Name in the reports.
-        function: Generator of its rows; it gets the settings and its time limit in seconds.
+        function: Generator of its rows, as MODULE:NAME; it gets the settings and its time limit in seconds.
         weight: Share of the time left that it may take, relative to the weights of the later parts.
         needs: Part whose files it reads.
     """
 
     name: str
-    function: Callable[[Settings, float], Iterator[Row]]
+    function: str
     weight: float
     needs: str | None = None
 
+    @property
+    def log(self) -> str:
+        """Name of its log."""
+        return f"{self.name.replace(' ', '-').replace(',', '')}.log"
 
-MACHINE = Part("machine", hardware.hardware, 30)
+
+MACHINE = Part("machine", "hardware:hardware", 30)
 PARTS = (
     MACHINE,
-    Part("same results as the CPU", agreement.agreement, 80),
-    Part("steps, eager", steps.eager, 35),
-    Part("steps, compiled", steps.compiled, 90),
-    Part("steps, captured", steps.captured, 70),
-    Part("short features", simulated.short, 20),
-    Part("resuming", trainings.resume, 60, needs="short features"),
-    Part("two jobs on a GPU", trainings.sharing, 40, needs="short features"),
-    Part("joblib launcher", trainings.launcher, 45, needs="short features"),
-    Part("extraction", tower.tower, 40),
-    Part("paper features", simulated.paper, 90),
-    Part("paper-length training", trainings.paper, 120, needs="paper features"),
+    Part("same results as the CPU", "agreement:agreement", 80),
+    Part("steps, eager", "steps:eager", 35),
+    Part("steps, compiled", "steps:compiled", 90),
+    Part("steps, captured", "steps:captured", 70),
+    Part("short features", "simulated:short", 20),
+    Part("resuming", "trainings:resume", 60, needs="short features"),
+    Part("two jobs on a GPU", "trainings:sharing", 40, needs="short features"),
+    Part("joblib launcher", "trainings:launcher", 45, needs="short features"),
+    Part("extraction", "tower:tower", 40),
+    Part("paper features", "simulated:paper", 90),
+    Part("paper-length training", "trainings:paper", 120, needs="paper features"),
 )
 
 
-def run(device: str, budget: float, rounds: int, overrides: Sequence[str], out: Path) -> int:
+def run(
+    device: str, budget: float, rounds: int, overrides: Sequence[str], out: Path, threads: int | None
+) -> int:
     """Run all parts, print a line for each, and write OUT/gpu.json and OUT/gpu.md.
 
     Args:
@@ -71,42 +77,42 @@ def run(device: str, budget: float, rounds: int, overrides: Sequence[str], out: 
         rounds: Number of timed rounds.
         overrides: Overrides of the paper-length training.
         out: Folder of the reports, and of a log per part.
+        threads: Threads of PyTorch; None for PyTorch's default.
 
     Returns:
         1 if a part failed, else 0.
     """
-    logs = out / "logs"
+    logs = out.resolve() / "logs"
     logs.mkdir(parents=True, exist_ok=True)
+    for old in logs.glob("*.log"):
+        old.unlink()
     outcomes: dict[str, Outcome] = {}
     end = time.monotonic() + budget
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(device, SIZES[device], rounds, tuple(overrides), Path(folder), METHODS[0])
+        settings = Settings(device, rounds, tuple(overrides), Path(folder), logs, threads, METHODS[0])
         for number, part in enumerate(PARTS):
             left = end - time.monotonic()
             limit = left * part.weight / sum(later.weight for later in PARTS[number:])
-            log = logs / f"{part.name.replace(' ', '-').replace(',', '')}.log"
-            outcome = run_part(part, settings, limit, log, outcomes)
+            outcome = run_part(part, settings, limit, outcomes)
             if part is MACHINE and outcome.result == "failed":  # perhaps CUDA refuses forked processes
                 settings = replace(settings, method=METHODS[1])
-                outcome = run_part(part, settings, limit, log, outcomes)
+                outcome = run_part(part, settings, limit, outcomes)
             outcomes[part.name] = outcome
             sys.stdout.write(f"{part.name}: {describe(outcome)} ({outcome.seconds:.1f} of {limit:.0f} s)\n")
             sys.stdout.flush()
             write(out, outcomes, settings)
-    sys.stdout.write(f"reports: {out / NAME}.md and .json; logs: {logs}\n")
+    sys.stdout.write(f"reports: {out / NAME}.md and .json; logs: {out / 'logs'}\n")
     return int(any(outcome.result == "failed" for outcome in outcomes.values()))
 
 
-def run_part(
-    part: Part, settings: Settings, limit: float, log: Path, outcomes: dict[str, Outcome]
-) -> Outcome:
+def run_part(part: Part, settings: Settings, limit: float, outcomes: dict[str, Outcome]) -> Outcome:
     """Run one part, or say why not."""
     if part.needs is not None and outcomes[part.needs].result != "ok":
         return Outcome("skipped", f"it reads the {part.needs}, which are missing")
     if limit < LEAST_SECONDS:
         return Outcome("skipped", "the time of --budget is used up")
-    log.unlink(missing_ok=True)
-    return Task(part.function, settings, limit, log=log, method=settings.method).wait(limit)
+    function = f"{__package__}.{part.function}"
+    return Task(function, settings, limit, settings=settings, log=part.log).wait(limit)
 
 
 def describe(outcome: Outcome) -> str:

@@ -13,13 +13,26 @@ from sdst.features.simulate import write_simulated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from sdst.bench.gpu.settings import Settings
     from sdst.bench.report import Row
     from sdst.types import Record
 
-WORDS = "red blue dog cat man woman child runs jumps eats sleeps sings opens ball road piano river kitchen window".split()
+WORDS = (
+    "red",
+    "blue",
+    "dog",
+    "cat",
+    "woman",
+    "child",
+    "runs",
+    "jumps",
+    "eats",
+    "opens",
+    "ball",
+    "road",
+    "piano",
+)
 CLIP_SECONDS = 2
 PROBED = 16
 """Videos that are simulated to learn how long all will take."""
@@ -56,6 +69,7 @@ def data_overrides(settings: Settings, name: str) -> list[str]:
         settings.accelerator,
         *settings.sizes.model,
         *settings.sizes.sdst,
+        *settings.sizes.trainings,
     ]
 
 

@@ -79,7 +79,7 @@ def _losses(workload: Workload) -> torch.Tensor:
     """(COMPARED_STEPS,) losses before each step."""
     losses = []
     for _ in range(COMPARED_STEPS):
-        torch.compiler.cudagraph_mark_step_begin()
+        _begin_step()
         loss = workload.loss()
         losses.append(float(loss))
         workload.update(loss)
@@ -104,6 +104,11 @@ def _timed(
     }
 
 
+def _begin_step() -> None:
+    """Let captured graphs write over the results of the step before."""
+    torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+
+
 def _counted(group: str, name: str | None = None) -> int:
     """A count of ``torch.compile`` in this process."""
     from torch._dynamo.utils import counters
@@ -123,14 +128,14 @@ def measure(workload: Workload, settings: Settings) -> Row:
     """
 
     def step() -> None:
-        torch.compiler.cudagraph_mark_step_begin()
+        _begin_step()
         workload.step()
 
-    product = gemm(workload.device, workload.dtype, settings.sizes.product)
     step()
     reset_peak_memory()
     step()
     peak = peak_memory_gb()
+    product = gemm(workload.device, workload.dtype, settings.sizes.product)
     seconds = interleave({"step": step, "product": product}, settings.rounds)
     times = {name: spread(values) for name, values in seconds.items()}
     flops = _flops(settings)
@@ -157,11 +162,11 @@ def idle_share(step: Callable[[], None], device: torch.device) -> float:
         start = time.perf_counter()
         step()
         wall = time.perf_counter() - start
-    wanted = torch.autograd.DeviceType.CUDA if on_gpu else torch.autograd.DeviceType.CPU
+    wanted = "CUDA" if on_gpu else "CPU"
     events = [
         (event.time_range.start, event.time_range.end)
         for event in profiler.events()
-        if event.device_type == wanted
+        if event.device_type.name == wanted
     ]
     return max(0.0, 1 - covered(events) / 1e6 / wall)
 

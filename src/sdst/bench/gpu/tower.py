@@ -51,6 +51,8 @@ def tower(settings: Settings, seconds: float) -> Iterator[Row]:
             "clips_per_second": sizes.clips / middle["encode"],
             "seconds": spread(times["encode"]),
             "gflop_per_clip": gflop / sizes.clips,
-            "share_of_product_rate": gflop / middle["encode"] / (gemm_gflop(sizes.product) / middle["product"]),
+            "share_of_product_rate": gflop
+            / middle["encode"]
+            / (gemm_gflop(sizes.product) / middle["product"]),
             "peak_gb": peak,
         }

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 EPOCHS = 2
 """Epochs of the short trainings."""
-RESUMED = ("sdst", "r2_tuning")
-"""Methods whose training is interrupted and resumed."""
 KEPT = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
 """Parts of the last checkpoint that an interruption must not change."""
 COSTS = ("fit_seconds", "steps_per_second", "peak_memory_gb")
@@ -43,7 +42,11 @@ WARNING_SECONDS = 20
 
 
 def train(
-    overrides: Sequence[str], run_dir: Path, *, resume: bool = False, stop: Callable[[int], bool] | None = None
+    overrides: Sequence[str],
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    stop: Callable[[int], bool] | None = None,
 ) -> Iterator[Row]:
     """Train, and yield the content of metrics.json; nothing if the run was stopped.
 
@@ -62,7 +65,7 @@ def train(
         if stop is not None and stop(timer.steps):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    StepTimer.on_train_batch_end = then_stop  # type: ignore[method-assign]  # this process does nothing else
+    StepTimer.on_train_batch_end = then_stop  # type: ignore[method-assign, assignment]  # nothing else runs here
     with suppress(Stopped):
         yield fit.train(compose(overrides), run_dir, resume=resume)
 
@@ -83,28 +86,33 @@ def resume(settings: Settings, seconds: float) -> Iterator[Row]:
     Raises:
         UserError: Weights, optimizer or metrics differ.
     """
-    for model in RESUMED:
+    for model in settings.sizes.resumed:
         overrides = _short(settings, f"model={model}", "trainer.deterministic=true")
         whole, parts = (settings.folder / f"resume-{model}-{name}" for name in ("whole", "parts"))
         per_epoch = math.ceil(settings.sizes.short[0] / settings.batch)
         start = time.monotonic()
-        _run(settings, seconds, train, overrides, whole)
-        _run(settings, seconds, interrupted, overrides, parts, per_epoch + 1)
+        _run(settings, seconds, "train", overrides, whole)
+        _run(settings, seconds, "interrupted", overrides, parts, per_epoch + 1)
         if RunFolder(parts).is_finished:
             raise UserError(f"{model}: the training finished before it was interrupted")
-        _run(settings, seconds, resumed, overrides, parts)
-        if differing := [name for name, equal in _compared(whole, parts) if not equal]:
+        _run(settings, seconds, "resumed", overrides, parts)
+        # In a process of its own, because this one may not use PyTorch's threads before it forks again.
+        differing = [row["part"] for row in _run(settings, seconds, "differing", whole, parts)]
+        if differing:
             raise UserError(f"{model}: the resumed run differs in {', '.join(differing)}")
         yield {"case": f"{model}: equal to the bit", "seconds": time.monotonic() - start}
 
 
-def _compared(run: Path, other: Path) -> Iterator[tuple[str, bool]]:
-    """What two runs ended with, and whether it is equal."""
-    stored = [read_checkpoint(RunFolder(folder).last) for folder in (run, other)]
-    for name in KEPT:
-        yield name, equal(*(checkpoint[name] for checkpoint in stored))
-    metrics = [RunFolder(folder).metrics() for folder in (run, other)]
-    yield "metrics", equal(*({k: v for k, v in each.items() if k not in COSTS} for each in metrics))
+def differing(run: Path, other: Path) -> Iterator[Row]:
+    """The parts of what two runs ended with that are not equal to the bit."""
+    first, second = (_result(RunFolder(folder)) for folder in (run, other))
+    yield from ({"part": name} for name in first if not equal(first[name], second[name]))
+
+
+def _result(run: RunFolder) -> dict[str, Any]:
+    last = read_checkpoint(run.last)
+    metrics = {key: value for key, value in run.metrics().items() if key not in COSTS}
+    return {name: last[name] for name in KEPT} | {"metrics": metrics}
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -120,10 +128,10 @@ def equal(a: Any, b: Any) -> bool:
 
 def sharing(settings: Settings, seconds: float) -> Iterator[Row]:
     """One training alone, then two at once on the same GPU."""
-    alone = _run(settings, seconds, train, _short(settings), settings.folder / "alone")[0]
+    alone = _run(settings, seconds, "train", _short(settings), settings.folder / "alone")[0]
     yield {"case": "alone", **_costs(alone)}
     tasks = [
-        _task(settings, train, _short(settings, f"seed={seed}"), settings.folder / f"shared-{seed}")
+        _task(settings, "train", _short(settings, f"seed={seed}"), settings.folder / f"shared-{seed}")
         for seed in range(JOBS)
     ]
     both = [task.wait(seconds).require()[0] for task in tasks]
@@ -154,17 +162,18 @@ def launcher(settings: Settings, seconds: float) -> Iterator[Row]:
 
     runs = settings.folder / "multirun"
     joblib = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={JOBS}", f"paths.runs={runs}"]
-    seeds = ",".join(map(str, range(JOBS)))
+    number = settings.sizes.jobs
+    seeds = ",".join(map(str, range(number)))
     start = time.monotonic()
     status = main(["train", "-m", f"seed={seeds}", *_short(settings), *joblib])
     jobs = [RunFolder(path.parent) for path in sorted(runs.glob("jobs/*/metrics.json"))]
-    if status != 0 or len(jobs) != JOBS:
-        raise UserError(f"{len(jobs)} of {JOBS} jobs finished, exit status {status}")
+    if status != 0 or len(jobs) != number:
+        raise UserError(f"{len(jobs)} of {number} jobs finished, exit status {status}")
     devices = [str(job.config().trainer.devices) for job in jobs]
-    if gpus >= JOBS and len(set(devices)) < JOBS:
+    if gpus >= number and len(set(devices)) < number:
         raise UserError(f"jobs at once must be on different GPUs, were on {', '.join(devices)}")
     yield {
-        "case": f"{JOBS} jobs at once",
+        "case": f"multirun with {number} jobs",
         "seconds": time.monotonic() - start,
         "devices": ", ".join(devices),
     }
@@ -179,7 +188,7 @@ def paper(settings: Settings, seconds: float) -> Iterator[Row]:
         *settings.overrides,
     ]
     deadline = time.time() + seconds - WARNING_SECONDS
-    task = _task(settings, until, overrides, run_dir, deadline)
+    task = _task(settings, "until", overrides, run_dir, deadline)
     finished = task.wait(seconds - WARNING_SECONDS / 4).require()
     steps = settings.sizes.epochs * math.ceil(settings.sizes.paper[0] / settings.batch)
     if finished:
@@ -239,12 +248,12 @@ def _costs(metrics: dict[str, Any]) -> Row:
     return {"steps_per_second": metrics["steps_per_second"], "peak_gb": metrics["peak_memory_gb"]}
 
 
-def _task(settings: Settings, function: Callable[..., Iterator[Row]], *arguments: Any) -> Task:
-    return Task(function, *arguments, log=settings.folder / "trainings.log", method=settings.method)
+def _task(settings: Settings, function: str, *arguments: Any) -> Task:
+    """A training in a process of its own, forked because this one has imported everything and touches no GPU."""
+    forked = replace(settings, method="fork") if settings.method == "forkserver" else settings
+    return Task(f"{__name__}:{function}", *arguments, settings=forked, log="trainings.log")
 
 
-def _run(
-    settings: Settings, seconds: float, function: Callable[..., Iterator[Row]], *arguments: Any
-) -> list[Row]:
+def _run(settings: Settings, seconds: float, function: str, *arguments: Any) -> list[Row]:
     """Run a training in a process of its own."""
     return _task(settings, function, *arguments).wait(seconds).require()

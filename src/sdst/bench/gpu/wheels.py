@@ -17,8 +17,8 @@ THERE = "torch"
 PYTHONS = ("3.11", "3.12", "3.13")
 """Versions of Python whose requirements count."""
 ADVICE = """\
-# Needs torch 2.11 to 2.13 for CUDA and Python 3.11 to 3.13 on the machine. Build the wheels where there is a network, with the
-# machine's version of Python and kind of processor:
+# The machine must have torch 2.11 to 2.13 for CUDA, and Python 3.11 to 3.13. Build the wheels where there is a network,
+# with the machine's version of Python and kind of processor:
 #     pip wheel --no-deps --requirement LIST --wheel-dir wheels && pip wheel --no-deps --wheel-dir wheels PATH_OF_SDST
 # and install them on the machine:
 #     pip install --no-index --no-deps wheels/*.whl
@@ -55,7 +55,9 @@ def _requirements(name: str) -> Iterator[str]:
     try:
         lines = metadata.requires(name) or []
     except metadata.PackageNotFoundError:
-        raise UserError(f"{name} must be installed here for the list of packages; pip install {name}") from None
+        raise UserError(
+            f"{name} must be installed here for the list of packages; pip install {name}"
+        ) from None
     linux = {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64", "extra": ""}
     for requirement in map(Requirement, lines):
         marker = requirement.marker
