@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 
 from sdst.bench.gpu import run as gpu
 from sdst.bench.gpu.agreement import difference, half_difference
-from sdst.bench.gpu.processes import PRELOADED, Outcome, Skipped, Task
+from sdst.bench.gpu.processes import Outcome, Skipped, Task
 from sdst.bench.gpu.run import PARTS, Part, write
 from sdst.bench.gpu.settings import Settings
 from sdst.bench.gpu.steps import covered
@@ -102,21 +102,6 @@ def test_a_part_that_fails_crashes_or_never_ends_leaves_its_rows(settings: Setti
     state = Path(f"/proc/{ended.rows[0]['child']}/stat")
     assert not state.exists() or state.read_text().split()[2] == "Z"
     assert "two\nlines" in (settings.logs / "log").read_text()
-
-
-@pytest.mark.processes
-def test_imports_before_a_fork_touch_no_gpu() -> None:
-    program = f"""
-import importlib, torch
-for name in ("is_available", "device_count", "current_device", "get_device_properties", "_lazy_init"):
-    def refuse(*_, **__):
-        raise SystemExit("touched the GPU")
-    setattr(torch.cuda, name, refuse)
-for module in {PRELOADED}:
-    importlib.import_module(module)
-assert not torch.cuda.is_initialized()
-"""
-    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 # --- runs ---
@@ -237,6 +222,13 @@ def test_wheels_are_a_requirements_file_without_pytorch(capsys: pytest.CaptureFi
     assert main(["bench", "gpu", "--wheels"]) == 0
     lines = capsys.readouterr().out.splitlines()
     named = {Requirement(line).name: Requirement(line) for line in lines if not line.startswith("#")}
-    assert {"lightning", "hydra-core", "omegaconf", "antlr4-python3-runtime", "h5py", "joblib"} <= named.keys()
+    assert {
+        "lightning",
+        "hydra-core",
+        "omegaconf",
+        "antlr4-python3-runtime",
+        "h5py",
+        "joblib",
+    } <= named.keys()
     assert not {"torch", "sdst", "triton", "sympy"} & named.keys()
     assert all(str(requirement.specifier).startswith("==") for requirement in named.values())

@@ -259,7 +259,7 @@ def _parser() -> Parser:
         add("--rounds", type=at_least(1), default=7, metavar="N", help="timed rounds (default: %(default)s)")
         add("--threads", type=at_least(1), metavar="N", help="threads of PyTorch (default: PyTorch decides)")
         add("--out", type=Path, metavar="DIR", help="also write the numbers to this folder, as JSON")
-    gpu.set_defaults(out=Path("gpu-check"))
+    gpu.set_defaults(out=Path("runs/gpu-check"))
     return parser
 
 

@@ -67,7 +67,7 @@ def compare(settings: Settings, model: str) -> Row:
     """Differences of one method, and its loss after some steps in the precision that training chooses."""
     overrides = [f"model={model}", *settings.sizes.model]
     if model == "sdst":
-        overrides += settings.sizes.sdst
+        overrides.extend(settings.sizes.sdst)
     reference = Workload([*overrides, "trainer.accelerator=cpu"], settings.sizes.check)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

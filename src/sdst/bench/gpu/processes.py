@@ -131,9 +131,11 @@ def _work(sender: Connection, log: Path, threads: int | None, name: str, argumen
     begin_worker()
     # Processes that the function starts are made as in any other process, not as this one was.
     multiprocessing.set_start_method(None, force=True)
-    with log.open("a", encoding="utf-8") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
+    # Line by line, because a process that is killed writes no buffers.
+    file = log.open("a", encoding="utf-8", buffering=1)
+    for stream in (1, 2):
+        os.dup2(file.fileno(), stream)
+    sys.stdout = sys.stderr = file
     module, _, function = name.partition(":")
     try:
         if threads is not None:
@@ -148,8 +150,6 @@ def _work(sender: Connection, log: Path, threads: int | None, name: str, argumen
     except BaseException as error:  # also the SystemExit of a stopped training
         traceback.print_exc()
         sender.send(("failed", one_line(error)))
-    for output in (sys.stdout, sys.stderr):
-        output.flush()
 
 
 def one_line(error: BaseException) -> str:

@@ -16,7 +16,7 @@ class Sizes:
         sdst: Further overrides of SDST.
         timed: Overrides that choose the model whose steps are timed.
         trainings: Overrides of complete trainings.
-        jobs: Jobs of the multirun.
+        jobs: Jobs of the multirun, all at once.
         step: Batch of the timed steps.
         check: Batch of the comparisons with the CPU.
         resumed: Methods whose training is interrupted and resumed.
@@ -58,7 +58,7 @@ SIZES = {
         sdst=("model.num_queries=4", "model.roi_bins=4", "model.actionness_dim=8"),
         timed=("model=last_layer", "model.dim=16", "model.heads=2", "model.dropout=0", "model.drop_path=0"),
         trainings=("data.num_workers=0",),
-        jobs=1,  # each process of joblib spends seconds on imports
+        jobs=1,  # so joblib starts no processes, each of which spends seconds on imports; other tests do
         step=_TINY,
         check=_TINY,
         resumed=("sdst",),

@@ -161,8 +161,8 @@ def launcher(settings: Settings, seconds: float) -> Iterator[Row]:
     yield {"case": f"{gpus} GPUs, claimed by as many jobs", "claims": str(claimed)}
 
     runs = settings.folder / "multirun"
-    joblib = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={JOBS}", f"paths.runs={runs}"]
     number = settings.sizes.jobs
+    joblib = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={number}", f"paths.runs={runs}"]
     seeds = ",".join(map(str, range(number)))
     start = time.monotonic()
     status = main(["train", "-m", f"seed={seeds}", *_short(settings), *joblib])
