@@ -72,7 +72,7 @@ def compare(settings: Settings, model: str) -> Row:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in reference.module.parameters():
-            parameter += NOISE * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(NOISE * torch.randn(parameter.shape, generator=generator))
     there = Workload([*overrides, settings.accelerator], settings.sizes.check)
     there.module.load_state_dict(reference.module.state_dict())
     expected, expected_gradient = results(reference, torch.float32, gradient=True)

@@ -88,7 +88,7 @@ def run(
         old.unlink()
     outcomes: dict[str, Outcome] = {}
     end = time.monotonic() + budget
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         settings = Settings(device, rounds, tuple(overrides), Path(folder), logs, threads, METHODS[0])
         for number, part in enumerate(PARTS):
             left = end - time.monotonic()

@@ -31,10 +31,10 @@ TOLERANCE = 1e-3
 
 def eager(settings: Settings, seconds: float) -> Iterator[Row]:
     """Steps in each precision."""
+    flops = _flops(settings)
     for precision in ("16-mixed", "bf16-mixed", "32-true"):
         workload = _workload(settings, f"trainer.precision={precision}")
-        workload.step()
-        yield {"case": precision, **measure(workload, settings)}
+        yield {"case": precision, **measure(workload, settings, flops)}
 
 
 def compiled(settings: Settings, seconds: float) -> Iterator[Row]:
@@ -89,6 +89,9 @@ def _losses(workload: Workload) -> torch.Tensor:
 def _timed(
     settings: Settings, name: str, prepare: Callable[[Workload], None], *overrides: str
 ) -> Iterator[Row]:
+    if settings.device == "cuda":
+        torch._dynamo.reset()  # what was compiled for the comparison counts against the limit of recompilations
+        torch._dynamo.utils.counters.clear()
     workload = _workload(settings, *overrides)
     prepare(workload)
     start = time.perf_counter()
@@ -97,7 +100,7 @@ def _timed(
     yield {
         "case": name,
         "first_step_seconds": first,
-        **measure(workload, settings),
+        **measure(workload, settings, _flops(settings)),
         "graphs": _counted("stats", "unique_graphs"),
         "graph_breaks": _counted("graph_break"),
         "cudagraph_skips": _counted("inductor", "cudagraph_skips"),
@@ -121,10 +124,15 @@ def _workload(settings: Settings, *overrides: str) -> Workload:
     return Workload([*settings.sizes.timed, settings.accelerator, *overrides], settings.sizes.step)
 
 
-def measure(workload: Workload, settings: Settings) -> Row:
+def measure(workload: Workload, settings: Settings, flops: int) -> Row:
     """Speed and memory of a workload's steps, each of which waits for the GPU.
 
     ``idle_share`` is the part of a step's time in which nothing ran on the GPU; profiling makes it a bit larger.
+
+    Args:
+        workload: Model and batch.
+        settings: Rounds, and the size of the product that gives the machine's rate.
+        flops: Operations of a step.
     """
 
     def step() -> None:
@@ -138,7 +146,6 @@ def measure(workload: Workload, settings: Settings) -> Row:
     product = gemm(workload.device, workload.dtype, settings.sizes.product)
     seconds = interleave({"step": step, "product": product}, settings.rounds)
     times = {name: spread(values) for name, values in seconds.items()}
-    flops = _flops(settings)
     rate = gemm_gflop(settings.sizes.product) / times["product"].median
     return {
         "steps_per_second": 1 / times["step"].median,

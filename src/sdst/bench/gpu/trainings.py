@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import time
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,6 @@ from sdst.bench.gpu.processes import Skipped, Task
 from sdst.bench.gpu.simulated import data_overrides
 from sdst.config.compose import compose
 from sdst.errors import Stopped, UserError
-from sdst.sweeps.gpus import claim_gpu
 from sdst.training.callbacks.step_timer import StepTimer
 from sdst.training.run_folder import RunFolder
 from sdst.untrusted.checkpoint import read_checkpoint
@@ -142,7 +141,7 @@ def sharing(settings: Settings, seconds: float) -> Iterator[Row]:
 
 
 def launcher(settings: Settings, seconds: float) -> Iterator[Row]:
-    """A multirun through joblib, and the claims of its jobs.
+    """A multirun through joblib, and the GPUs that its jobs claimed.
 
     Raises:
         UserError: A job failed, or two jobs that ran at once used the same GPU although there were several.
@@ -153,13 +152,6 @@ def launcher(settings: Settings, seconds: float) -> Iterator[Row]:
     from sdst.cli import main  # Hydra's application, which is complete only once it is called
 
     gpus = torch.cuda.device_count() if settings.device == "cuda" else 0
-    with ExitStack() as claims:
-        claimed = [claims.enter_context(claim_gpu()) for _ in range(gpus)]
-    expected = [None] if gpus == 1 else list(range(gpus))
-    if sorted(claimed, key=str) != sorted(expected, key=str):
-        raise UserError(f"jobs at once must claim GPUs {expected}, claimed {claimed}")
-    yield {"case": f"{gpus} GPUs, claimed by as many jobs", "claims": str(claimed)}
-
     runs = settings.folder / "multirun"
     number = settings.sizes.jobs
     joblib = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={number}", f"paths.runs={runs}"]
@@ -173,7 +165,7 @@ def launcher(settings: Settings, seconds: float) -> Iterator[Row]:
     if gpus >= number and len(set(devices)) < number:
         raise UserError(f"jobs at once must be on different GPUs, were on {', '.join(devices)}")
     yield {
-        "case": f"multirun with {number} jobs",
+        "case": f"multirun with {number} jobs at once on {gpus} GPUs",
         "seconds": time.monotonic() - start,
         "devices": ", ".join(devices),
     }
