@@ -30,7 +30,7 @@ COMPARED = ("class_logits", "references", "saliency", "actionness")
 """Fields of the output that predictions are made of."""
 NOISE = 0.02
 """Noise added to every parameter, because those that start at 0 would hide errors."""
-STEPS = 3
+STEPS = 2
 """Training steps of each method on the device."""
 
 
