@@ -15,6 +15,7 @@ class Sizes:
         model: Overrides of every model.
         sdst: Further overrides of SDST.
         timed: Overrides that choose the model whose steps are timed.
+        precisions: Precisions in which eager steps are timed.
         trainings: Overrides of complete trainings.
         jobs: Jobs of the multirun, all at once.
         step: Batch of the timed steps.
@@ -34,6 +35,7 @@ class Sizes:
     model: tuple[str, ...] = ()
     sdst: tuple[str, ...] = ()
     timed: tuple[str, ...] = ("model=sdst",)
+    precisions: tuple[str, ...] = ("16-mixed", "bf16-mixed", "32-true")
     trainings: tuple[str, ...] = ()
     jobs: int = 2
     step: Shape = field(default_factory=Shape)
@@ -57,6 +59,7 @@ SIZES = {
         model=("model.dim=16", "model.heads=2"),
         sdst=("model.num_queries=4", "model.roi_bins=4", "model.actionness_dim=8"),
         timed=("model=last_layer", "model.dim=16", "model.heads=2", "model.dropout=0", "model.drop_path=0"),
+        precisions=("16-mixed",),
         trainings=("data.num_workers=0",),
         jobs=1,  # so joblib starts no processes, each of which spends seconds on imports; other tests do
         step=_TINY,

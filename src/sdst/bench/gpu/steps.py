@@ -32,7 +32,7 @@ TOLERANCE = 1e-3
 def eager(settings: Settings, seconds: float) -> Iterator[Row]:
     """Steps in each precision."""
     flops = _flops(settings)
-    for precision in ("16-mixed", "bf16-mixed", "32-true"):
+    for precision in settings.sizes.precisions:
         workload = _workload(settings, f"trainer.precision={precision}")
         yield {"case": precision, **measure(workload, settings, flops)}
 
