@@ -20,7 +20,7 @@ READY := $(VENV)/.ready
 TABLES := $(notdir $(basename $(wildcard experiments/*.yaml)))
 # Folder of the reports. Those of this repository's own runs are in experiments/results.
 RESULTS ?= runs/reports/$(SCALE)
-.PHONY: help install demo world tables $(TABLES) docs test lint unit quick fuzz test-faults clean
+.PHONY: help install demo world tables $(TABLES) docs test lint unit quick fuzz test-faults gpu-check clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -100,6 +100,9 @@ fuzz: $(READY)  ## break files of every kind for FUZZ_SECONDS: none may cause a 
 
 test-faults: $(READY)  ## kill every process of training, extraction, sweeps and others KILLS times: nothing may be lost
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python tools/faults.py --kills $(KILLS)
+
+gpu-check: $(READY)  ## check and measure everything on one GPU in under 8 minutes; reports in runs/gpu-check
+	$(BIN)/sdst bench gpu $(ARGS)
 
 clean:  ## remove caches; never runs or data
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site

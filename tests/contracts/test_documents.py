@@ -44,6 +44,7 @@ SMALLER = {
     ("world", "make"): ["--train", "1", "--val", "1", "--test", "1", "--workers", "0"],
     ("extract", "--annotations"): ["--workers", "0"],
     ("bench", "profile"): ["--rounds", "1", "--batch", "2", "--clips", "8", "--levels", "1"],
+    ("bench", "gpu"): ["--wheels"],  # its own test runs it
     ("bench", "scale"): ["--rounds", "1", "--batch", "2", "--levels", "1", "--over", "clips=4,8"],
 }
 """Command -> extra arguments that make it take about a second."""
@@ -233,7 +234,7 @@ def look_up(program: str, arguments: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     if program == "make":
         tables = {path.stem for path in (ROOT / "experiments").glob("*.yaml")}
-        targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+        targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
         scales = {f"SCALE={path.stem}" for path in (conf_dir() / "scale").glob("*.yaml")}
         assert set(arguments) <= tables | targets | scales
     elif program == "pip":

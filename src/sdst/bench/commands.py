@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdst.bench import report
-from sdst.console.parser import Parser, at_least
+from sdst.console.parser import Parser, at_least, positive_number
+from sdst.errors import UserError
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -33,11 +35,15 @@ AXES = {
     "batch": [1, 4, 16, 64, 256],
 }
 """Quantities that grow in ``sdst bench scale``, one at a time -> measured sizes."""
+GPU_SECONDS = 460
+"""Time of ``sdst bench gpu``: a part that must be ended takes a moment longer, and all shall end within 8 minutes."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run one benchmark."""
     args = _parser().parse_args(argv)
+    if args.name == "gpu":
+        return _gpu(args)
     import torch
 
     from sdst.bench import machine
@@ -107,6 +113,25 @@ def _scale(args: Namespace) -> list[Row]:
     from sdst.bench.scale import bench_scale
 
     return bench_scale(args.overrides, _shape(args), dict(args.over) or AXES, args.rounds)
+
+
+def _gpu(args: Namespace) -> int:
+    if args.wheels:
+        from sdst.bench.gpu.wheels import wheels
+
+        sys.stdout.write(wheels())
+        return 0
+    if args.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UserError(
+                "sdst bench gpu needs a GPU that PyTorch can use, found none; "
+                "--device cpu tests the script itself at tiny sizes"
+            )
+    from sdst.bench.gpu.run import run
+
+    return run(args.device, args.budget, args.rounds, args.overrides, args.out, args.threads)
 
 
 def _configurations(args: Namespace) -> dict[str, list[str]]:
@@ -205,7 +230,28 @@ def _parser() -> Parser:
         "--batch", type=at_least(1), default=16, metavar="N", help="clips per batch (default: %(default)s)"
     )
 
-    for benchmark in (step, profile, infer, scale, load, startup):
+    gpu = benchmarks.add_parser(
+        "gpu",
+        help="all checks and measurements on one GPU, in under 8 minutes and without any data",
+        description="Check and measure everything on one GPU. Overrides are those of the paper-length training.",
+    )
+    add = gpu.add_argument
+    add(
+        "--device",
+        choices=["cuda", "cpu"],
+        default="cuda",
+        help="cpu: tiny sizes, to test the script (default: %(default)s)",
+    )
+    add(
+        "--budget",
+        type=positive_number,
+        default=GPU_SECONDS,
+        metavar="SECONDS",
+        help="time of all parts together (default: %(default)s)",
+    )
+    add("--wheels", action="store_true", help="only list the packages that a machine without a network needs")
+
+    for benchmark in (step, profile, infer, scale, load, startup, gpu):
         benchmark.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="overrides of sdst train")
     for name, benchmark in benchmarks.choices.items():
         benchmark.set_defaults(name=name)
@@ -213,6 +259,7 @@ def _parser() -> Parser:
         add("--rounds", type=at_least(1), default=7, metavar="N", help="timed rounds (default: %(default)s)")
         add("--threads", type=at_least(1), metavar="N", help="threads of PyTorch (default: PyTorch decides)")
         add("--out", type=Path, metavar="DIR", help="also write the numbers to this folder, as JSON")
+    gpu.set_defaults(out=Path("runs/gpu-check"))
     return parser
 
 

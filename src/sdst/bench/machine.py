@@ -26,9 +26,15 @@ def describe() -> dict[str, Any]:
     return facts | {"threads": torch.get_num_threads()}
 
 
-def gemm(device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
-    """A job that multiplies two square matrices: :data:`GEMM_GFLOP` operations."""
-    a, b = torch.randn(2, GEMM_SIZE, GEMM_SIZE, device=device).to(dtype)
+def gemm_gflop(size: int) -> float:
+    """10^9 operations of a product of two square matrices."""
+    return 2 * size**3 / 1e9
+
+
+def gemm(device: torch.device, dtype: torch.dtype, size: int | None = None) -> Callable[[], None]:
+    """A job that multiplies two square matrices of :data:`GEMM_SIZE`, or another size: a GPU needs larger ones."""
+    size = GEMM_SIZE if size is None else size
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
 
     def multiply() -> None:
         a @ b

@@ -40,6 +40,16 @@ def write(folder: Path, name: str, rows: Sequence[Row], facts: dict[str, Any]) -
     write_atomically(folder / f"{name}.json", json.dumps(content, indent=2, default=_plain) + "\n")
 
 
+def write_text(folder: Path, name: str, text: str) -> None:
+    """Write NAME.md."""
+    write_atomically(folder / f"{name}.md", f"{text}\n")
+
+
+def cell(value: object) -> str:
+    """A value as text for a cell of a Markdown table."""
+    return _text(value).replace("|", "\\|")
+
+
 def _plain(value: object) -> dict[str, Any]:
     assert is_dataclass(value)
     assert not isinstance(value, type)

@@ -106,8 +106,12 @@ class Workload:
         return output
 
     def step(self) -> None:
-        """Forward, loss, backward, gradient clipping and the optimizer's update."""
-        torch.autograd.backward(self._scaler.scale(self.loss()))
+        """Forward, loss, and the update."""
+        self.update(self.loss())
+
+    def update(self, loss: Tensor) -> None:
+        """Backward, gradient clipping and the optimizer's update."""
+        torch.autograd.backward(self._scaler.scale(loss))
         self._scaler.unscale_(self._optimizer)
         if self._clip:
             torch.nn.utils.clip_grad_norm_(self.module.parameters(), self._clip)

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sdst.training.allocator import return_freed_memory
+from sdst.version import __version__
 
 if TYPE_CHECKING:
     from torch import nn
 
-PACKAGES = ("sdst", "torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "numpy", "scipy", "h5py")
+PACKAGES = ("torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "numpy", "scipy", "h5py")
 SOURCE = Path(__file__).parents[1]
 """The folder of the package."""
 _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
@@ -37,7 +38,8 @@ def describe_process() -> dict[str, Any]:
     return {
         "command": sys.argv,
         "git": _git(),
-        "versions": {"python": platform.python_version()} | {p: metadata.version(p) for p in PACKAGES},
+        "versions": {"python": platform.python_version(), "sdst": __version__}
+        | {p: metadata.version(p) for p in PACKAGES},
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "gpu": gpu},
     }
 
