@@ -28,6 +28,8 @@ LATER_OPTIONS = {
     ("data", "missing"): "refuse",
     ("data", "repeat"): 1,
     ("data", "domain"): None,
+    ("data", "cache"): "none",
+    ("data", "pad_to"): 1,
     ("loss", "over_levels"): "sum",
 }
 """Section and name of an option that the first version lacked -> the value that gives the first version's runs."""
