@@ -1,5 +1,6 @@
 """``data.cache``: a whole training gives the same bits wherever the features are held."""
 
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import torch
 from helpers.same_result import assert_same_result
 from sdst.cli import main
 from sdst.data import shared
+from sdst.errors import Stopped
 from sdst.training.module import GroundingModule
 
 Train = Callable[..., Path]
@@ -30,7 +32,9 @@ def test_a_run_is_the_same_wherever_its_features_are_held(
     train: Train, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for cache in ("memory", "device"):
-        assert_same_result(train(tmp_path / cache, f"data.cache={cache}"), finished)
+        with caplog.at_level(logging.INFO, "sdst"):
+            run = train(tmp_path / cache, f"data.cache={cache}")
+        assert_same_result(run, finished)
         assert f"data.cache={cache}: reading 0.00 GB of features into" in caplog.text
 
 
@@ -50,7 +54,8 @@ def test_a_run_stopped_within_an_epoch_continues_with_features_held_elsewhere(
 
     with monkeypatch.context() as patch:
         patch.setattr(GroundingModule, "training_step", stop_in_second_epoch)
-        train(tmp_path / "run", f"data.cache={cache}", status=143)
+        with pytest.raises(Stopped):
+            train(tmp_path / "run", f"data.cache={cache}")
     assert (
         main(["train", f"resume={tmp_path / 'run'}", "data.cache=none"][: 3 if cache == "device" else 2]) == 0
     )
