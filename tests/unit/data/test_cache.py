@@ -15,11 +15,14 @@ import pytest
 import torch
 
 from helpers.corpus import Corpus, make_corpus, make_rows
+from sdst.config.compose import compose
 from sdst.config.schema import Levels
 from sdst.data import on_device, shared
 from sdst.data.datamodule import GroundingDataModule
 from sdst.data.store import FeatureStore
 from sdst.errors import UserError
+from sdst.models.decoding import decode
+from sdst.training.builders import make_datamodule, make_module
 from sdst.types import Batch
 
 CPU = torch.device("cpu")
@@ -40,7 +43,7 @@ def files(memory: Path) -> list[Path]:
     return [path for path in memory.rglob("*") if path.is_file()]
 
 
-def make_module(corpus: Corpus, **changes: Any) -> GroundingDataModule:
+def data_module(corpus: Corpus, **changes: Any) -> GroundingDataModule:
     arguments = {"features": str(corpus.features), "levels": Levels(2), "batch_size": 3, **changes}
     annotations = {split: str(path) for split, path in corpus.paths.items()}
     return GroundingDataModule("qvhighlights", annotations, **arguments)
@@ -62,8 +65,8 @@ def test_batches_are_those_of_the_file(corpus: Corpus, cache: str, levels: Level
     for split in corpus.paths:
         for batch_size, pad_to in ((3, 1), (1, 1), (4, 8)):
             options = {"levels": levels, "batch_size": batch_size, "pad_to": pad_to}
-            expected = batches(make_module(corpus, **options), split)
-            got = batches(make_module(corpus, cache=cache, **options), split)
+            expected = batches(data_module(corpus, **options), split)
+            got = batches(data_module(corpus, cache=cache, **options), split)
             for batch, other in zip(got, expected, strict=True):
                 assert [record.qid for record in batch.records] == [record.qid for record in other.records]
                 for name in (field.name for field in fields(Batch) if field.name != "records"):
@@ -77,15 +80,15 @@ def test_queries_about_one_video_have_it_once(tmp_path: Path) -> None:
     rows = [{**row, "vid": "v", "duration": 12} for row in make_rows("train", 3)]
     corpus = make_corpus(tmp_path / "corpus", {"train": rows, "val": make_rows("val", 2)})
     for cache in ("none", "device"):
-        (batch, _) = batches(make_module(corpus, cache=cache), "train")
+        (batch, _) = batches(data_module(corpus, cache=cache), "train")
         assert batch.video.shape[0] == 1
         assert batch.video_mask.shape[0] == 3
 
 
 @pytest.mark.parametrize("cache", ["memory", "device"])
 def test_a_resumed_epoch_continues_with_the_same_batches(corpus: Corpus, cache: str) -> None:
-    expected = batches(make_module(corpus), "train")[4:]
-    module = make_module(corpus, cache=cache)
+    expected = batches(data_module(corpus), "train")[4:]
+    module = data_module(corpus, cache=cache)
     module.load_state_dict({"epoch": 1, "batches": 2})
     rest = list(module.train_dataloader())
     assert len(rest) == len(expected) - 2
@@ -96,7 +99,7 @@ def test_a_resumed_epoch_continues_with_the_same_batches(corpus: Corpus, cache: 
 
 def test_padding_to_multiples_gives_few_shapes(corpus: Corpus) -> None:
     for split in corpus.paths:
-        for batch in batches(make_module(corpus, pad_to=8), split):
+        for batch in batches(data_module(corpus, pad_to=8), split):
             assert batch.video.shape[2] % 8 == batch.text.shape[2] % 8 == batch.moments.shape[1] % 8 == 0
             assert batch.video_mask.shape[1] == batch.saliency.shape[1] == batch.video.shape[2]
 
@@ -205,7 +208,7 @@ def test_features_that_do_not_fit_are_refused_in_one_line(
         with pytest.raises(
             UserError, match=rf"data.cache={cache}: the features need 0.00 GB, but .* 0.00 GB free"
         ):
-            make_module(corpus, cache=cache).hold(CPU)
+            data_module(corpus, cache=cache).hold(CPU)
     assert files(memory) == []
 
 
@@ -219,6 +222,29 @@ def test_a_folder_that_others_can_write_to_is_refused(corpus: Corpus, memory: Pa
 
 def test_unknown_values_are_refused(corpus: Corpus) -> None:
     with pytest.raises(UserError, match=r"data.cache must be one of none, memory, device, got 'gpu'"):
-        make_module(corpus, cache="gpu")
+        data_module(corpus, cache="gpu")
     with pytest.raises(UserError, match=r"data.pad_to"):
-        make_module(corpus, pad_to=0)
+        data_module(corpus, pad_to=0)
+
+
+@pytest.mark.parametrize("name", ["sdst", "r2_tuning", "last_layer", "qd_detr"])
+def test_padding_to_multiples_changes_no_prediction(corpus: Corpus, name: str) -> None:
+    small = [text for text in corpus.overrides if not text.startswith("model.")]
+    config = compose([*small, f"model={name}", "levels=k2" if name in ("sdst", "r2_tuning") else "seed=0"])
+    results = []
+    for pad_to in (1, 16):
+        config.data.pad_to = pad_to
+        data = make_datamodule(config)
+        torch.manual_seed(0)
+        module = make_module(config, data.recipe).eval()
+        (batch, *_) = data.loader("val")
+        with torch.inference_mode():
+            output = module(batch)
+            results.append((module.criterion(output, batch)[0], decode(output, batch, module.decoding)))
+    (loss, predictions), (padded_loss, padded) = results
+    torch.testing.assert_close(loss, padded_loss, rtol=1e-5, atol=1e-6)
+    for one, two in zip(predictions, padded, strict=True):
+        assert one.qid == two.qid
+        for field in ("windows", "saliency"):
+            a, b = getattr(one, field), getattr(two, field)
+            np.testing.assert_allclose(a, b[: len(a)], rtol=1e-4, atol=1e-4)
