@@ -45,6 +45,7 @@ class LossWatch(Callback):
         self.run = run
         self._batches: deque[list[Qid]] = deque()  # the queries of each batch of the optimizer's step
         self._unchecked: list[Tensor] = []  # the losses of these batches
+        self._logged: float | None = None  # the logged loss of a step's last batch
         self._losses: deque[float] = deque(maxlen=SPIKE_STEPS)
         self._overflows = 0
 
@@ -70,7 +71,8 @@ class LossWatch(Callback):
         """
         gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
         norm = torch.nn.utils.get_total_norm(gradients.values())
-        *losses, size = torch.stack([*self._unchecked, norm]).tolist()
+        logged = trainer.callback_metrics["train/loss"]
+        *losses, size, self._logged = torch.stack([*self._unchecked, norm, logged]).tolist()
         self._unchecked.clear()
         for loss in losses:
             if not math.isfinite(loss):
@@ -85,7 +87,8 @@ class LossWatch(Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *arguments: Any) -> None:
         """Warn of a spike."""
-        loss = float(trainer.callback_metrics["train/loss"])
+        loss = float(trainer.callback_metrics["train/loss"]) if self._logged is None else self._logged
+        self._logged = None
         full = len(self._losses) == SPIKE_STEPS
         usual = statistics.median(self._losses) if full else float("inf")
         if loss > SPIKE * usual and trainer.is_global_zero:
