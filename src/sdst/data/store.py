@@ -15,7 +15,7 @@ import json
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import h5py
 import numpy as np
@@ -29,8 +29,17 @@ from sdst.untrusted import hdf5
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sdst.data.shared import SharedFeatures
     from sdst.types import Qid, Record
+
+
+class Held(Protocol):
+    """Features of a store that are held in memory (``sdst.data.shared``)."""
+
+    def video(self, vid: str) -> NDArray[np.float16]:
+        """As ``FeatureStore.video``."""
+
+    def text(self, qid: Qid) -> NDArray[np.float16]:
+        """As ``FeatureStore.text``."""
 
 
 class FeatureStore:
@@ -76,7 +85,7 @@ class FeatureStore:
         self.pooling = pooling
         self.video_layers = self.info.video_layers if video_layers is None else tuple(video_layers)
         self.text_layers = self.info.text_layers if text_layers is None else tuple(text_layers)
-        self.shared: SharedFeatures | None = None
+        self.shared: Held | None = None
         self._video_choice = self._choose("video_layers", self.video_layers)
         self._text_choice = self._choose("text_layers", self.text_layers)
         self._handle: h5py.File | None = None
