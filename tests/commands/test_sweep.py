@@ -280,6 +280,7 @@ def test_identity_depends_on_every_key_except_paths_and_machine(
         "trainer.accelerator",
         "trainer.devices",
         "data.num_workers",
+        "data.cache",
     }
     assert set(kept) == places
 

@@ -72,17 +72,17 @@ class Pyramid(nn.Module):
         Args:
             mask: (B, T) true for clips from which points are computed.
         """
-        num_clips = mask.shape[1]
-        sizes = torch.tensor([num_clips // stride for stride in self.strides], device=mask.device)
-        strides = torch.tensor(self.strides, device=mask.device)
-        reach = torch.tensor(list(pairwise([0, *self.strides[1:], math.inf])), device=mask.device)
-        position = torch.cat([torch.arange(size, device=mask.device) for size in sizes.tolist()])
-        stride = strides.repeat_interleave(sizes)
-        position = position * stride
+        # In main memory, because a GPU is waited for where a shape depends on its values.
+        sizes = torch.tensor([mask.shape[1] // stride for stride in self.strides])
+        reach = torch.tensor(list(pairwise([0, *self.strides[1:], math.inf])))
+        position = torch.cat([torch.arange(size) for size in sizes.tolist()])
+        stride = torch.tensor(self.strides).repeat_interleave(sizes)
+        position = (position * stride).to(mask.device)
+        stride = stride.to(mask.device)
         return Anchors(
             position=position.float(),
             stride=stride.float(),
-            reach=reach.repeat_interleave(sizes, dim=0),
+            reach=reach.repeat_interleave(sizes, dim=0).to(mask.device),
             mask=position + stride <= mask.sum(dim=1, keepdim=True),
         )
 

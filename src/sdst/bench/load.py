@@ -42,6 +42,7 @@ def bench_load(overrides: Sequence[str], workers: Sequence[int], batches: int, r
     sizes = {"video_dim": data.store.video_dim, "text_dim": data.store.text_dim}
     shape = Shape(batch=1, queries=config.model.get("num_queries", 1), levels=options.levels.count, **sizes)
     workload = Workload(overrides, shape)
+    data.hold(workload.device)
     loaders: dict[int, DataLoader[Sample]] = {}
     for number in workers:
         data.num_workers = number

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed")
+COMPILE_MODES = (None, "reduce-overhead")
 SCORE_TERMS = {"both": ("cls", "act"), "class": ("cls",), "actionness": ("act",)}
 """``decode.score`` -> the loss terms that train its factors."""
 MOMENT_TERMS = ("cls", "l1", "iou", "act")
@@ -100,6 +101,12 @@ def check_options(config: DictConfig) -> None:
     if config.compile is not None and config.compile not in torch.compiler.list_backends(exclude_tags=()):
         known = ", ".join(torch.compiler.list_backends())
         raise UserError(f"compile must be one of {known}, or null, got {config.compile!r}")
+    if config.compile_mode not in COMPILE_MODES:
+        raise UserError(f"compile_mode must be {COMPILE_MODES[1]}, or null, got {config.compile_mode!r}")
+    if config.compile_mode and config.compile != "inductor":
+        raise UserError(
+            f"compile_mode={config.compile_mode} needs compile=inductor, got {config.compile}; give both or neither"
+        )
 
 
 def _check_recipe(config: DictConfig) -> None:

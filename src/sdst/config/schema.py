@@ -232,6 +232,8 @@ class TrainConfig:
         resume: Folder of a run to continue, or ``latest`` for the newest unfinished one below ``paths.runs``;
             ``auto`` continues ``run_dir``, begins it, or leaves it if it is finished; null begins a run.
         compile: Backend of ``torch.compile`` (``inductor``), or null for eager execution.
+        compile_mode: ``reduce-overhead`` captures the compiled model in CUDA graphs, one for each shape of a batch (see
+            ``data.pad_to``), where there is a GPU for it; null compiles without them.
         recompute: Compute most activations twice in training instead of keeping them: four tenths of the memory for
             a quarter more time, and the same result.
         levels: Backbone layers that the model reads.
@@ -254,6 +256,7 @@ class TrainConfig:
     run_dir: str = MISSING
     resume: str | None = None
     compile: str | None = None
+    compile_mode: str | None = None
     recompute: bool = False
     levels: Levels = field(default_factory=Levels)
     loss: LossConfig = field(default_factory=LossConfig)

@@ -28,6 +28,8 @@ LATER_OPTIONS = {
     ("data", "missing"): "refuse",
     ("data", "repeat"): 1,
     ("data", "domain"): None,
+    ("data", "cache"): "none",
+    ("data", "pad_to"): 1,
     ("loss", "over_levels"): "sum",
 }
 """Section and name of an option that the first version lacked -> the value that gives the first version's runs."""
@@ -162,6 +164,8 @@ def with_first_names(values: dict[str, Any]) -> dict[str, Any]:
         first["model"]["attention"] = names[0]
     if not first["callbacks"]:
         del first["callbacks"]
+    if first["compile_mode"] is None:
+        del first["compile_mode"]
     for (section, name), value in LATER_OPTIONS.items():
         if name in first[section] and first[section][name] == value:
             del first[section][name]

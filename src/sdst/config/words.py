@@ -25,6 +25,7 @@ PLACES = (
     "hydra",
     "experiment",
     "data.num_workers",
+    "data.cache",
 )
 """Beginnings of options that say where a run lies or how it is shown, not what it is."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,10 @@ from sdst.data.annotations import of_domain, read_annotations
 from sdst.data.collate import collate
 from sdst.data.dataset import GroundingDataset
 from sdst.data.fingerprint import fingerprint
+from sdst.data.on_device import DeviceBatches, DeviceFeatures
 from sdst.data.rows import rows_with_features, training_rows
 from sdst.data.sampler import EpochSampler
+from sdst.data.shared import share
 from sdst.data.store import FeatureStore
 from sdst.errors import UserError
 from sdst.files.orphans import begin_worker
@@ -26,14 +28,14 @@ from sdst.files.orphans import begin_worker
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sdst.data.dataset import Sample
-
 logger = logging.getLogger(__name__)
 
 LONGER = {"refuse": "refused", "cut": "cut", "leave_out": "left out"}
 """What can be done with features that are longer than annotated -> the word for it."""
 MISSING = ("refuse", "leave_out")
 """What can be done with rows whose video or query has no features."""
+CACHES = ("none", "memory", "device")
+"""Where features can be held."""
 
 
 class GroundingDataModule(L.LightningDataModule):
@@ -48,7 +50,12 @@ class GroundingDataModule(L.LightningDataModule):
         min_duration: Duration in seconds below which a video is left out of training (App. A).
         batch_size: Queries per step.
         repeat: Passes over the training split per epoch, each in an order of its own.
-        num_workers: Number of loader processes.
+        num_workers: Number of loader processes; ``cache=device`` needs none and starts none.
+        cache: Where the features are held: ``none`` reads them from the file for each batch, ``memory`` holds them once
+            for all jobs of a machine, ``device`` in the memory of the training device, where batches are made. The
+            batches are the same.
+        pad_to: Numbers of clips, tokens and moments of a batch are padded to multiples of it, so that there are few
+            shapes to compile.
         levels: Choice of the backbone layers.
         seed: Seed of shuffling and of the positive clips.
         domain: Domain whose rows are read; None for all. TVSum and YouTube Highlights train a model per domain.
@@ -70,6 +77,8 @@ class GroundingDataModule(L.LightningDataModule):
         batch_size: int = 32,
         repeat: int = 1,
         num_workers: int = 0,
+        cache: str = "none",
+        pad_to: int = 1,
         domain: str | None = None,
         levels: Levels | None = None,
         seed: int = 0,
@@ -82,6 +91,7 @@ class GroundingDataModule(L.LightningDataModule):
             ("batch_size", batch_size, 1),
             ("repeat", repeat, 1),
             ("num_workers", num_workers, 0),
+            ("pad_to", pad_to, 1),
         ):
             if value < lowest:
                 raise UserError(f"data.{option}: {value} must be at least {lowest}")
@@ -89,6 +99,8 @@ class GroundingDataModule(L.LightningDataModule):
             raise UserError(f"data.longer must be one of {', '.join(LONGER)}, got {longer!r}")
         if missing not in MISSING:
             raise UserError(f"data.missing must be one of {', '.join(MISSING)}, got {missing!r}")
+        if cache not in CACHES:
+            raise UserError(f"data.cache must be one of {', '.join(CACHES)}, got {cache!r}")
         for split, path in annotations.items():
             if not isinstance(split, str) or not isinstance(path, str | None):
                 raise UserError(f"data.annotations.{split}: {path!r} must be the path of a file, or null")
@@ -98,6 +110,9 @@ class GroundingDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.repeat = repeat
         self.num_workers = num_workers
+        self.cache = cache
+        self.pad_to = pad_to
+        self._on_device: DeviceFeatures | None = None
         self.domain = domain
         self.clip_seconds = clip_seconds
         self.seed = seed
@@ -214,7 +229,30 @@ class GroundingDataModule(L.LightningDataModule):
             if dataset.longer
         }
 
-    def loader(self, split: str) -> DataLoader[Sample]:
+    def hold(self, device: torch.device) -> None:
+        """Hold the features where ``data.cache`` says; further calls do nothing.
+
+        Args:
+            device: The training device.
+
+        Raises:
+            UserError: They do not fit there, or are damaged.
+        """
+        if self.cache == "memory" and self.store.shared is None:
+            self.store.shared = share(self.store)
+        elif self.cache == "device" and self._on_device is None:
+            self._on_device = DeviceFeatures(self.store, device)
+
+    def _device_features(self) -> DeviceFeatures:
+        self.hold(self._device)
+        assert self._on_device is not None
+        return self._on_device
+
+    @property
+    def _device(self) -> torch.device:
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
+    def loader(self, split: str) -> DataLoader[Any]:
         """Batches of one split: ``train`` shuffled, the others from short to long videos."""
         dataset = self.load(split)
         sampler = (
@@ -222,19 +260,24 @@ class GroundingDataModule(L.LightningDataModule):
             if split == "train"
             else EpochSampler(dataset.num_clips, seed=None)
         )
+        if self.cache == "device":
+            batches = DeviceBatches(dataset, self._device_features, self.pad_to)
+            return DataLoader(
+                batches, batch_size=self.batch_size, sampler=sampler, collate_fn=batches.collate
+            )
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=collate,
+            collate_fn=partial(collate, pad_to=self.pad_to),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
             worker_init_fn=begin_worker,
         )
 
     def setup(self, stage: str) -> None:
-        """Read and check the splits that a stage of the trainer needs."""
+        """Read and check the splits that a stage of the trainer needs, and hold the features."""
         needed = {
             "fit": ("train", self.validation_split),
             "validate": (self.validation_split,),
@@ -243,23 +286,24 @@ class GroundingDataModule(L.LightningDataModule):
         }
         for split in needed[stage]:
             self.load(split)
+        self.hold(self._device)
 
-    def train_dataloader(self) -> DataLoader[Sample]:
+    def train_dataloader(self) -> DataLoader[Any]:
         """Batches of the training split, from where a resumed run stopped within its epoch."""
         loader = self.loader("train")
         sampler: Any = loader.sampler
         sampler.resume(self._position["epoch"], self._position["batches"] * self.batch_size)
         return loader
 
-    def val_dataloader(self) -> DataLoader[Sample]:
+    def val_dataloader(self) -> DataLoader[Any]:
         """Batches of the split that chooses the best checkpoint; some data sets have no ``val``."""
         return self.loader(self.validation_split)
 
-    def test_dataloader(self) -> DataLoader[Sample]:
+    def test_dataloader(self) -> DataLoader[Any]:
         """Batches of the test split."""
         return self.loader("test")
 
-    def predict_dataloader(self) -> DataLoader[Sample]:
+    def predict_dataloader(self) -> DataLoader[Any]:
         """Batches of the test split, or of the validation split where there is no test split."""
         return self.loader(self._prediction_split)
 

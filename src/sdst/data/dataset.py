@@ -53,6 +53,23 @@ class Sample:
     negative_clip: int
 
 
+@dataclass
+class Target:
+    """What a sample's annotation says about its clips.
+
+    Attributes:
+        moments: (G, 2) float32 (centre, width), divided by the duration.
+        saliency: (T,) float32 target in [0, 1].
+        salient: Clips with saliency > 0.
+        outside: Clips outside all moments.
+    """
+
+    moments: NDArray[np.float32]
+    saliency: NDArray[np.float32]
+    salient: NDArray[np.int64]
+    outside: NDArray[np.int64]
+
+
 def usable_clips(stored: int, record: Record, clip_seconds: float, *, cut: bool = False) -> int:
     """How many of a video's ``stored`` clips a sample uses.
 
@@ -193,29 +210,43 @@ class GroundingDataset(Dataset[Sample]):
         """T of the longest sample."""
         return max(self.num_clips)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        number, index = key
+    def target(self, index: int) -> Target:
+        """The target of a sample, the same in every pass."""
         record, num_clips = self.records[index], self.num_clips[index]
         saliency = saliency_target(record, num_clips, self.clip_seconds)
         moments = se_to_cw(moments_inside(record)) / record.duration
         middle = (np.arange(num_clips) + 0.5) / self.whole_clips[index]
         outside = (np.abs(middle - moments[:, :1]) > moments[:, 1:] / 2).all(axis=0)
-        generator = None if self.seed is None else np.random.default_rng([self.seed, number, index])
+        return Target(
+            moments.astype(np.float32), saliency, np.flatnonzero(saliency > 0), np.flatnonzero(outside)
+        )
 
-        def draw(clips: NDArray[np.int64]) -> int:
+    def draw(self, key: tuple[int, int], target: Target) -> tuple[int, int]:
+        """The positive and the negative clip of a key, -1 if there is none."""
+        generator = None if self.seed is None else np.random.default_rng([self.seed, *key])
+
+        def one_of(clips: NDArray[np.int64]) -> int:
             if len(clips) == 0:
                 return -1
-            return int(clips[saliency[clips].argmax()] if generator is None else generator.choice(clips))
+            return int(
+                clips[target.saliency[clips].argmax()] if generator is None else generator.choice(clips)
+            )
 
+        return one_of(target.salient), one_of(target.outside)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        index = key[1]
+        record, target = self.records[index], self.target(index)
+        positive_clip, negative_clip = self.draw(key, target)
         return Sample(
             record=record,
-            video=self._video(record.vid, num_clips),
+            video=self._video(record.vid, self.num_clips[index]),
             text=self.store.text(record.qid),
             num_clips=self.whole_clips[index],
-            moments=moments.astype(np.float32),
-            saliency=saliency,
-            positive_clip=draw(np.flatnonzero(saliency > 0)),
-            negative_clip=draw(np.flatnonzero(outside)),
+            moments=target.moments,
+            saliency=target.saliency,
+            positive_clip=positive_clip,
+            negative_clip=negative_clip,
         )
 
     def _video(self, vid: str, num_clips: int) -> NDArray[np.float16]:

@@ -15,7 +15,7 @@ import json
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import h5py
 import numpy as np
@@ -32,11 +32,22 @@ if TYPE_CHECKING:
     from sdst.types import Qid, Record
 
 
+class Held(Protocol):
+    """Features of a store that are held in memory (``sdst.data.shared``)."""
+
+    def video(self, vid: str) -> NDArray[np.float16]:
+        """As ``FeatureStore.video``."""
+
+    def text(self, qid: Qid) -> NDArray[np.float16]:
+        """As ``FeatureStore.text``."""
+
+
 class FeatureStore:
     """Reads one pooling and chosen layers of a feature file.
 
     Cheap to pickle and safe to fork: each process opens its own handle at the first read. Features are copied from the
-    operating system's page cache, which all processes of a machine share; no process keeps its own copy.
+    operating system's page cache, or from ``shared`` memory, which all processes of a machine share; no process keeps
+    its own copy.
 
     Args:
         path: The feature file.
@@ -49,6 +60,10 @@ class FeatureStore:
         info: The description of the file.
         video_dim: Dv of the pooling.
         text_dim: Dt.
+        pooling: The pooling.
+        video_layers: The K wanted layers of the video tower.
+        text_layers: The same of the text tower.
+        shared: The same features in shared memory, which are read instead of the file; None without.
 
     Raises:
         UserError: The file cannot be used (see ``read_info``), or lacks the pooling or a layer.
@@ -68,8 +83,11 @@ class FeatureStore:
         self.video_dim = self.info.video_dims[pooling]
         self.text_dim = self.info.text_dim
         self.pooling = pooling
-        self._video_choice = self._choose("video_layers", video_layers)
-        self._text_choice = self._choose("text_layers", text_layers)
+        self.video_layers = self.info.video_layers if video_layers is None else tuple(video_layers)
+        self.text_layers = self.info.text_layers if text_layers is None else tuple(text_layers)
+        self.shared: Held | None = None
+        self._video_choice = self._choose("video_layers", self.video_layers)
+        self._text_choice = self._choose("text_layers", self.text_layers)
         self._handle: h5py.File | None = None
         self._handle_pid = -1
         self._items: dict[str, hdf5.Item] = {}  # looked up through the open handle
@@ -80,6 +98,8 @@ class FeatureStore:
         Raises:
             UserError: The video is missing or damaged, or holds NaN or Inf.
         """
+        if self.shared is not None:
+            return self.shared.video(vid)
         return self._read(self._video_key(vid), self._video_choice)
 
     def text(self, qid: Qid) -> NDArray[np.float16]:
@@ -88,6 +108,8 @@ class FeatureStore:
         Raises:
             UserError: The query is missing or damaged, or holds NaN or Inf.
         """
+        if self.shared is not None:
+            return self.shared.text(qid)
         return self._read(f"text/{qid}", self._text_choice)
 
     def num_clips(self, vid: str) -> int:
@@ -97,6 +119,14 @@ class FeatureStore:
             UserError: The video is missing or damaged.
         """
         return self._find(self._video_key(vid)).shape[0]
+
+    def num_tokens(self, qid: Qid) -> int:
+        """L of a query, without reading its features.
+
+        Raises:
+            UserError: The query is missing or damaged.
+        """
+        return self._find(f"text/{qid}").shape[0]
 
     def vids(self) -> list[str]:
         """Names of all videos stored in the pooling."""
@@ -178,10 +208,9 @@ class FeatureStore:
     def _video_key(self, vid: str) -> str:
         return f"video/{self.pooling}/{vid}"
 
-    def _choose(self, kind: str, layers: Sequence[int] | None) -> slice | NDArray[np.int64]:
+    def _choose(self, kind: str, wanted: tuple[int, ...]) -> slice | NDArray[np.int64]:
         """Positions of the wanted layers among the stored ones."""
         stored: tuple[int, ...] = getattr(self.info, kind)
-        wanted = stored if layers is None else tuple(layers)
         if not wanted or not set(wanted) <= set(stored):
             raise UserError(
                 f"{self.info.path}: {kind} {wanted} are not all stored; choose from {stored}, read fewer levels "

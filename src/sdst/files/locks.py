@@ -11,20 +11,22 @@ _locked: weakref.WeakSet[IO[Any]] = weakref.WeakSet()
 """Files whose lock this process holds or has held."""
 
 
-def lock(file: IO[Any], *, wait: bool = False) -> bool:
-    """Take the exclusive lock of an open file, until it is closed or the process ends.
+def lock(file: IO[Any], *, wait: bool = False, shared: bool = False) -> bool:
+    """Take the lock of an open file, until it is closed or the process ends.
 
     A forked process does not share the lock, so one that outlives its parent cannot keep it.
 
     Args:
         file: A file opened for writing; its content does not matter.
         wait: Wait while another process holds the lock, instead of returning at once.
+        shared: Take a lock that any number of processes may hold while none has the exclusive one. It replaces an
+            exclusive lock of this process, and the other way round; in between, this process has none.
 
     Returns:
         Whether this process now holds the lock.
     """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     _locked.add(file)

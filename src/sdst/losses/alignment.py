@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from sdst.losses.saliency import same_video_pairs
+from sdst.losses.saliency import no_negatives
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,10 +51,12 @@ def video_alignment(
     Returns:
         (K,) loss of each level: mean over the samples with a positive clip; 0 (with a gradient of 0) without any.
     """
-    clip, query = _positive_pairs(video, text, positive_clip)
-    excluded = same_video_pairs(video_index[positive_clip >= 0])
-    loss = info_nce(clip.transpose(0, 1), query.transpose(0, 1), excluded, temperature=temperature)
-    return loss.sum(dim=1) / max(loss.shape[1], 1)
+    used = positive_clip >= 0
+    clip = _positive_clips(video, positive_clip)
+    loss = info_nce(
+        clip.transpose(0, 1), text.transpose(0, 1), no_negatives(video_index, used), temperature=temperature
+    )
+    return loss.masked_fill(~used, 0).sum(dim=1) / used.sum().clamp(min=1)
 
 
 def level_alignment(
@@ -65,11 +67,11 @@ def level_alignment(
     Returns:
         Scalar: mean over levels and over the samples with a positive clip; 0 (with a gradient of 0) without any.
     """
-    loss = info_nce(*_positive_pairs(video, text, positive_clip), temperature=temperature)
-    return loss.sum() / max(loss.numel(), 1)
+    used = positive_clip >= 0
+    loss = info_nce(_positive_clips(video, positive_clip), text, temperature=temperature).mean(dim=1)
+    return loss.masked_fill(~used, 0).sum() / used.sum().clamp(min=1)
 
 
-def _positive_pairs(video: Tensor, text: Tensor, positive_clip: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (N, K, d) positive clips and (N, K, d) queries of the N samples that have a positive clip."""
-    (used,) = (positive_clip >= 0).nonzero(as_tuple=True)
-    return video[used, :, positive_clip[used]], text[used]
+def _positive_clips(video: Tensor, positive_clip: Tensor) -> Tensor:
+    """(B, K, d) embeddings of the positive clips; of the first clip where a sample has none, so that no GPU waits."""
+    return video[torch.arange(len(video), device=video.device), :, positive_clip.clamp(min=0)]

@@ -15,7 +15,7 @@ from sdst.errors import UserError
 from sdst.losses.alignment import level_alignment, video_alignment
 from sdst.losses.denoising import denoising_losses
 from sdst.losses.matcher import match
-from sdst.losses.moment import actionness_loss, focal_loss, iou_loss, l1_loss, matched_pairs
+from sdst.losses.moment import actionness_loss, focal_errors, iou_loss, l1_loss, matched_moments, summed
 from sdst.losses.points import assign_points, boundary_loss
 from sdst.losses.saliency import sampled_nce
 
@@ -163,9 +163,8 @@ class Criterion(nn.Module):
                 alpha=self.alpha,
                 gamma=self.gamma,
             )
-            pairs = [
-                matched_pairs(references[:, k], batch.moments, assignment[:, k]) for k in _levels(references)
-            ]
+            matched = assignment >= 0
+            true = matched_moments(batch.moments, assignment)
 
         def act() -> Tensor:
             assert output.actionness is not None
@@ -174,20 +173,12 @@ class Criterion(nn.Module):
             )
 
         terms: Terms = {
-            "cls": lambda: torch.stack(
-                [
-                    focal_loss(
-                        class_logits[:, k],
-                        assignment[:, k] >= 0,
-                        num_moments,
-                        alpha=self.alpha,
-                        gamma=self.gamma,
-                    )
-                    for k in _levels(class_logits)
-                ]
+            "cls": lambda: (
+                focal_errors(class_logits, matched, alpha=self.alpha, gamma=self.gamma).sum(dim=(0, 2))
+                / num_moments
             ),
-            "l1": lambda: torch.stack([l1_loss(*pair, num_moments) for pair in pairs]),
-            "iou": lambda: torch.stack([iou_loss(*pair, num_moments) for pair in pairs]),
+            "l1": lambda: summed(l1_loss(references, true), matched) / num_moments,
+            "iou": lambda: summed(iou_loss(references, true), matched) / num_moments,
             "act": act,
         }
         return terms if output.denoised_logits is None else self._with_denoising(terms, output, batch)
@@ -196,19 +187,18 @@ class Criterion(nn.Module):
         """Add the losses of noised moments to those of their levels."""
         assert output.denoised_logits is not None
         assert output.denoised_references is not None
-        by_level = [
-            denoising_losses(
-                logits, refined, batch.moments, batch.moment_mask, alpha=self.alpha, gamma=self.gamma
-            )
-            for logits, refined in zip(
-                output.denoised_logits.unbind(1), output.denoised_references.unbind(1), strict=True
-            )
-        ]
+        noised = denoising_losses(
+            output.denoised_logits,
+            output.denoised_references,
+            batch.moments,
+            batch.moment_mask,
+            alpha=self.alpha,
+            gamma=self.gamma,
+        )
 
         def added(name: str) -> Tensor:
             matched = terms[name]()  # the proposals' level comes first, if there is one
-            noised = torch.stack([level[name] for level in by_level])
-            return matched + F.pad(noised, (len(matched) - len(noised), 0))
+            return matched + F.pad(noised[name], (len(matched) - len(noised[name]), 0))
 
         return terms | {name: partial(added, name) for name in MATCH_COSTS}
 
@@ -216,27 +206,25 @@ class Criterion(nn.Module):
         """Return the moment terms of an anchor-based model, whose points are assigned to moments."""
         anchors = output.anchors
         assert anchors is not None
-        class_logits, references = output.class_logits[:, 0], output.references[:, 0]
-        assignment = assign_points(anchors, batch.moments, batch.moment_mask, batch.num_clips)
+        assignment = assign_points(anchors, batch.moments, batch.moment_mask, batch.num_clips).unsqueeze(1)
+        matched, exists = assignment >= 0, anchors.mask.unsqueeze(1)
+        true = matched_moments(batch.moments, assignment)
+
+        def cls() -> Tensor:
+            errors = focal_errors(output.class_logits, matched, alpha=self.alpha, gamma=self.gamma)
+            return summed(errors, exists).squeeze(0) / exists.sum()
+
+        def iou() -> Tensor:
+            losses = summed(iou_loss(output.references, true), matched)
+            return losses.squeeze(0) / matched.sum().clamp(min=1)
+
         return {
-            "cls": lambda: focal_loss(
-                class_logits[anchors.mask],
-                assignment[anchors.mask] >= 0,
-                anchors.mask.sum(),
-                alpha=self.alpha,
-                gamma=self.gamma,
+            "cls": cls,
+            "l1": lambda: boundary_loss(
+                output.references[:, 0], batch.moments, assignment[:, 0], anchors, batch.num_clips
             ),
-            "l1": lambda: boundary_loss(references, batch.moments, assignment, anchors, batch.num_clips),
-            "iou": lambda: iou_loss(
-                *matched_pairs(references[:, None], batch.moments, assignment[:, None]),
-                (assignment >= 0).sum().clamp(min=1),
-            ),
+            "iou": iou,
         }
-
-
-def _levels(tensor: Tensor) -> list[slice]:
-    """Return one slice per level of a (B, K, ...) tensor; slices keep the axis."""
-    return [slice(k, k + 1) for k in range(tensor.shape[1])]
 
 
 def _checked(name: str, weights: Mapping[str, float], expected: tuple[str, ...]) -> dict[str, float]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from einops import rearrange
 
-from sdst.losses.moment import focal_loss, iou_loss, l1_loss
+from sdst.losses.moment import focal_errors, iou_loss, l1_loss, summed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,31 +22,32 @@ def denoising_losses(
     alpha: float | None = 0.25,
     gamma: float = 2.0,
 ) -> dict[str, Tensor]:
-    """Class and boundary losses of noised moments at one level.
+    """Class and boundary losses of noised moments at each level.
 
     A positive query is to give back its true moment, a negative one is to be called no moment.
 
     Args:
-        class_logits: (B, N) logits, N = groups × (positive, negative) × G.
-        references: (B, N, 2) predicted (centre, width).
+        class_logits: (B, K, N) logits, N = groups × (positive, negative) × G.
+        references: (B, K, N, 2) predicted (centre, width).
         moments: (B, G, 2) true (centre, width).
         moment_mask: (B, G) true for valid moments.
         alpha: See ``focal_loss``.
         gamma: See ``focal_loss``.
 
     Returns:
-        Scalars ``cls``, ``l1`` and ``iou``, sums divided by the number of valid positive queries (at least 1).
+        ``cls``, ``l1`` and ``iou``, each (K,): sums divided by the number of valid positive queries (at least 1).
     """
-    logits = rearrange(class_logits, "B (r two G) -> r two B G", two=2, G=moment_mask.shape[1])
-    predicted = rearrange(references, "B (r two G) cw -> r two B G cw", two=2, G=moment_mask.shape[1])[:, 0]
-    valid = moment_mask.expand(len(predicted), -1, -1)  # (r, B, G)
-    count = valid.sum().clamp(min=1)
-    both = valid.unsqueeze(1).expand_as(logits)
-    positive = both.clone()
-    positive[:, 1] = False
-    pairs = predicted[valid], moments.expand_as(predicted)[valid]
+    size = moment_mask.shape[1]
+    logits = rearrange(class_logits, "B K (r two G) -> B K r two G", two=2, G=size)
+    predicted = rearrange(references, "B K (r two G) cw -> B K r two G cw", two=2, G=size)[:, :, :, 0]
+    true = moments[:, None, None].expand_as(predicted)
+    valid = moment_mask[:, None, None].expand(predicted.shape[:-1])  # (B, K, r, G)
+    count = valid[:, :1].sum().clamp(min=1)
+    positive = torch.zeros_like(logits, dtype=torch.bool)
+    positive[:, :, :, 0] = True
+    errors = focal_errors(logits, positive, alpha=alpha, gamma=gamma)
     return {
-        "cls": focal_loss(logits[both], positive[both], count, alpha=alpha, gamma=gamma),
-        "l1": l1_loss(*pairs, count),
-        "iou": iou_loss(*pairs, count),
+        "cls": summed(errors, valid.unsqueeze(3).expand_as(errors)) / count,
+        "l1": summed(l1_loss(predicted, true), valid) / count,
+        "iou": summed(iou_loss(predicted, true), valid) / count,
     }

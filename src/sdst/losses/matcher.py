@@ -67,7 +67,10 @@ def assign(matching_cost: Tensor, moment_mask: Tensor) -> Tensor:
     Raises:
         FloatingPointError: A cost of a true moment is NaN or infinite.
     """
-    cost, valid = matching_cost.cpu().numpy(), moment_mask.cpu().numpy()
+    # One transfer, because the GPU is waited for at each: the mask is one more query.
+    mask = moment_mask[:, None, None].expand_as(matching_cost[:, :, :1]).to(matching_cost.dtype)
+    transferred = torch.cat([matching_cost, mask], dim=2).cpu().numpy()
+    cost, valid = transferred[:, :, :-1], transferred[:, 0, -1]
     assignment = np.full(cost.shape[:3], -1, dtype=np.int64)
     for sample, level in np.ndindex(*assignment.shape[:2]):
         (columns,) = valid[sample].nonzero()

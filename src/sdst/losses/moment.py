@@ -4,12 +4,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
 
 from sdst.spans import aligned_iou, cw_to_se, pairwise_iou
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def focal_errors(
+    class_logits: Tensor, matched: Tensor, *, alpha: float | None = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """Sigmoid focal loss of each query's class, with target 1 for matched and 0 for unmatched queries (eq. 17).
+
+    Args:
+        class_logits: Logits of any shape.
+        matched: Bool of the same shape.
+        alpha: Weight of matched queries, see ``class_weights``.
+        gamma: Focal exponent: the larger, the less well-classified queries count.
+
+    Returns:
+        Loss of each query, in the same shape.
+    """
+    positive, negative = class_weights(alpha)
+    target = matched.to(class_logits.dtype)
+    probability = class_logits.sigmoid()
+    error = (target - probability).abs()
+    weight = positive * target + negative * (1 - target)
+    cross_entropy = F.binary_cross_entropy_with_logits(class_logits, target, reduction="none")
+    return weight * error**gamma * cross_entropy
 
 
 def focal_loss(
@@ -20,25 +44,8 @@ def focal_loss(
     alpha: float | None = 0.25,
     gamma: float = 2.0,
 ) -> Tensor:
-    """Sigmoid focal loss of the query classes, with target 1 for matched and 0 for unmatched queries (eq. 17).
-
-    Args:
-        class_logits: Logits of any shape.
-        matched: Bool of the same shape.
-        normaliser: Positive scalar that divides the sum.
-        alpha: Weight of matched queries, see ``class_weights``.
-        gamma: Focal exponent: the larger, the less well-classified queries count.
-
-    Returns:
-        Scalar: sum over all / ``normaliser``.
-    """
-    positive, negative = class_weights(alpha)
-    target = matched.to(class_logits.dtype)
-    probability = class_logits.sigmoid()
-    error = (target - probability).abs()
-    weight = positive * target + negative * (1 - target)
-    cross_entropy = F.binary_cross_entropy_with_logits(class_logits, target, reduction="none")
-    return (weight * error**gamma * cross_entropy).sum() / normaliser
+    """The sum of all ``focal_errors`` / ``normaliser``, a positive scalar."""
+    return focal_errors(class_logits, matched, alpha=alpha, gamma=gamma).sum() / normaliser
 
 
 def class_weights(alpha: float | None) -> tuple[float, float]:
@@ -61,14 +68,36 @@ def matched_pairs(references: Tensor, moments: Tensor, assignment: Tensor) -> tu
     return references[sample, level, query], moments[sample, assignment[sample, level, query]]
 
 
-def l1_loss(predicted: Tensor, true: Tensor, normaliser: Tensor) -> Tensor:
-    """|centre error| + |width error| (eq. 18) of the (N, 2) pairs: sum over pairs / ``normaliser``."""
-    return (predicted - true).abs().sum() / normaliser
+def matched_moments(moments: Tensor, assignment: Tensor) -> Tensor:
+    """Return the true moment of each query.
+
+    A GPU does not wait for it, unlike for ``matched_pairs``, whose shape depends on the assignment.
+
+    Args:
+        moments: (B, G, 2) true (centre, width).
+        assignment: (B, K, M) index of the true moment or -1, from ``matcher.match``.
+
+    Returns:
+        (B, K, M, 2) (centre, width), zero where unmatched.
+    """
+    moments = F.pad(moments, (0, 0, 0, 1))  # -1 is the last one
+    sample = torch.arange(len(moments), device=moments.device).view(-1, 1, 1)
+    return moments[sample, assignment]
 
 
-def iou_loss(predicted: Tensor, true: Tensor, normaliser: Tensor) -> Tensor:
-    """1 - temporal IoU (eq. 19) of the (N, 2) (centre, width) pairs: sum over pairs / ``normaliser``."""
-    return (1 - aligned_iou(cw_to_se(predicted), cw_to_se(true))).sum() / normaliser
+def summed(losses: Tensor, counted: Tensor) -> Tensor:
+    """Sum (B, K, ...) losses over all that are ``counted``, a mask of the same shape, for each of K levels: (K,)."""
+    return losses.masked_fill(~counted, 0).flatten(2).sum(dim=(0, 2))
+
+
+def l1_loss(predicted: Tensor, true: Tensor) -> Tensor:
+    """|centre error| + |width error| (eq. 18) of each pair (..., 2)."""
+    return (predicted - true).abs().sum(dim=-1)
+
+
+def iou_loss(predicted: Tensor, true: Tensor) -> Tensor:
+    """1 - temporal IoU (eq. 19) of each (centre, width) pair (..., 2)."""
+    return 1 - aligned_iou(cw_to_se(predicted), cw_to_se(true))
 
 
 def actionness_loss(actionness: Tensor, references: Tensor, moments: Tensor, moment_mask: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from sdst.losses.moment import l1_loss, matched_pairs
+from sdst.losses.moment import l1_loss, matched_moments, summed
 from sdst.spans import cw_to_se
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def boundary_loss(
     Returns:
         Scalar: mean over both boundaries of all points with a moment; 0 (with a gradient of 0) without any.
     """
-    pairs = matched_pairs(references.unsqueeze(1), moments, assignment.unsqueeze(1))
-    strides_per_video = (num_clips.unsqueeze(1) / anchors.stride)[assignment >= 0].unsqueeze(1)  # (N, 1)
+    matched = (assignment >= 0).unsqueeze(1)
+    pairs = references.unsqueeze(1), matched_moments(moments, assignment.unsqueeze(1))
+    strides_per_video = (num_clips.unsqueeze(1) / anchors.stride)[:, None, :, None]  # (B, 1, A, 1)
     predicted, true = (cw_to_se(moment) * strides_per_video for moment in pairs)
-    return l1_loss(predicted, true, torch.tensor(max(true.numel(), 1)))
+    return summed(l1_loss(predicted, true), matched).squeeze(0) / (2 * matched.sum()).clamp(min=1)

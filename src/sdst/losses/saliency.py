@@ -48,19 +48,28 @@ def sampled_nce(
         column per sample with a positive clip. 0 (with a gradient of 0) without any such sample.
     """
     used = positive_clip >= 0
-    positive, videos = positive_clip[used], video_index[used]
-    scores = F.cosine_similarity(dense[used], text[used, None], dim=-1) / temperature  # (N, T)
-    saliency = saliency[used]
-    candidate = video_mask[used] & (saliency <= saliency.gather(1, positive[:, None]))
+    positive = positive_clip.clamp(
+        min=0
+    )  # a sample without one is computed too, which no GPU waits for, and left out
+    scores = F.cosine_similarity(dense, text[:, None], dim=-1) / temperature  # (B, T)
+    candidate = video_mask & (saliency <= saliency.gather(1, positive[:, None]))
     scores = scores.masked_fill(~candidate, -torch.inf)
 
-    rows = scores.log_softmax(dim=1).gather(1, positive[:, None])
-    columns = scores[:, positive].T  # (N, N): [i, j] is position p[i] in sample j
-    columns = columns.masked_fill(same_video_pairs(videos), -torch.inf).log_softmax(dim=1).diagonal()
-    return -(rows.sum() + columns.sum()) / max(len(positive), 1)
+    rows = scores.log_softmax(dim=1).gather(1, positive[:, None]).squeeze(1)
+    columns = scores[:, positive].T  # (B, B): [i, j] is position p[i] in sample j
+    columns = columns.masked_fill(no_negatives(video_index, used), -torch.inf).log_softmax(dim=1).diagonal()
+    return -(rows + columns).masked_fill(~used, 0).sum() / used.sum().clamp(min=1)
 
 
-def same_video_pairs(video_index: Tensor) -> Tensor:
-    """Return (N, N) bool: true for different samples of the same video, which are not negatives of each other."""
-    same = video_index[:, None] == video_index
-    return same.fill_diagonal_(False)
+def no_negatives(video_index: Tensor, used: Tensor) -> Tensor:
+    """Pairs of different samples that are not negatives of each other, because they share a video or one is not used.
+
+    Args:
+        video_index: (B,) int64, equal for samples of one video.
+        used: (B,) true for samples in use.
+
+    Returns:
+        (B, B) symmetric bool, false on the diagonal.
+    """
+    excluded = (video_index[:, None] == video_index) | ~(used[:, None] & used)
+    return excluded.fill_diagonal_(False)

@@ -51,6 +51,7 @@ NOT_IDENTITY = (
     "trainer.accelerator",
     "trainer.devices",
     "data.num_workers",
+    "data.cache",
     "data.features",
     "data.annotations",
 )

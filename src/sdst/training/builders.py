@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
+import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from sdst.training.callbacks.step_timer import StepTimer
     from sdst.training.run_folder import RunFolder
 
+logger = logging.getLogger(__name__)
+
 SET_BY_SDST = {
     "callbacks": "they are the group callbacks; give callbacks=NAME",
     "plugins": "checkpoints are written by sdst's own; build a Lightning Trainer in a script to add others",
@@ -47,6 +51,8 @@ MISSING_FEATURES = {
     "world": "make the small world with 'make world', or use that of 'make demo': SDST_DATA=runs/demo"
 }
 """Data set -> what to do if its feature file is missing."""
+OLDEST_FOR_GRAPHS = (7, 0)
+"""Compute capability that the kernels of ``compile=inductor`` need."""
 DATA_FROM_RUN = {"seed": "seed", "levels": "levels", "validation_split": "select.split"}
 """Arguments of the data module that are options of the run: argument -> option."""
 
@@ -116,7 +122,7 @@ def make_module(config: DictConfig, recipe: dict[str, Any]) -> GroundingModule:
             raise UserError(f"recompute: {type(model).__name__} keeps all its activations; leave it false")
         model.recompute = True
     if options.compile is not None:
-        model.compile(backend=options.compile)
+        model.compile(backend=options.compile, mode=_compile_mode(options, config.trainer.accelerator))
     loss = options.loss
     # Methods with losses of their own name them; SDST and R2-Tuning's heads share one criterion.
     criterion_type: type[Criterion] = getattr(model, "criterion", Criterion)
@@ -139,6 +145,21 @@ def make_module(config: DictConfig, recipe: dict[str, Any]) -> GroundingModule:
         config=plain,
         recipe=recipe,
     )
+
+
+def _compile_mode(options: TrainConfig, accelerator: str) -> str | None:
+    """The mode of ``torch.compile``: without CUDA graphs where they cannot be used, which a line says."""
+    if options.compile_mode is None:
+        return None
+    lacking = ""
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        lacking = "training is on the CPU"
+    elif torch.version.cuda is None or torch.cuda.get_device_capability() < OLDEST_FOR_GRAPHS:
+        lacking = f"{torch.cuda.get_device_name()} is not a GPU that torch.compile captures"
+    if lacking:
+        logger.info("compile_mode=%s has no effect, because %s", options.compile_mode, lacking)
+        return None
+    return options.compile_mode
 
 
 def make_trainer(config: DictConfig, select: SelectConfig, run: RunFolder, timer: StepTimer) -> L.Trainer:

@@ -103,6 +103,7 @@ def _train_here(config: DictConfig, run: RunFolder, resume: bool, world: int) ->
     timer = StepTimer()
     trainer = make_trainer(config, options.select, run, timer)
     _check_limits(config, data)
+    data.hold(trainer.strategy.root_device)
     begun = _restore(config, run, data, module) if resume and run.last.exists() else None
     if trainer.is_global_zero:
         _write_origin(config, run, data, module, trainer)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
-FILES = ("data.features", "data.annotations", "data.num_workers")
+FILES = ("data.features", "data.annotations", "data.num_workers", "data.cache")
 CHANGEABLE = (
     *FILES,
     "trainer.max_epochs",

@@ -12,7 +12,14 @@ from sdst.errors import UserError
 from sdst.losses.alignment import level_alignment, video_alignment
 from sdst.losses.criterion import TERMS, Criterion
 from sdst.losses.matcher import match
-from sdst.losses.moment import actionness_loss, focal_loss, iou_loss, l1_loss, matched_pairs
+from sdst.losses.moment import (
+    actionness_loss,
+    focal_loss,
+    iou_loss,
+    l1_loss,
+    matched_moments,
+    matched_pairs,
+)
 from sdst.losses.saliency import sampled_nce
 from sdst.types import Batch, Output, Record
 
@@ -355,7 +362,7 @@ def test_half_precision_outputs_are_computed_in_float32(dtype):
 @pytest.mark.parametrize("off", TERMS)
 def test_term_with_weight_zero_is_not_computed(off, monkeypatch):
     functions = {
-        "cls": "focal_loss",
+        "cls": "focal_errors",
         "l1": "l1_loss",
         "iou": "iou_loss",
         "act": "actionness_loss",
@@ -394,12 +401,22 @@ def test_invalid_weights_are_user_errors(weights, match_weights, message):
         Criterion(weights, match_weights=match_weights)
 
 
+def test_matched_moments_are_those_of_the_matched_pairs():
+    moments = torch.rand(3, 4, 2)
+    assignment = torch.tensor([[[0, -1, 3], [2, 1, -1]]] * 3)
+    (sample, level, query) = (assignment >= 0).nonzero(as_tuple=True)
+    dense = matched_moments(moments, assignment)
+    assert torch.equal(dense[sample, level, query], matched_pairs(dense, moments, assignment)[1])
+    assert not dense[assignment < 0].any()
+    assert not matched_moments(moments[:, :0], torch.full((3, 2, 5), -1)).any()
+
+
 def test_perfect_predictions_have_zero_loss():
     moments = torch.tensor([[[0.3, 0.2], [0.7, 0.4]]])
     num_moments = torch.tensor(2)
-    predicted, true = matched_pairs(moments[:, None], moments, torch.tensor([[[0, 1]]]))
-    assert l1_loss(predicted, true, num_moments) == 0
-    assert iou_loss(predicted, true, num_moments) == pytest.approx(0, abs=1e-6)
+    true = matched_moments(moments, torch.tensor([[[0, 1]]]))
+    assert not l1_loss(moments[:, None], true).any()
+    assert iou_loss(moments[:, None], true).abs().max() < 1e-6
     assert actionness_loss(torch.ones(1, 2), moments, moments, torch.ones(1, 2, dtype=torch.bool)) < 1e-6
     logits = torch.tensor([[[60.0, -60.0]]])
     assert focal_loss(logits, logits > 0, num_moments) == pytest.approx(0, abs=1e-6)

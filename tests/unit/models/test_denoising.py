@@ -118,7 +118,7 @@ def test_losses_equal_a_loop_over_the_noised_queries() -> None:
     count = batch.moments.shape[1]
     logits = torch.randn(4, GROUPS * 2 * count)
     references = torch.rand(4, GROUPS * 2 * count, 2)
-    got = denoising_losses(logits, references, *truth(batch))
+    got = denoising_losses(logits[:, None], references[:, None], *truth(batch))
     classes, l1, iou, positives = 0.0, 0.0, 0.0, 0
     for b in range(4):
         for index, (_, kind, g) in enumerate(itertools.product(range(GROUPS), range(2), range(count))):
@@ -144,9 +144,9 @@ def test_they_are_added_to_the_losses_of_their_levels(attention: str) -> None:
     together, matched = terms.by_level(output, batch), terms.by_level(run(model, batch), batch)
     for k in range(K):
         level = denoising_losses(
-            output.denoised_logits[:, k], output.denoised_references[:, k], *truth(batch)
+            output.denoised_logits[:, k : k + 1], output.denoised_references[:, k : k + 1], *truth(batch)
         )
-        for name, value in level.items():
+        for name, (value,) in level.items():
             difference = together[name][k - K] - matched[name][k - K]
             torch.testing.assert_close(difference, value, atol=1e-5, rtol=1e-5)
     if attention == "pure_init":  # proposals come first

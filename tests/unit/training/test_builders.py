@@ -10,7 +10,7 @@ from helpers.corpus import Corpus
 from helpers.same_result import assert_same_result
 from sdst.config.compose import compose
 from sdst.errors import UserError
-from sdst.training.builders import SET_BY_SDST, make_datamodule
+from sdst.training.builders import SET_BY_SDST, make_datamodule, make_module
 
 Train = Callable[..., Path]
 FROM_RUN = [
@@ -79,3 +79,23 @@ def test_tensorboard_logs_beside_the_csv_or_its_missing_package_is_named(
     (line,) = capsys.readouterr().err.splitlines()
     assert "logger.tensorboard: a package is missing" in line
     assert not (tmp_path / "run").exists()
+
+
+def test_cuda_graphs_are_left_out_where_there_is_no_gpu(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+    monkeypatch.setattr("torch.nn.Module.compile", lambda _, **options: compiled.append(options))
+    config = compose([*corpus.overrides, "compile=inductor", "compile_mode=reduce-overhead"])
+    data = make_datamodule(config)
+    with caplog.at_level("INFO", "sdst"):
+        make_module(config, data.recipe)
+    assert caplog.messages[-1] == "compile_mode=reduce-overhead has no effect, because training is on the CPU"
+    config.trainer.accelerator = "gpu"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
+    make_module(config, data.recipe)
+    config.compile_mode = None
+    make_module(config, data.recipe)
+    assert [options["mode"] for options in compiled] == [None, "reduce-overhead", None]

@@ -75,7 +75,9 @@ def test_a_value_that_is_not_finite_stops_the_run_and_its_queries_are_written_do
 
 def test_a_gradient_scaler_may_skip_some_steps_in_a_row_but_not_all() -> None:
     watch, module, optimizer = LossWatch(RunFolder(Path())), nn.Linear(1, 1), None
-    trainer: Any = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=object()))
+    trainer: Any = SimpleNamespace(
+        precision_plugin=SimpleNamespace(scaler=object()), callback_metrics={"train/loss": torch.tensor(1.0)}
+    )
     for _ in range(2):
         module.weight.grad = torch.full((1, 1), torch.inf)
         for _ in range(MAX_OVERFLOWS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import statistics
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,8 @@ class LossWatch(Callback):
     def __init__(self, run: RunFolder) -> None:
         self.run = run
         self._batches: deque[list[Qid]] = deque()  # the queries of each batch of the optimizer's step
+        self._unchecked: list[Tensor] = []  # the losses of these batches
+        self._logged: float | None = None  # the logged loss of a step's last batch
         self._losses: deque[float] = deque(maxlen=SPIKE_STEPS)
         self._overflows = 0
 
@@ -52,27 +55,29 @@ class LossWatch(Callback):
             self._batches.clear()
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: Any, loss: Tensor) -> None:
-        """Refuse a loss that is not finite.
-
-        Raises:
-            FloatingPointError: The loss is not finite.
-        """
+        """Keep the loss until the optimizer's step: a GPU is then waited for once, and not at each check."""
         module: GroundingModule = pl_module
         self._batches.append(module.qids)
-        if not loss.isfinite():
-            raise FloatingPointError(f"the loss is {loss.item()}")
+        self._unchecked.append(loss.detach())
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
     ) -> None:
-        """Refuse gradients that are not finite.
+        """Refuse losses and gradients that are not finite.
 
         Raises:
-            FloatingPointError: A gradient is not finite, and there is no scaler that skips the step, or it skipped
-                too many.
+            FloatingPointError: A loss is not finite, or a gradient is not finite and there is no scaler that skips the
+                step, or it skipped too many.
         """
         gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
-        if torch.nn.utils.get_total_norm(gradients.values()).isfinite():
+        norm = torch.nn.utils.get_total_norm(gradients.values())
+        logged = trainer.callback_metrics["train/loss"]
+        *losses, size, self._logged = torch.stack([*self._unchecked, norm, logged]).tolist()
+        self._unchecked.clear()
+        for loss in losses:
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"the loss is {loss}")
+        if math.isfinite(size):
             self._overflows = 0
             return
         self._overflows += 1
@@ -82,7 +87,8 @@ class LossWatch(Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *arguments: Any) -> None:
         """Warn of a spike."""
-        loss = float(trainer.callback_metrics["train/loss"])
+        loss = float(trainer.callback_metrics["train/loss"]) if self._logged is None else self._logged
+        self._logged = None
         full = len(self._losses) == SPIKE_STEPS
         usual = statistics.median(self._losses) if full else float("inf")
         if loss > SPIKE * usual and trainer.is_global_zero:
