@@ -414,7 +414,13 @@ def test_report_all_succeeds_without_a_checkpoint(
     index = (tmp_path / "index.md").read_text()
     for path in list_experiments(EXPERIMENTS):
         assert f"[{path.stem}]({path.stem}.md)" in index
-    assert re.findall(r"!\[[^]]+\]\((\w+)\.png\)", index) == ["figure4", "tableK", "tableL"]
+    assert re.findall(r"!\[[^]]+\]\((\w+)\.png\)", index) == [
+        "figure4",
+        "tableB",
+        "tableH",
+        "tableK",
+        "tableL",
+    ]
     for path in tmp_path.glob("*.md"):
         for link in re.findall(r"\]\(([^)]+)\)", path.read_text()):
             assert (tmp_path / link).is_file()

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from helpers.corpus import Corpus, make_corpus, make_rows
+from helpers.memory_user import hold
 from sdst.config.compose import compose
 from sdst.config.schema import Levels
 from sdst.data import on_device, shared
@@ -131,18 +132,6 @@ def test_other_layers_poolings_and_changed_files_are_held_apart(corpus: Corpus, 
     assert key(video_layers=(40,)) != before
     os.utime(corpus.features)
     assert key() != before
-
-
-def hold(folder: Path, features: Path, name: str, dies_while_filling: bool) -> None:
-    """Hold the features until the folder has a file named end."""
-    shared.SHARED_MEMORY = folder / "shm"
-    if dies_while_filling:
-        shared.fill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-    store = FeatureStore(features)
-    held = shared.share(store)
-    (folder / name).write_text(str(held.video(store.vids()[0]).sum()))
-    while not (folder / "end").exists():
-        time.sleep(0.05)
 
 
 @pytest.mark.processes
