@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 
 from sdst.bench.gpu import run as gpu
 from sdst.bench.gpu.agreement import difference, half_difference
-from sdst.bench.gpu.processes import Outcome, Skipped, Task
+from sdst.bench.gpu.processes import CannotRunError, Outcome, Task
 from sdst.bench.gpu.run import PARTS, Part, write
 from sdst.bench.gpu.settings import Settings
 from sdst.bench.gpu.steps import covered
@@ -74,7 +74,7 @@ def endless(settings: Settings, seconds: float) -> Iterator[Row]:
 
 def lacking(settings: Settings, seconds: float) -> Iterator[Row]:
     yield from ()
-    raise Skipped("no such thing")
+    raise CannotRunError("no such thing")
 
 
 @pytest.fixture

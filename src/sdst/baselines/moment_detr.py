@@ -13,7 +13,7 @@ from torch import nn
 
 from sdst.baselines.detr.criterion import DetrOutput, SetCriterion
 from sdst.baselines.detr.decoder import foreground
-from sdst.baselines.detr.layers import Attention, EncoderLayer, xavier
+from sdst.baselines.detr.layers import Attention, EncoderLayer, TransformerLayer, xavier
 from sdst.baselines.detr.model import DetrModel, Options
 from sdst.baselines.detr.official import PROJECTIONS, encoder_names, renamed
 from sdst.models.checks import require_at_least
@@ -43,7 +43,7 @@ OFFICIAL_UNUSED = ("txt_position_embed.", "contrastive_align_")
 """Beginnings of official names without effect: positions of words, projections of a loss that is off."""
 
 
-class DecoderLayer(EncoderLayer):
+class DecoderLayer(TransformerLayer):
     """Self-attention of the queries, cross-attention to the memory, feed-forward network; arguments as its base."""
 
     def __init__(
@@ -52,7 +52,7 @@ class DecoderLayer(EncoderLayer):
         super().__init__(dim, heads, ffn_ratio, dropout, drop_path, activation)
         self.cross_attn, self.norm3 = Attention(dim, heads, dropout), nn.LayerNorm(dim)
 
-    def forward(  # type: ignore[override]  # it reads two sequences
+    def forward(
         self, content: Tensor, queries: Tensor, memory: Tensor, positions: Tensor, mask: Tensor
     ) -> Tensor:
         """Refine content (B, M, d) of learned queries (M, d) with the memory (B, N, d), its positions and mask."""

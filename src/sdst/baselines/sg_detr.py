@@ -30,7 +30,7 @@ from torch import nn
 from sdst.baselines.detr.adaptive import TokenTypes, differs_from_next
 from sdst.baselines.detr.criterion import DetrOutput, SetCriterion, giou_loss
 from sdst.baselines.detr.guided import GuidedDecoder, GuidedEncoder, LocalSaliency
-from sdst.baselines.detr.highlights import clip_pairs, margin_loss, rank_loss, votes
+from sdst.baselines.detr.highlights import clip_pairs, margin_loss, rank_loss, real_rank_loss, votes
 from sdst.baselines.detr.model import DetrModel, SameOptions
 from sdst.baselines.detr.proposals import Pyramid, Selector
 from sdst.errors import UserError
@@ -165,8 +165,7 @@ def highlight_loss(
     real = has_negative.bool()
     wrong = F.softplus(negatives[real])[mask[real]]
     loss = loss + wrong.sum() / max(len(wrong), 1)
-    loss = loss + rank_loss(scores[real], negatives[real], labels[real], mask[real])
-    return loss + rank_loss(scores[~real], None, labels[~real], mask[~real])
+    return loss + real_rank_loss(scores, negatives, real, labels, mask)
 
 
 class SGDETR(DetrModel):

@@ -148,7 +148,7 @@ def assign_clips(anchors: Anchors, batch: Batch) -> Tensor:
     return assignment.masked_fill(missed & starts & anchors.mask, 0)
 
 
-class ConvHead(nn.Sequential):
+class ConvHead(nn.ModuleList):
     """Three convolutions (kernel 3) along the clips, with ReLU between them; padded clips count as zero.
 
     Args:
@@ -158,9 +158,9 @@ class ConvHead(nn.Sequential):
 
     def __init__(self, dim: int, width_out: int) -> None:
         first, second, last = (nn.Conv1d(dim, width, 3, padding=1) for width in (dim, dim, width_out))
-        super().__init__(first, nn.ReLU(), second, nn.ReLU(), last)
+        super().__init__([first, nn.ReLU(), second, nn.ReLU(), last])
 
-    def forward(self, clips: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]  # it also reads a mask
+    def forward(self, clips: Tensor, mask: Tensor) -> Tensor:
         """Map clips (B, T, d) with their mask (B, T) to (B, T, width_out)."""
         x, exists = clips.transpose(1, 2), mask.unsqueeze(1)
         for module in self:

@@ -176,9 +176,8 @@ def _write(path: Path, file: IO[bytes], store: FeatureStore) -> None:
         where = f"shared memory ({SHARED_MEMORY})"
         require_room(OPTION, needed, free, where, "give it more (docker run --shm-size)")
         logger.info("%s: reading %.2f GB of features into %s", OPTION, needed / GB, where)
-        os.posix_fallocate(
-            file.fileno(), 0, size
-        )  # a file with holes would end the process if memory ran out
+        # A file with holes would end the process if memory ran out.
+        os.posix_fallocate(file.fileno(), 0, size)
         with mmap.mmap(file.fileno(), size) as memory:
             rows = [torch.from_numpy(array) for array in _arrays(memory, video, text)]
             fill(store, (video, rows[0]), (text, rows[1]), OPTION)

@@ -60,9 +60,8 @@ def end_idle_jobs_with_sweep(launcher: DictConfig) -> None:
 
     class WatchingBackend(joblib.BACKENDS["loky"]):  # type: ignore[misc, name-defined]
         def configure(self, *args: Any, **kwargs: Any) -> Any:
-            kwargs.setdefault(
-                "initializer", end_with_parent
-            )  # set already in a second multirun of this process
+            # It is set already in a second multirun of this process.
+            kwargs.setdefault("initializer", end_with_parent)
             return super().configure(*args, **kwargs)
 
     joblib.register_parallel_backend("loky", WatchingBackend)

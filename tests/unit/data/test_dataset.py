@@ -163,6 +163,25 @@ def test_positive_clips_follow_from_seed_epoch_and_index_alone(corpus: Corpus) -
     assert len({other[wide.qid] for other in [drawn, *others]}) > 1  # all positive clips get their turn
 
 
+@pytest.mark.parametrize("seed", [None, 1])
+def test_negative_clips_lie_outside_all_moments(corpus: Corpus, seed: int | None) -> None:
+    records = read_annotations(corpus.paths["train"]).records
+    dataset = GroundingDataset(records, FeatureStore(corpus.features), 2.0, seed)
+    drawn = set()
+    for index, record in enumerate(records):
+        middles = 2.0 * np.arange(dataset.num_clips[index]) + 1
+        outside = [
+            clip
+            for clip, at in enumerate(middles)
+            if not any(start <= at <= end for start, end in record.windows)
+        ]
+        for number in range(8):
+            clip = dataset[number, index].negative_clip
+            assert clip in outside if outside else clip == -1
+            drawn.add((index, clip))
+    assert len(drawn) > len(records) or seed is None  # other clips in other passes
+
+
 def test_evaluation_takes_the_most_salient_clip_in_every_epoch(corpus: Corpus) -> None:
     assert positives(corpus, seed=None, epoch=0) == positives(corpus, seed=None, epoch=1)
 

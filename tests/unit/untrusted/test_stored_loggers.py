@@ -1,5 +1,6 @@
 """Loggers of a stored run: its own may be built, none that sends the run or a key to a stranger's server."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ def test_a_logger_that_could_name_a_server_is_refused(node: dict[str, Any]) -> N
 @pytest.mark.parametrize("choice", group_choices()["logger"])
 def test_the_loggers_that_users_choose_are_accepted(choice: str) -> None:
     loggers: Any = OmegaConf.to_container(composed(f"logger={choice}").logger, resolve=True)
+    before = deepcopy(loggers)
     check_stored_loggers(loggers, "run")
+    assert loggers == before  # accepted as it is: nothing is dropped in silence
 
 
 def test_resuming_a_strangers_run_asks_for_trust(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

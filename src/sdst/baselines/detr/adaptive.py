@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import nn
 
 from sdst.baselines.detr.criterion import DetrOutput
-from sdst.baselines.detr.highlights import clip_pairs, margin_loss, rank_loss, votes
+from sdst.baselines.detr.highlights import clip_pairs, margin_loss, rank_loss, real_rank_loss, votes
 from sdst.baselines.detr.layers import Drop, EncoderLayer, FeedForward, LayerSizes
 from sdst.models.checks import require_at_least
 from sdst.models.layers import Dropout
@@ -212,8 +212,7 @@ def highlight_terms(output: AdaptiveOutput, batch: Batch) -> Terms:
         real = output.has_negative.bool()
         wrong = mistaken(negatives).masked_fill(~mask, 0).sum(dim=1)[real]
         loss = loss + wrong.sum() / max(len(wrong), 1)
-        loss = loss + rank_loss(scores[real], negatives[real], labels[real], mask[real])
-        return loss + rank_loss(scores[~real], None, labels[~real], mask[~real])
+        return loss + real_rank_loss(scores, negatives, real, labels, mask)
 
     def attn() -> Tensor:
         assert output.attention is not None

@@ -121,7 +121,9 @@ class DabDecoder(nn.Module):
         self.refine = mlp(dim, dim, 2, depth=3)
         xavier(self)
         # As in the official code, the refinement starts with Xavier matrices, but without the last bias.
-        nn.init.zeros_(self.refine[-1].bias)  # type: ignore[arg-type]
+        last = self.refine[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.bias)
         self.queries = nn.Parameter(torch.randn(num_queries, 2))
         self.read_span, self.read_class = mlp(dim, dim, 2, depth=3), nn.Linear(dim, 2)
 

@@ -107,6 +107,15 @@ def rank_loss(scores: Tensor, negatives: Tensor | None, labels: Tensor, video_ma
     return -(sums / (count + 1e-6)).sum() / max(len(scores), 1) / MOST_VOTES
 
 
+def real_rank_loss(
+    scores: Tensor, negatives: Tensor, is_real: Tensor, labels: Tensor, video_mask: Tensor
+) -> Tensor:
+    """``rank_loss`` of the samples (B,) whose wrong words ``is_real``, plus that of the others without wrong words."""
+    own = ~is_real
+    loss = rank_loss(scores[is_real], negatives[is_real], labels[is_real], video_mask[is_real])
+    return loss + rank_loss(scores[own], None, labels[own], video_mask[own])
+
+
 def wrong_words_loss(negatives: Tensor, video_mask: Tensor) -> Tensor:
     """Cross-entropy of "not relevant" for the clips (B, T) of wrong words: sum over clips, mean over samples."""
     return F.softplus(negatives).masked_fill(~video_mask, 0).sum(dim=1).mean()

@@ -132,8 +132,8 @@ class Drop(nn.Module):
         return update
 
 
-class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward network, each with a post-norm residual.
+class TransformerLayer(nn.Module):
+    """The parts of a layer: attention, feed-forward network, and a norm for each.
 
     Args:
         dim: d.
@@ -153,6 +153,10 @@ class EncoderLayer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.drop = Drop(dropout, drop_path)
 
+
+class EncoderLayer(TransformerLayer):
+    """Self-attention and feed-forward network, each with a post-norm residual."""
+
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         """Map (B, N, d) with positions (B, N, d) and mask (B, N), or (B, N, N), to (B, N, d)."""
         placed = x + positions
@@ -161,12 +165,10 @@ class EncoderLayer(nn.Module):
         return result
 
 
-class TextToVideoLayer(EncoderLayer):
+class TextToVideoLayer(TransformerLayer):
     """Clips attend to words. The first residual is not normalised: its norm only feeds the feed-forward network."""
 
-    def forward(  # type: ignore[override]  # it reads two sequences
-        self, clips: Tensor, positions: Tensor, words: Tensor, word_mask: Tensor
-    ) -> Tensor:
+    def forward(self, clips: Tensor, positions: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
         """Map clips (B, T, d) with their positions to (B, T, d); words (B, L, d) with mask (B, L)."""
         clips = clips + self.drop(self.self_attn(clips + positions, words, words, word_mask))
         result: Tensor = self.norm2(clips + self.drop(self.ffn(self.norm1(clips))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
@@ -40,7 +41,7 @@ class Options(SameOptions, total=False):
     max_words: int | None
 
 
-class DetrModel(nn.Module):
+class DetrModel(nn.Module, ABC):
     """Aligns the inputs; a method's ``ground`` does the rest.
 
     Args:
@@ -132,6 +133,7 @@ class DetrModel(nn.Module):
         """Map the moments of ``ground`` to shares of the video."""
         return self.inputs.to_video(references, video_mask, num_clips)
 
+    @abstractmethod
     def ground(self, given: Aligned, labels: Batch | None) -> DetrOutput:
         """Ground aligned words in aligned clips; times and saliency are those of the clips that were read.
 
@@ -139,4 +141,3 @@ class DetrModel(nn.Module):
             given: Clips and words.
             labels: The batch with its labels, in training.
         """
-        raise NotImplementedError

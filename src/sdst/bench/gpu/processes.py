@@ -36,7 +36,7 @@ REASON_LENGTH = 300
 """Longest reason of a failure in characters; the log has all of it."""
 
 
-class Skipped(Exception):  # noqa: N818  # it is not an error
+class CannotRunError(Exception):
     """A part cannot run on this machine; the message says what it needs."""
 
 
@@ -145,7 +145,7 @@ def _work(sender: Connection, log: Path, threads: int | None, name: str, argumen
         for row in getattr(import_module(module), function)(*arguments):
             sender.send(("row", row))
         sender.send(("ok", ""))
-    except Skipped as skip:
+    except CannotRunError as skip:
         sender.send(("skipped", str(skip)))
     except BaseException as error:  # also the SystemExit of a stopped training
         traceback.print_exc()

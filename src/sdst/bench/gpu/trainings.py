@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdst.bench.gpu.processes import Skipped, Task
+from sdst.bench.gpu.processes import CannotRunError, Task
 from sdst.bench.gpu.simulated import data_overrides
 from sdst.config.compose import compose
 from sdst.errors import Stopped, UserError
@@ -145,10 +145,10 @@ def launcher(settings: Settings, seconds: float) -> Iterator[Row]:
 
     Raises:
         UserError: A job failed, or two jobs that ran at once used the same GPU although there were several.
-        Skipped: The launcher is not installed.
+        CannotRunError: The launcher is not installed.
     """
     if not (find_spec("hydra_plugins") and find_spec("hydra_plugins.hydra_joblib_launcher")):
-        raise Skipped("hydra-joblib-launcher is not installed")
+        raise CannotRunError("hydra-joblib-launcher is not installed")
     from sdst.cli import main  # Hydra's application, which is complete only once it is called
 
     gpus = torch.cuda.device_count() if settings.device == "cuda" else 0
