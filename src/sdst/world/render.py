@@ -84,17 +84,16 @@ def write_video(scene: Scene, path: Path) -> None:
 
 def _background(background: Background, times: Floats, shift_x: Floats, shift_y: Floats) -> Pixels:
     pattern = _clouds(background)
-    x = np.rint(background.x + background.vx * times + shift_x).astype(int)
-    y = np.rint(background.y + background.vy * times + shift_y).astype(int)
-    columns = (np.arange(SIDE) - x[:, None]) % SIDE
-    rows = (np.arange(SIDE) - y[:, None]) % SIDE
-    pictures: Pixels = pattern[rows[:, :, None], columns[:, None, :]]
-    return pictures
+    left = -np.rint(background.x + background.vx * times + shift_x).astype(int) % SIDE
+    top = -np.rint(background.y + background.vy * times + shift_y).astype(int) % SIDE
+    return np.stack(
+        [pattern[y : y + SIDE, x : x + SIDE] for y, x in zip(top.tolist(), left.tolist(), strict=True)]
+    )
 
 
 @lru_cache(maxsize=1)  # a video is rendered clip by clip
 def _clouds(background: Background) -> Pixels:
-    """Make a pattern (SIDE, SIDE, 3) of random waves that continues across its edges."""
+    """Make a pattern of random waves that repeats after SIDE pixels, as a picture (2 SIDE, 2 SIDE, 3)."""
     rng = np.random.default_rng(background.seed)
     waves = rng.integers(-MOST_WAVES, MOST_WAVES + 1, (WAVES, 2, 1, 1))
     phases = rng.uniform(0, 2 * np.pi, (WAVES, 1, 1))
@@ -106,7 +105,7 @@ def _clouds(background: Background) -> Pixels:
     )
     tint = rng.uniform(-TINT, TINT, 3)
     pattern: Floats = background.grey + brightness[:, :, None] + tint
-    return pattern.clip(0, 255).astype(np.uint8)
+    return np.tile(pattern.clip(0, 255).astype(np.uint8), (2, 2, 1))
 
 
 def _grid(centre: Floats, reach: int) -> tuple[NDArray[np.int64], Floats]:
@@ -126,14 +125,18 @@ def _paint(
     rgb: tuple[int, ...],
 ) -> None:
     """Blend a colour into pictures (N, SIDE, SIDE, 3) at rows (N, R) and columns (N, C) by shares (N, R or 1, C)."""
-    where = np.arange(len(pictures))[:, None, None], rows[:, :, None], columns[:, None, :]
-    under = pictures[where].astype(np.float32)
-    over = under + share[..., None].astype(np.float32) * (np.array(rgb, np.float32) - under)
-    pictures[where] = np.rint(over).astype(np.uint8)
+    # By one index per pixel, which NumPy follows several times as fast as three.
+    picture = np.arange(len(pictures)).reshape(-1, 1, 1)
+    where = (picture * SIDE + rows[:, :, None]) * SIDE + columns[:, None, :]
+    pixels = pictures.reshape(-1, 3)
+    over = pixels.take(where, axis=0).astype(np.float32)
+    over += share[..., None].astype(np.float32) * (np.array(rgb, np.float32) - over)
+    pixels[where] = np.rint(over, out=over).astype(np.uint8)
 
 
 def add_noise(pictures: Pixels, deviation: float, rng: np.random.Generator) -> Pixels:
     """Add the same noise to all three colours of a pixel of pictures (N, SIDE, SIDE, 3)."""
-    noise = rng.standard_normal(pictures.shape[:3], dtype=np.float32) * np.float32(deviation)
-    noisy: NDArray[np.int16] = pictures + np.rint(noise).astype(np.int16)[..., None]
-    return noisy.clip(0, 255).astype(np.uint8)
+    noise = rng.standard_normal(pictures.shape[:3], dtype=np.float32)
+    noise *= np.float32(deviation)
+    noisy: NDArray[np.int16] = pictures + np.rint(noise, out=noise).astype(np.int16)[..., None]
+    return noisy.clip(0, 255, out=noisy).astype(np.uint8)
