@@ -158,9 +158,9 @@ def write_examples(document: Path, place: Path, monkeypatch: pytest.MonkeyPatch)
                 monkeypatch.setattr(package, "__path__", [*package.__path__, str(path.parent)])
 
 
-def prepare(found: list[list[str]], request: pytest.FixtureRequest) -> None:
-    """Make what the commands expect: features, the demo's run and a video, and ``runs/first``."""
-    words = {word for command in found for word in command}
+def prepare(found: list[list[str]], scripts: str, request: pytest.FixtureRequest) -> None:
+    """Make what commands and Python code expect: features, the demo's run and a video, and ``runs/first``."""
+    words = {word for command in found for word in command} | set(re.findall(r"[^\s\"]+", scripts))
     for name, out in (
         ("qvhighlights", "data/features/qvhighlights.h5"),
         ("world", "data/world/features.h5"),
@@ -222,9 +222,9 @@ def run(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 
 def run_python(document: Path, *, weights: bool) -> None:
     """Run the Python code of a document, which finds a moment in a video."""
+    names: dict[str, Any] = {}  # shared, because the blocks of a page build on each other
     for language, title, code in fences(document):
         if language == "python" and not title and ("weights/" in code) == weights:
-            names: dict[str, Any] = {}
             exec(code, names)
             assert 0 <= names["start"] < names["end"] <= names["video"].duration
 
@@ -269,12 +269,16 @@ def test_commands_without_backbone_weights_run(
     request: pytest.FixtureRequest,
 ) -> None:
     found = commands(document, weights=False)
-    if any("world" in word or "demo" in word for command in found for word in command):
+    if (
+        any("world" in word or "demo" in word for command in found for word in command)
+        or document.stem == "python"
+    ):
         pytest.importorskip("av")
         pytest.importorskip("transformers")
     write_examples(document, place, monkeypatch)
-    if any(command[0] == "sdst" for command in found):
-        prepare(found, request)
+    scripts = "".join(code for language, _, code in fences(document) if language == "python")
+    if "runs/demo" in scripts or any(command[0] == "sdst" for command in found):
+        prepare(found, scripts, request)
     for command in found:
         run(command, capsys)
     run_python(document, weights=False)

@@ -11,15 +11,18 @@ import torch
 
 from sdst.baselines.detr.model import DetrModel
 from sdst.config.schema import Decoding
+from sdst.config.stored import as_config
 from sdst.metrics.collector import PredictionCollector
 from sdst.models.decoding import decode
 from sdst.models.sdst import SDST
-from sdst.training.checkpoint import contents
+from sdst.training.checkpoint import contents, load
 from sdst.training.gather import gather, pad_alike, world_size
 from sdst.training.optim import make_optimizer
 from sdst.untrusted.checkpoint import KEY
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
     from torch import Tensor, nn
 
@@ -164,6 +167,24 @@ class GroundingModule(L.LightningModule):
         steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         optimizer, schedule = make_optimizer(self.optimization, self.model.parameters(), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, map_location: Any = None) -> GroundingModule:  # type: ignore[override]  # a checkpoint holds its own arguments
+        """The module of a checkpoint with its weights, in evaluation mode, for any ``Trainer``.
+
+        Args:
+            checkpoint_path: A checkpoint, or a run folder for its best one.
+            map_location: Device of the weights; None for the CPU.
+
+        Raises:
+            UserError: The file is missing, not a checkpoint of this project, or its weights do not fit.
+        """
+        from sdst.training.builders import make_module  # imported here because it imports this module
+
+        model, config, recipe = load(checkpoint_path)
+        module = make_module(as_config(config, checkpoint_path), recipe)
+        module.model.load_state_dict(model.state_dict())
+        return module.to(map_location or "cpu").eval()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the configuration and the recipe as plain values, so that a checkpoint is enough to predict."""

@@ -17,7 +17,7 @@ from sdst.data.datamodule import GroundingDataModule
 from sdst.metrics.evaluation import evaluate
 from sdst.training.builders import make_datamodule, make_module
 from sdst.training.module import GroundingModule
-from sdst.training.run_folder import LAST
+from sdst.training.run_folder import BEST, LAST
 from sdst.types import Prediction
 
 SILENT: dict[str, Any] = {
@@ -174,3 +174,13 @@ def test_a_data_set_without_val_validates_on_the_test_split(tmp_path: Path) -> N
     (tested,) = trainer.test(module, datamodule=data, verbose=False)
     assert validated == tested
     assert {prediction.qid for prediction in module.predictions} == {row["qid"] for row in rows["test"]}
+
+
+def test_load_from_checkpoint_restores_the_module_of_a_run(corpus: Corpus, finished: Path) -> None:
+    module = GroundingModule.load_from_checkpoint(finished)
+    best = load(finished / BEST)
+    assert_equal(dict(module.state_dict()), dict(best["state_dict"]))
+    assert not module.training
+    _, data, _ = parts(corpus.overrides)
+    L.Trainer(**SILENT).validate(module, datamodule=data, verbose=False)
+    assert module.metrics["brief"] == read_json(finished / "metrics.json")["best"]["val"]
