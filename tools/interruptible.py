@@ -17,7 +17,7 @@ from helpers.sweep_table import arguments, write_table
 from helpers.video_files import write_grey_video
 from sdst.cli import main
 from sdst.data.info import read_info
-from sdst.features.extract import shard_path
+from sdst.features.shards import shard_path
 from sdst.untrusted import hdf5
 
 READERS: dict[str, Callable[[Path], object]] = {

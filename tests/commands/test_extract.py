@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import random
+import shutil
 import signal
 import sys
 import time
@@ -23,9 +24,9 @@ from sdst.errors import UserError
 from sdst.features import extract
 from sdst.features.backbone import backbone as backbones
 from sdst.features.backbone.backbone import IMAGENET_MEAN, IMAGENET_STD
-from sdst.features.extract import shard_path
 from sdst.features.merge import merge, merge_main
 from sdst.features.selection import find_videos
+from sdst.features.shards import shard_path
 from sdst.features.video import ClipSpec, VideoReader
 from sdst.features.writer import FeatureWriter
 
@@ -396,6 +397,64 @@ def test_shards_merged_equal_one_run(corpus, backbone, capsys):
     with pytest.raises(UserError, match=r"finer\.h5: was not made like .* \(clip_seconds 1\.0, not 2\.0\)"):
         merge([folder / "f.h5", folder / "finer.h5"], folder / "g.h5")
     assert not (folder / "g.h5").exists()
+
+
+@pytest.mark.slow
+def test_processes_share_the_videos_and_join_what_they_wrote(demo, tmp_path, caplog, capsys):
+    videos, out = tmp_path / "videos", tmp_path / "f.h5"
+    shutil.copytree(demo / "world/videos", videos)
+    lost = sorted(videos.iterdir())[0]
+    lost.unlink()
+    annotations = sorted(map(str, (demo / "world").glob("*.jsonl")))
+    options = [
+        "--annotations",
+        *annotations,
+        "--videos",
+        str(videos),
+        "--config",
+        "small-world",
+        "--workers",
+        "0",
+    ]
+    assert main(["extract", *options, "--out", str(tmp_path / "whole.h5")]) == 3
+    whole = capsys.readouterr().err
+    assert main(["extract", *options, "--out", str(out), "--processes", "2"]) == 3
+    assert_same_features(out, tmp_path / "whole.h5")
+    listings = [path.with_suffix(".failed.jsonl").read_text() for path in (out, tmp_path / "whole.h5")]
+    assert lost.stem in listings[0]
+    assert listings[0] == listings[1]
+    assert f"{lost.stem}: " in whole
+    assert f"{lost.stem}: " in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "videos",
+        "f.h5",
+        "f.failed.jsonl",
+        "whole.h5",
+        "whole.failed.jsonl",
+    }
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_is_named_and_the_other_shard_is_kept(demo, tmp_path, capsys):
+    annotations = sorted(map(str, (demo / "world").glob("*.jsonl")))
+    options = [
+        "--annotations",
+        *annotations,
+        "--videos",
+        str(demo / "world/videos"),
+        "--config",
+        "small-world",
+    ]
+    second = shard_path(tmp_path / "f.h5", 1, 2)
+    second.with_suffix(".h5.partial").mkdir()
+    arguments = ["extract", *options, "--out", str(tmp_path / "f.h5"), "--processes", "2", "--workers", "0"]
+    assert main(arguments) == 2
+    assert "shard 1 of 2 failed: " in capsys.readouterr().err
+    assert shard_path(tmp_path / "f.h5", 0, 2).exists()
+    second.with_suffix(".h5.partial").rmdir()
+    assert main(arguments) == 0
+    assert not second.exists()
+    assert (tmp_path / "f.h5").exists()
 
 
 REAL = {  # data/README.md

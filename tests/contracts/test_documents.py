@@ -42,7 +42,7 @@ SMALL = ["trainer.max_epochs=1", "model.dim=16", "data.num_workers=0"]
 SMALLER = {
     ("features", "simulate"): ["--video-dim", "16", "--text-dim", "16"],
     ("world", "make"): ["--train", "1", "--val", "1", "--test", "1", "--workers", "0"],
-    ("extract", "--annotations"): ["--workers", "0"],
+    ("extract", "--annotations"): ["--workers", "0", "--processes", "1"],
     ("bench", "profile"): ["--rounds", "1", "--batch", "2", "--clips", "8", "--levels", "1"],
     ("bench", "gpu"): ["--wheels"],  # its own test runs it
     ("bench", "scale"): ["--rounds", "1", "--batch", "2", "--levels", "1", "--over", "clips=4,8"],

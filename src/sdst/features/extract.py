@@ -1,8 +1,9 @@
 """``sdst extract``: make a feature file from annotated videos and their queries (Sec. 4, eq. 15).
 
 Worker processes decode while the backbone computes. Every video and query is written when it is complete, so
-repeating a command that was killed continues where it stopped. With ``--shard i/n`` each of n runs takes
-every n-th video with its queries, and ``sdst features merge`` joins their files.
+repeating a command that was killed continues where it stopped. With ``--processes n`` the command starts n processes
+that share the videos. With ``--shard i/n`` each of n runs, perhaps on several machines, takes every n-th video with its
+queries, and ``sdst features merge`` joins their files.
 
 A missing or unreadable video (see ``sdst.features.video``) does not stop the run: it is reported at the end
 and listed with the reason in ``<out>.failed.jsonl``, its queries are left out, and the exit status is 3. The
@@ -50,11 +51,16 @@ def main(argv: Sequence[str]) -> int:
     """
     args = _parser().parse_args(argv)
     _check_backbone(args)
+    from sdst.features.shards import shard_path  # imports HDF5, which --help does not need
+
     out = args.out if args.shard is None else shard_path(args.out, *args.shard)
     if out.exists():
         raise UserError(f"{out}: already exists and is never overwritten; delete it or choose another name")
     records = choose_records(read_records(args.annotations), args.only, args.shard)
-    paths, failures = find_videos(args.videos, dict.fromkeys(r.vid for r in records), args.video_name)
+    vids = dict.fromkeys(record.vid for record in records)
+    if args.processes > 1:
+        return _extract_in_processes(args, argv, min(args.processes, len(vids)))
+    paths, failures = find_videos(args.videos, vids, args.video_name)
 
     import torch
 
@@ -70,14 +76,27 @@ def main(argv: Sequence[str]) -> int:
     return _report(out, failures)
 
 
-def shard_path(out: Path, index: int, count: int) -> Path:
-    """Path of shard ``index`` of ``count`` of a feature file."""
-    return out.with_name(f"{out.stem}.shard-{index}-of-{count}{out.suffix}")
-
-
 def recipe(backbone: Backbone, spec: ClipSpec) -> dict[str, Any]:
     """How features are made, for the attributes of the feature file. Equal recipes give equal features."""
     return {**backbone.recipe(), "resize": spec.resize, "antialias": spec.antialias}
+
+
+def _extract_in_processes(args: argparse.Namespace, argv: Sequence[str], count: int) -> int:
+    """Extract ``count`` shards at once and join them; returns the exit status."""
+    from sdst.features.shards import extract_in_processes, join, require_finished
+
+    if args.shard is not None:
+        raise UserError("--processes divides the videos itself; give it or --shard, not both")
+    find_videos(args.videos, (), args.video_name)
+    import torch
+
+    devices = [args.device] if args.device else [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    statuses = extract_in_processes([*argv, "--processes", "1"], args.out, count, devices or [None])
+    require_finished(args.out, statuses, allowed=(0, EXIT_SOME_FAILED))
+    join(args.out, count)
+    listing = args.out.with_suffix(".failed.jsonl")
+    rows = listing.read_text(encoding="utf-8").splitlines() if listing.exists() else []
+    return _report(args.out, {row["vid"]: row["reason"] for row in map(json.loads, rows)})
 
 
 def _extract(
@@ -243,6 +262,9 @@ def _parser() -> Parser:
     add("--dtype", choices=["float32", "fp16", "bf16"], default="float32", help="precision (%(default)s)")
     add("--device", help="e.g. cuda:1 (default: the first GPU, or the CPU)")
     add("--workers", type=at_least(0), default=2, help="decoding processes (%(default)s)")
+    add(
+        "--processes", type=at_least(1), default=1, help="share the videos among N processes and all GPUs (1)"
+    )
     add("--shard", type=_shard, metavar="I/N", help="only part I (from 0) of N parts of the videos")
     add("--only", type=Path, metavar="F.failed.jsonl", help="only the videos listed in this file")
     return parser

@@ -37,14 +37,20 @@ def merge_main(argv: Sequence[str]) -> int:
     return 0
 
 
-def merge(inputs: Sequence[Path], out: Path) -> None:
+def merge(inputs: Sequence[Path], out: Path, *, all_shards: bool = True) -> None:
     """Copy all videos and queries of the inputs, one at a time, into one feature file.
+
+    Args:
+        inputs: Feature files.
+        out: Feature file to write.
+        all_shards: Whether to refuse some shards of an extraction without the others.
 
     Raises:
         UserError: An input cannot be read; the inputs were made with different settings; two inputs hold the same
             video or query; a shard is missing; ``out`` exists.
     """
-    _require_all_shards(inputs)
+    if all_shards:
+        _require_all_shards(inputs)
     infos = [read_info(path) for path in inputs]
     for info in infos[1:]:
         if different := _differences(infos[0], info):
