@@ -23,6 +23,11 @@ COPIED = {
     **{f"tables/{path.name}": str(path.relative_to(ROOT)) for path in sorted(RESULTS.iterdir())},
 }
 """Page, picture or data file of the site -> its source in the repository."""
+BEGINNINGS = {
+    "sdst": "[`sdst.load`][sdst.inference.grounder.load] gives a [`Grounder`][sdst.inference.grounder.Grounder], which "
+    "answers queries about videos. [From Python](../python.md) shows it with the other parts that a script uses.\n\n"
+}
+"""Package -> text before the documentation of its modules."""
 ROLE = re.compile(r":(?:func|data|class|meth|mod):(?=<code>)")
 """Sphinx roles in docstrings, which mkdocs does not understand."""
 
@@ -38,7 +43,9 @@ def api_pages() -> dict[str, str]:
         elif path.stem != "__main__":
             modules.setdefault(".".join(parts[:-1]), []).append(".".join(parts))
     return {
-        f"api/{package}.md": f"# {package}\n\n" + "\n\n".join(f"::: {module}" for module in names) + "\n"
+        f"api/{package}.md": f"# {package}\n\n{BEGINNINGS.get(package, '')}"
+        + "\n\n".join(f"::: {module}" for module in names)
+        + "\n"
         for package, names in sorted(modules.items())
     }
 
