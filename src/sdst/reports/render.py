@@ -76,7 +76,7 @@ def lines(results: Results, marks: Mapping[tuple[str, int], str]) -> list[Line]:
 
 def markdown(results: Results, marks: Mapping[tuple[str, int], str], frame: Frame) -> str:
     """The table between its caption and its notes."""
-    parts = [f"# {results.experiment.name}", "", _plain(" ".join(frame.caption)), ""]
+    parts = [f"# {results.experiment.source}", "", _plain(" ".join(frame.caption)), ""]
     columns = results.experiment.columns
     if columns:
         headers = ["", "", *(f"{c.title} {c.header}".strip() for c in columns)]
