@@ -20,7 +20,7 @@ READY := $(VENV)/.ready
 TABLES := $(notdir $(basename $(wildcard experiments/*.yaml)))
 # Folder of the reports. Those of this repository's own runs are in experiments/results.
 RESULTS ?= runs/reports/$(SCALE)
-.PHONY: help install demo world tables $(TABLES) docs test lint unit quick fuzz test-faults gpu-check clean
+.PHONY: help install demo world tables $(TABLES) docs pictures test lint unit quick fuzz test-faults gpu-check clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -77,6 +77,9 @@ tables: $(READY)  ## write all reports of what was run, with an index
 
 docs: $(READY)  ## build the documentation as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+pictures:  ## make the documentation's pictures and the README's numbers anew, after make demo; needs Chromium
+	PYTHONPATH=tests $(BIN)/python tools/pictures.py
 
 test: lint unit  ## run everything that CI checks
 

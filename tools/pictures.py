@@ -1,4 +1,4 @@
-"""Make the documentation's pictures from a demo: ``make demo``, then ``PYTHONPATH=tests python tools/pictures.py``.
+"""Make the documentation's pictures, and the README's numbers, from a demo: ``make pictures``.
 
 Needs Chromium and Pillow, which matplotlib installs.
 """
@@ -6,12 +6,17 @@ Needs Chromium and Pillow, which matplotlib installs.
 import argparse
 import base64
 import io
+import json
 import tempfile
 from pathlib import Path
 
 from PIL import Image
 
 from helpers.browser import Browser
+from sdst.data.annotations import read_annotations
+from sdst.files.atomic import write_atomically
+from sdst.metrics.evaluation import evaluate
+from sdst.metrics.trivial import mean_moment
 
 COLOURS = 128
 """Colours per picture: a fifth of the bytes without a visible difference."""
@@ -38,11 +43,32 @@ def screenshot(browser: Browser) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(answer["data"])))
 
 
+def numbers(run: Path) -> str:
+    """Commit and metrics of the demo's run and of its mean moment, as JSON."""
+    train, val, test = (
+        read_annotations(run.parent / f"world/{name}.jsonl").records for name in ("train", "val", "test")
+    )
+    found = {
+        "commit": json.loads((run / "run.json").read_text())["commit"],
+        "queries": {"val": len(val), "test": len(test)},
+        "SDST": json.loads((run / "metrics.json").read_text())["best"],
+        "mean moment": {"val": evaluate(mean_moment(val, train), val, "qvhighlights")["brief"]},
+    }
+    return json.dumps(found, indent=1) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/demo/run"), help="folder of the demo's run")
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="output folder of the pictures")
+    parser.add_argument(
+        "--numbers",
+        type=Path,
+        default=Path("experiments/results/demo.json"),
+        help="output file of the numbers",
+    )
     args = parser.parse_args()
+    write_atomically(args.numbers, numbers(args.run))
     plot = Image.open(args.run / "predictions.png")
     plot.thumbnail(PLOT)
     shrink(plot, args.out / "prediction.png")
