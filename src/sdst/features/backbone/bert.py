@@ -54,6 +54,16 @@ class Tokenizer:
         mask = torch.tensor([encoding.attention_mask for encoding in encodings], dtype=torch.bool)
         return input_ids, mask
 
+    def unknown_words(self, sentence: str) -> tuple[str, ...]:
+        """Words of a sentence that the vocabulary can neither hold nor compose, as written, each once."""
+        encoding = self._tokenizer.encode(sentence)
+        unknown = (
+            sentence[slice(*place)]
+            for token, place in zip(encoding.tokens, encoding.offsets, strict=True)
+            if token == "[UNK]"
+        )
+        return tuple(dict.fromkeys(unknown))
+
 
 class TextTower(nn.Module):
     """BERT without its pooler and without the fusion layers above its text-only layers."""
