@@ -42,8 +42,6 @@ def describe_model(checkpoint: str | Path, grounder: Grounder) -> dict[str, Any]
     data = _readable(lambda: read_yaml(run.config_path).get("data")) if run.is_begun else {}
     metrics = _readable(run.metrics) if run.is_finished else {}
     git = _readable(run.facts).get("git")
-    split = metrics.get("selected", {}).get("split")
-    words = _words(recipe["backbone"])
     return {
         "name": "/".join(run.path.resolve().parts[-2:]),
         "dataset": data.get("name"),
@@ -51,10 +49,18 @@ def describe_model(checkpoint: str | Path, grounder: Grounder) -> dict[str, Any]
         "clip_seconds": recipe["clip_seconds"],
         "longest_seconds": recipe["max_clips"] * recipe["clip_seconds"],
         "commit": git.get("commit") if isinstance(git, dict) else None,
-        "metrics": {"split": split, "values": metrics["best"][split]} if split in metrics.get("best", {}) else None,
-        "words": words,
+        "metrics": _selected(metrics),
+        "words": _words(recipe["backbone"]),
         "examples": _examples(run) or (list(SMALL_WORLD) if recipe["backbone"] == "small-world" else []),
     }
+
+
+def _selected(metrics: dict[str, Any]) -> dict[str, Any] | None:
+    """The metrics of the split that selected the checkpoint, in %; None without metrics."""
+    if not metrics:
+        return None
+    split, selected = (metrics["selected"].get(key) for key in ("split", "metric"))
+    return {"split": split, "selected": selected, "values": metrics["best"].get(str(split), {})}
 
 
 def _words(backbone: str) -> list[str] | None:
@@ -71,7 +77,9 @@ def _examples(run: RunFolder) -> list[str]:
         records = read_annotations(run.annotations_path("train")).records if run.is_begun else []
     except UserError:
         return []
-    queries = [query for query in dict.fromkeys(record.query for record in records) if len(query) <= LONGEST_EXAMPLE]
+    queries = [
+        query for query in dict.fromkeys(record.query for record in records) if len(query) <= LONGEST_EXAMPLE
+    ]
     return queries[:: max(1, len(queries) // EXAMPLES)][:EXAMPLES]
 
 

@@ -99,6 +99,8 @@ class _Api:
 
     async def play(self, request: Request) -> Response:
         video = self._video(request)
+        if video.status()["state"] == "failed":  # its file is deleted
+            await _features(video)
         kind, _ = mimetypes.guess_type(video.name)
         is_media = kind is not None and kind.startswith(("video/", "audio/"))
         return FileResponse(video.file.path, media_type=kind if is_media else "application/octet-stream")
@@ -108,7 +110,9 @@ class _Api:
         features = await _features(video)
         start, end = (_seconds(request, name) for name in ("start", "end"))
         if not 0 <= start < end <= features.duration + 0.1:  # times in links are rounded
-            raise UserError(f"expected 0 <= start < end <= {features.duration:.1f}, got {start:g} and {end:g}")
+            raise UserError(
+                f"expected 0 <= start < end <= {features.duration:.1f}, got {start:g} and {end:g}"
+            )
         out = self._library.folder / f"{secrets.token_hex(8)}.mp4"
         async with self._cutting:
             try:
@@ -137,20 +141,18 @@ class _Api:
         return JSONResponse(answer)
 
     def _describe(self, predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
-        answers = []
-        for row in map(format_prediction, predictions):
-            answers.append(
-                {
-                    "query": row["query"],
-                    "moments": [
-                        {"start": round(start, 3), "end": round(end, 3), "score": round(score, 4)}
-                        for start, end, score in row["pred_relevant_windows"]
-                    ],
-                    "saliency": [round(value, 4) for value in row.get("pred_saliency_scores", [])],
-                    "unseen_words": list(self._library.unseen_words(row["query"])),
-                }
-            )
-        return answers
+        return [
+            {
+                "query": row["query"],
+                "moments": [
+                    {"start": round(start, 3), "end": round(end, 3), "score": round(score, 4)}
+                    for start, end, score in row["pred_relevant_windows"]
+                ],
+                "saliency": [round(value, 4) for value in row.get("pred_saliency_scores", [])],
+                "unseen_words": list(self._library.unseen_words(row["query"])),
+            }
+            for row in map(format_prediction, predictions)
+        ]
 
     def _video(self, request: Request) -> Video:
         return self._library.find(request.path_params["id"])

@@ -51,7 +51,9 @@ def main(argv: Sequence[str]) -> int:
         ):
             _announce(listener.getsockname()[1])
             # Open connections must not keep the server from stopping.
-            config = uvicorn.Config(make_app(library, about), log_level="warning", timeout_graceful_shutdown=1)
+            config = uvicorn.Config(
+                make_app(library, about), log_level="warning", timeout_graceful_shutdown=1
+            )
             uvicorn.Server(config).run(sockets=[listener])
     return 0
 

@@ -15,7 +15,7 @@ OWN_NAMES = {"127.0.0.1", "localhost"}
 """Host names accepted in requests."""
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; media-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "cross-origin-resource-policy": "same-origin",
     "referrer-policy": "no-referrer",
 }
@@ -36,6 +36,7 @@ class OwnPageOnly:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or let the application answer it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
         elif _is_own(Request(scope)):

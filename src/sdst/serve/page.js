@@ -2,9 +2,9 @@
 
 const POLL = 200; // milliseconds between looks at the progress of a video
 const [drop, list, message] = ["drop", "videos", "message"].map((id) => document.getElementById(id));
-const [stage, place_of_view, queries] = ["player", "view", "queries"].map((id) => document.getElementById(id));
-const form = document.getElementById("ask");
-const uploads = []; // {name, view, id, uploaded: promise, tab}
+const [stage, views, queries] = ["player", "view", "queries"].map((id) => document.getElementById(id));
+const [form, answered] = ["ask", "answered"].map((id) => document.getElementById(id));
+const uploads = []; // {name, tab, uploaded: promise, id and view: null before it is uploaded and after it failed}
 let current = null;
 let limit = Infinity; // bytes of a video
 
@@ -15,15 +15,20 @@ async function read(response) {
   return content;
 }
 
-/** Run an action and show its error in the one place for errors. */
+/** An error as one line. A fetch that gets no answer raises a TypeError. */
+function explain(error) {
+  return error instanceof TypeError ? "The server does not answer; is sdst serve still running?" : error.message;
+}
+
+/** Run an action and show its error above the player; resolves to whether it succeeded. */
 async function guarded(action) {
   message.textContent = "";
   try {
-    return await action();
+    await action();
+    return true;
   } catch (error) {
-    // A fetch that fails without an answer raises a TypeError.
-    message.textContent = error instanceof TypeError ? "The server does not answer; is sdst serve still running?" : error.message;
-    return null;
+    message.textContent = explain(error);
+    return false;
   }
 }
 
@@ -33,7 +38,10 @@ function send(file, onprogress) {
     const request = new XMLHttpRequest();
     request.responseType = "json";
     request.upload.onprogress = (event) => onprogress(event.loaded / event.total);
-    request.onload = () => (request.status === 201 ? resolve(request.response) : reject(new Error(request.response?.error)));
+    request.onload = () => {
+      if (request.status === 201) resolve(request.response);
+      else reject(new Error(request.response?.error));
+    };
     request.onerror = () => reject(new TypeError());
     request.open("POST", "videos");
     const content = new FormData();
@@ -46,7 +54,8 @@ function send(file, onprogress) {
 function add(file) {
   const bar = el("progress", { max: 1, value: 0 });
   const state = el("span", { class: "state" }, "uploading");
-  const tab = el("button", { type: "button", onclick: () => show(upload) }, el("span", { class: "name" }, file.name), state, bar);
+  const label = [el("span", { class: "name" }, file.name), state, bar];
+  const tab = el("button", { type: "button", onclick: () => show(upload) }, ...label);
   const upload = { name: file.name, tab, view: null, id: null };
   const item = el("li", {}, tab);
   list.append(item);
@@ -57,32 +66,32 @@ function add(file) {
     bar.hidden = share === null;
     if (share !== null) bar.value = share;
   };
-  upload.uploaded = guarded(async () => {
-    try {
-      if (file.size > limit) throw new Error(`${file.name}: larger than ${limit / 2 ** 20} MiB; cut it, or restart sdst serve with a larger --max-upload`);
-      const sent = await send(file, (share) => report(`uploading ${Math.round(100 * share)}%`, share));
-      upload.id = sent.id;
-      upload.view = new View(sent);
-      if (current === upload) show(upload);
-      return sent;
-    } catch (error) {
-      item.classList.add("failed");
-      report("failed", null);
-      throw error;
+  const fail = (error) => {
+    item.classList.add("failed");
+    report(explain(error), null);
+    Object.assign(upload, { view: null, id: null });
+    if (current === upload) show(upload);
+  };
+  const begin = async () => {
+    if (file.size > limit) {
+      const advice = "cut it, or restart sdst serve with a larger --max-upload";
+      throw new Error(`${file.name}: larger than ${limit / 2 ** 20} MiB; ${advice}`);
     }
-  });
-  upload.uploaded.then((sent) => sent && guarded(() => follow(upload, item, report)));
+    const sent = await send(file, (share) => report(`uploading ${Math.round(100 * share)}%`, share));
+    upload.id = sent.id;
+    upload.view = new View(sent);
+    if (current === upload) show(upload);
+  };
+  upload.uploaded = begin();
+  upload.uploaded.then(() => follow(upload, report)).catch(fail);
   show(upload);
 }
 
-async function follow(upload, item, report) {
+/** Report the progress of the encoding until it ends. */
+async function follow(upload, report) {
   for (;;) {
     const status = await read(await fetch(`videos/${upload.id}`));
-    if (status.state === "failed") {
-      item.classList.add("failed");
-      report("failed", null);
-      throw new Error(status.error);
-    }
+    if (status.state === "failed") throw new Error(status.error);
     if (status.state === "ready") {
       report(clock(status.duration), null);
       upload.view.begin(status.duration);
@@ -99,8 +108,8 @@ function show(upload) {
   current?.view?.player.video.pause();
   current = upload;
   for (const other of uploads) other.tab.setAttribute("aria-current", String(other === upload));
-  stage.replaceChildren(...(upload.view ? [upload.view.stage] : []));
-  place_of_view.replaceChildren(...(upload.view ? [upload.view.element] : []));
+  stage.replaceChildren(upload.view ? upload.view.stage : el("p", {}, "The video plays here."));
+  views.replaceChildren(...(upload.view ? [upload.view.element] : []));
   upload.view?.show();
 }
 
@@ -109,11 +118,15 @@ async function find() {
   if (!current) throw new Error("Add a video first.");
   if (!asked.length) throw new Error("Type at least one query.");
   const upload = current; // the reader may switch to another video meanwhile
-  if (!(await upload.uploaded)) throw new Error(`${upload.name} was not uploaded; add it again.`);
+  const begun = performance.now();
+  await upload.uploaded;
+  if (!upload.id) throw new Error(`${upload.name} cannot be used; add another video.`);
+  const headers = { "content-type": "application/json" };
   const body = JSON.stringify({ video: upload.id, queries: asked });
-  const answer = await read(await fetch("ground", { method: "POST", headers: { "content-type": "application/json" }, body }));
+  const answer = await read(await fetch("ground", { method: "POST", headers, body }));
   upload.view.begin(answer.duration);
   upload.view.add(answer.answers, answer.clip_seconds);
+  answered.textContent = `Answered in ${((performance.now() - begun) / 1000).toFixed(2)} s`;
   if (queries.value.split("\n").map((line) => line.trim()).filter(Boolean).join() === asked.join()) queries.value = "";
 }
 
@@ -121,7 +134,8 @@ async function submit() {
   const button = form.querySelector(".primary");
   const hasFocus = document.activeElement === button;
   button.disabled = true;
-  await guarded(find);
+  answered.textContent = "Finding …";
+  if (!(await guarded(find))) answered.textContent = "";
   button.disabled = false;
   // So that the keyboard works on the moments at once.
   if (hasFocus) current?.view?.element.querySelector(".moments [aria-pressed=true]")?.focus({ preventScroll: true });
@@ -164,18 +178,20 @@ async function describe() {
   const model = await read(await fetch("model"));
   limit = model.max_upload_bytes;
   const { metrics, words } = model;
-  const parts = [model.name, model.dataset && `trained on ${model.dataset}`, `${model.backbone} features`];
+  const result = (name) => `${name} ${metrics.values[name]?.toFixed(2) ?? "–"}`;
+  const best = metrics && `${result(metrics.selected)} on ${metrics.split}`;
+  const parts = [model.name, model.dataset && `trained on ${model.dataset}`, best, `${model.backbone} features`];
   document.querySelector("#about summary").textContent = parts.filter(Boolean).join(" · ");
-  const results = metrics && Object.entries(metrics.values).map(([name, value]) => `${name} ${value}`);
   const facts = {
     Commit: model.commit,
-    [`Metrics on ${metrics?.split}, in %`]: results?.join(", "),
+    [`Metrics on ${metrics?.split}, in %`]: metrics && Object.keys(metrics.values).map(result).join(", "),
     Clips: `${model.clip_seconds} s`,
     "Longest training video": `${model.longest_seconds} s; longer videos are answered in overlapping parts`,
     Words: words && `${words.length}: ${words.join(", ")}`,
   };
   const known = Object.entries(facts).filter(([, value]) => value);
-  document.querySelector("#about dl").append(...known.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
+  const described = known.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]);
+  document.querySelector("#about dl").append(...described);
   const ask = (query) => () => {
     queries.value = query;
     if (current) form.requestSubmit();

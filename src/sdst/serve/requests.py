@@ -22,7 +22,9 @@ MOST_QUERIES = 100
 """Most queries in one request."""
 OVERHEAD = 2**20
 """Bytes that a request may have beside the video: queries, names and separators."""
-EXPECTED = 'expected a form with "video" and "query" fields, or JSON such as {"video": ID, "queries": ["a dog"]}'
+EXPECTED = (
+    'expected a form with "video" and "query" fields, or JSON such as {"video": ID, "queries": ["a dog"]}'
+)
 
 
 async def read_upload(request: Request, library: VideoLibrary) -> Video:

@@ -27,16 +27,17 @@ class View {
     this.url = `videos/${encodeURIComponent(video.id)}`;
     this.player = makePlayer(`${this.url}/file`, video.name);
     this.player.video.muted = false;
-    this.stage = el("div", {}, this.player.video);
+    this.stage = el("div", { class: "stage" }, this.player.video);
     this.timeline = el("div", { class: "timeline", hidden: true });
     this.answers = el("div", {});
     this.element = el("div", {}, this.timeline);
-    this.duration = 0;
+    this.duration = 0; // seconds; 0 until it is known
+    this.isDrawn = false;
     this.selected = null; // {query, rank}
     this.entries = []; // {query, moments, element}, the newest first
     const { video: media } = this.player;
     media.addEventListener("error", () => {
-      media.replaceWith(el("p", {}, "This browser cannot play this file. Its moments are found and saved all the same."));
+      media.replaceWith(el("p", {}, "This browser cannot play this file; finding and saving moments works."));
     });
     const follow = () => {
       this.timeline.style.setProperty("--now", Math.min(1, media.currentTime / this.duration || 0));
@@ -53,8 +54,10 @@ class View {
     thumbnails.setAttribute("role", "img");
     thumbnails.setAttribute("aria-label", "Frames of the video along the time axis");
     this.pointer = el("span", { class: "pointer", hidden: true });
-    this.timeline.append(row("video", thumbnails), axis(duration), this.answers);
+    this.timeline.append(row("video", thumbnails), axis(duration, clock), this.answers);
+    const note = "Saliency is scaled to its own range for each query.";
     this.timeline.append(el("div", { class: "playhead" }), this.pointer);
+    this.element.append(el("p", { class: "note" }, note));
     this.timeline.addEventListener("click", (event) => this.#seekTo(event));
     this.timeline.addEventListener("pointermove", (event) => this.#showTime(event));
     this.timeline.addEventListener("pointerleave", () => (this.pointer.hidden = true));
@@ -65,7 +68,8 @@ class View {
 
   /** Draw what needs a width, when the view is in the document. */
   show() {
-    if (!this.thumbnails?.isConnected || this.thumbnails.childElementCount) return;
+    if (this.isDrawn || !this.thumbnails?.isConnected) return;
+    this.isDrawn = true;
     drawThumbnails(this.thumbnails, `${this.url}/file`, this.duration);
   }
 
@@ -118,12 +122,14 @@ class View {
       });
       return row(index ? "" : "moments", track(bars));
     });
-    const sample = { duration: this.duration, answers: [{ saliency: answer.saliency.length ? answer.saliency : null }] };
+    const saliency = answer.saliency.length ? answer.saliency : null;
+    const sample = { duration: this.duration, answers: [{ saliency }] };
     const [strip] = saliencyRow(sample, { runs: [{ name: "the model" }], clip_seconds: clipSeconds });
     const remove = el("button", { type: "button", class: "remove", "aria-label": "Remove this query" }, "×");
     remove.addEventListener("click", () => this.#remove(entry));
     const head = el("div", { class: "answer" }, el("h2", {}, answer.query), remove, ...warning(answer.unseen_words));
-    head.append(el("ol", { class: "moments" }, ...entry.moments.map((found, rank) => this.#item(found, rank, choose(rank)))));
+    const items = entry.moments.map((found, rank) => this.#item(found, rank, choose(rank)));
+    head.append(el("ol", { class: "moments" }, ...items));
     entry.element = el("section", {}, head, ...rows, ...(strip ? [strip] : []));
     return entry;
   }
@@ -135,7 +141,8 @@ class View {
     const button = el("button", { type: "button", ...chosen, onclick }, times, el("small", {}, score.toFixed(2)));
     const href = `${this.url}/cut?start=${start}&end=${end}`;
     const label = `Save moment ${rank + 1} as mp4`;
-    return el("li", {}, button, el("a", { class: "download", href, download: true, title: label, "aria-label": label }, "↓"));
+    const named = { title: label, "aria-label": label };
+    return el("li", {}, button, el("a", { class: "download", href, download: true, ...named }, "↓"));
   }
 
   #remove(entry) {
@@ -170,5 +177,5 @@ class View {
 function warning(words) {
   if (!words.length) return [];
   const quoted = words.map((word) => `“${word}”`).join(", ");
-  return [el("p", { class: "unseen" }, `Unknown to the model: ${quoted}. Its training never had these words, so do not trust the answer.`)];
+  return [el("p", { class: "unseen" }, `The model has never seen ${quoted}; its answer may mean nothing.`)];
 }

@@ -86,10 +86,11 @@ function describeAnswer(name, answer, rank) {
   return `Prediction ${rank + 1} of ${name}: ${span(window)}, score ${window[2].toFixed(2)}${iou}`;
 }
 
-function axis(duration) {
+/** Round times along a track; label is the text of a time in seconds. */
+function axis(duration, label = (second) => `${second} s`) {
   const ticks = niceTicks(0, duration).filter((second) => second <= duration);
   const marks = ticks.map((second) => {
-    const mark = el("span", {}, `${second} s`);
+    const mark = el("span", {}, label(second));
     const share = `${(100 * second) / duration}%`;
     mark.style.left = share;
     mark.style.transform = `translateX(-${share})`; // keeps the first and last mark inside the axis

@@ -59,8 +59,8 @@ class Tokenizer:
         encoding = self._tokenizer.encode(sentence)
         unknown = (
             sentence[slice(*place)]
-            for token, place in zip(encoding.tokens, encoding.offsets, strict=True)
-            if token == "[UNK]"
+            for piece, place in zip(encoding.tokens, encoding.offsets, strict=True)
+            if piece == "[UNK]"
         )
         return tuple(dict.fromkeys(unknown))
 
