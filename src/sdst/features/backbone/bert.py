@@ -55,14 +55,14 @@ class Tokenizer:
         return input_ids, mask
 
     def unknown_words(self, sentence: str) -> tuple[str, ...]:
-        """Words of a sentence that the vocabulary can neither hold nor compose, as written, each once."""
+        """Words of a sentence that the vocabulary can neither hold nor compose, as written, each once; no signs."""
         encoding = self._tokenizer.encode(sentence)
-        unknown = (
+        unknown = [
             sentence[slice(*place)]
             for piece, place in zip(encoding.tokens, encoding.offsets, strict=True)
             if piece == "[UNK]"
-        )
-        return tuple(dict.fromkeys(unknown))
+        ]
+        return tuple(dict.fromkeys(word for word in unknown if any(map(str.isalnum, word))))
 
 
 class TextTower(nn.Module):
