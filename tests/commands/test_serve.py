@@ -1,5 +1,7 @@
 """``sdst serve`` as a running process: answers, protection of files and requests, and the page in headless Chromium."""
 
+import asyncio
+import errno
 import json
 import os
 import re
@@ -233,6 +235,29 @@ def test_too_large_videos_are_rejected(server: Server) -> None:
 
 
 @needs_shared
+def test_an_upload_that_breaks_off_leaves_nothing(server: Server) -> None:
+    (folder,) = server.uploads.glob("sdst-serve-*")
+    before = set(folder.iterdir())
+    port = int(server.url.rstrip("/").rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        head = "POST /videos HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n"
+        head += "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+        body = '--x\r\nContent-Disposition: form-data; name="video"; filename="a.mp4"\r\n\r\nhalf'
+        connection.sendall((head + body).encode())
+    assert request(f"{server.url}model").status == 200
+    assert set(folder.iterdir()) == before
+
+
+def test_a_full_disk_is_explained_in_one_line() -> None:
+    from sdst.serve.app import _explain
+
+    answer = asyncio.run(_explain(None, OSError(errno.ENOSPC, "")))  # type: ignore[arg-type]
+    assert answer.status_code == 507
+    message = "the video: cannot be written (No space left on device); free some space and go on"
+    assert json.loads(answer.body) == {"error": message}
+
+
+@needs_shared
 def test_only_uploads_are_served(server: Server, video_run: Any) -> None:
     for path in (video_run.video("b"), "%2e%2e%2f%2e%2e%2fetc%2fpasswd"):
         for end in ("", "/file", "/cut?start=0&end=1"):
@@ -394,11 +419,13 @@ VIDEO = "document.querySelector('video')"
 
 @pytest.fixture
 def page(server: Server, browser: Browser) -> Browser:
-    """The page at 1280 pixels, with all errors and addresses forgotten."""
+    """The page at 1280 pixels, with all videos, errors and addresses forgotten."""
     browser.resize(1280, 900)
+    browser.send("Page.navigate", url=f"{server.url}model")  # of the same origin, whose storage is cleared
+    browser.wait("location.pathname === '/model'")
+    browser.evaluate("sessionStorage.clear()")
     browser.errors.clear()
     browser.fetched.clear()
-    browser.send("Page.navigate", url="about:blank")
     browser.send("Page.navigate", url=server.url)
     browser.wait("document.querySelector('#about summary')?.textContent")
     return browser
@@ -536,6 +563,11 @@ def test_videos_are_switched_and_a_bad_one_says_why_in_one_line(
     page.evaluate("document.querySelectorAll('#videos button')[1].click()")
     assert page.evaluate("document.querySelectorAll('#view section, video').length") == 0
     page.evaluate("document.querySelector('#videos button').click()")
+    assert texts(page, "#view h2") == [QUERIES[0]]
+    # Loading the page again brings back what can be used.
+    page.send("Page.reload")
+    page.wait("document.readyState === 'complete' && document.querySelector('#view h2')")
+    assert texts(page, "#videos .name") == [film.name]
     assert texts(page, "#view h2") == [QUERIES[0]]
 
 

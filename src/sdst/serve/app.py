@@ -17,11 +17,13 @@ from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from sdst.data.predictions import format_prediction
 from sdst.errors import UserError
+from sdst.files.atomic import cannot_write
 from sdst.inference.clips import cut, file_words
 from sdst.serve.guard import OwnPageOnly
 from sdst.serve.library import ClosedError, TooLargeError, UnknownVideoError
@@ -40,7 +42,12 @@ if TYPE_CHECKING:
 SHOW_SCRIPTS = ("elements.js", "charts.js", "timeline.js", "video.js")
 """Scripts of ``sdst show`` that draw moments and saliency on a time axis."""
 OWN_SCRIPTS = ("view.js", "page.js")
-STATUS = {TooLargeError: 413, UnknownVideoError: 404, ClosedError: 503}
+STATUS: dict[type[Exception], int] = {
+    TooLargeError: 413,
+    UnknownVideoError: 404,
+    ClosedError: 503,
+    OSError: 507,
+}
 """Status codes of errors that are not 400."""
 
 
@@ -74,7 +81,7 @@ def make_app(library: VideoLibrary, about: dict[str, Any]) -> Starlette:
     return Starlette(
         routes=routes,
         middleware=[Middleware(OwnPageOnly)],
-        exception_handlers={UserError: _explain, HTTPException: _explain},
+        exception_handlers=dict.fromkeys((UserError, HTTPException, OSError, ClientDisconnect), _explain),
         lifespan=lifespan,
     )
 
@@ -186,6 +193,8 @@ async def _explain(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
     status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 400)
+    if isinstance(error, OSError):  # the disk is full
+        error = cannot_write("the video", error)
     return JSONResponse({"error": " ".join(str(error).split())}, status)
 
 

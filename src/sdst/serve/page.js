@@ -1,6 +1,7 @@
 "use strict";
 
 const POLL = 200; // milliseconds between looks at the progress of a video
+const KEPT = "sdst serve"; // key of the videos of this tab in the browser's storage
 const [drop, list, message] = ["drop", "videos", "message"].map((id) => document.getElementById(id));
 const [stage, views, queries] = ["player", "view", "queries"].map((id) => document.getElementById(id));
 const [form, answered] = ["ask", "answered"].map((id) => document.getElementById(id));
@@ -50,13 +51,22 @@ function send(file, onprogress) {
   });
 }
 
-/** Upload a file and follow its progress until its features are known. */
-function add(file) {
+/** Upload a file. */
+async function uploadFile(file, report) {
+  if (file.size > limit) {
+    const advice = "cut it, or restart sdst serve with a larger --max-upload";
+    throw new Error(`${file.name}: larger than ${limit / 2 ** 20} MiB; ${advice}`);
+  }
+  return send(file, (share) => report(`uploading ${Math.round(100 * share)}%`, share));
+}
+
+/** Add a video and follow its progress until its features are known. begin(report) resolves to {id, name} of it. */
+function add(name, begin) {
   const bar = el("progress", { max: 1, value: 0 });
   const state = el("span", { class: "state" }, "uploading");
-  const label = [el("span", { class: "name" }, file.name), state, bar];
+  const label = [el("span", { class: "name" }, name), state, bar];
   const tab = el("button", { type: "button", onclick: () => show(upload) }, ...label);
-  const upload = { name: file.name, tab, view: null, id: null };
+  const upload = { name, tab, view: null, id: null };
   const item = el("li", {}, tab);
   list.append(item);
   document.body.classList.add("has-videos");
@@ -68,23 +78,19 @@ function add(file) {
   };
   const fail = (error) => {
     item.classList.add("failed");
+    state.setAttribute("role", "alert");
     report(explain(error), null);
     Object.assign(upload, { view: null, id: null });
     if (current === upload) show(upload);
   };
-  const begin = async () => {
-    if (file.size > limit) {
-      const advice = "cut it, or restart sdst serve with a larger --max-upload";
-      throw new Error(`${file.name}: larger than ${limit / 2 ** 20} MiB; ${advice}`);
-    }
-    const sent = await send(file, (share) => report(`uploading ${Math.round(100 * share)}%`, share));
-    upload.id = sent.id;
-    upload.view = new View(sent);
+  upload.uploaded = begin(report).then((video) => {
+    upload.id = video.id;
+    upload.view = new View(video);
     if (current === upload) show(upload);
-  };
-  upload.uploaded = begin();
+  });
   upload.uploaded.then(() => follow(upload, report)).catch(fail);
   show(upload);
+  return upload;
 }
 
 /** Report the progress of the encoding until it ends. */
@@ -113,12 +119,21 @@ function show(upload) {
   upload.view?.show();
 }
 
+/** The queries in the text field. */
+const typed = () => queries.value.split("\n").map((line) => line.trim()).filter(Boolean);
+
 async function find() {
-  const asked = queries.value.split("\n").map((line) => line.trim()).filter(Boolean);
+  const asked = typed();
   if (!current) throw new Error("Add a video first.");
   if (!asked.length) throw new Error("Type at least one query.");
-  const upload = current; // the reader may switch to another video meanwhile
   const begun = performance.now();
+  await ask(current, asked);
+  answered.textContent = `Answered in ${((performance.now() - begun) / 1000).toFixed(2)} s`;
+  if (typed().join() === asked.join()) queries.value = "";
+}
+
+/** Add the answers to queries to a video, which need not be the one that is shown. */
+async function ask(upload, asked) {
   await upload.uploaded;
   if (!upload.id) throw new Error(`${upload.name} cannot be used; add another video.`);
   const headers = { "content-type": "application/json" };
@@ -126,8 +141,6 @@ async function find() {
   const answer = await read(await fetch("ground", { method: "POST", headers, body }));
   upload.view.begin(answer.duration);
   upload.view.add(answer.answers, answer.clip_seconds);
-  answered.textContent = `Answered in ${((performance.now() - begun) / 1000).toFixed(2)} s`;
-  if (queries.value.split("\n").map((line) => line.trim()).filter(Boolean).join() === asked.join()) queries.value = "";
 }
 
 async function submit() {
@@ -192,17 +205,38 @@ async function describe() {
   const known = Object.entries(facts).filter(([, value]) => value);
   const described = known.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]);
   document.querySelector("#about dl").append(...described);
-  const ask = (query) => () => {
+  const onclick = (query) => () => {
     queries.value = query;
     if (current) form.requestSubmit();
   };
-  const chips = model.examples.map((query) => el("button", { type: "button", onclick: ask(query) }, query));
+  const chips = model.examples.map((query) => el("button", { type: "button", onclick: onclick(query) }, query));
   if (chips.length) document.getElementById("examples").append(el("span", { class: "note" }, "Examples"), ...chips);
+}
+
+function addFiles(files) {
+  for (const file of files) add(file.name, (report) => uploadFile(file, report));
+}
+
+/** Bring back the videos and queries that this tab of the browser had before it was loaded again. */
+async function restore() {
+  for (const { id, asked } of JSON.parse(sessionStorage.getItem(KEPT) ?? "[]")) {
+    const response = await fetch(`videos/${id}`);
+    if (!response.ok) continue; // another server has started meanwhile
+    const video = await response.json();
+    const upload = add(video.name, async () => video);
+    if (asked.length) await ask(upload, asked);
+  }
+}
+
+function keep() {
+  const asked = (upload) => upload.view.entries.map((entry) => entry.query);
+  const kept = uploads.filter((upload) => upload.id).map((upload) => ({ id: upload.id, asked: asked(upload) }));
+  sessionStorage.setItem(KEPT, JSON.stringify(kept));
 }
 
 const picker = drop.querySelector("input");
 picker.addEventListener("change", () => {
-  for (const file of picker.files) add(file);
+  addFiles(picker.files);
   picker.value = ""; // so that the same file can be chosen again
 });
 // The whole page takes drops, because a browser would otherwise leave the page and open the file.
@@ -214,11 +248,13 @@ document.addEventListener("dragleave", () => drop.classList.remove("over"));
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   drop.classList.remove("over");
-  for (const file of event.dataTransfer.files) add(file);
+  addFiles(event.dataTransfer.files);
 });
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   submit();
 });
 document.addEventListener("keydown", press);
+addEventListener("pagehide", keep);
 guarded(describe);
+guarded(restore);
