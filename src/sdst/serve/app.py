@@ -6,7 +6,6 @@ import asyncio
 import mimetypes
 import secrets
 import time
-from contextlib import asynccontextmanager
 from importlib import resources
 from math import isfinite
 from pathlib import PurePath
@@ -31,7 +30,7 @@ from sdst.serve.requests import read_question, read_upload
 from sdst.show.page import page_file
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
 
     from starlette.requests import Request
 
@@ -73,16 +72,10 @@ def make_app(library: VideoLibrary, about: dict[str, Any]) -> Starlette:
         Route("/ground", api.ground, methods=["POST"]),
     ]
 
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        yield
-        await run_in_threadpool(library.close)
-
     return Starlette(
         routes=routes,
         middleware=[Middleware(OwnPageOnly)],
         exception_handlers=dict.fromkeys((UserError, HTTPException, OSError, ClientDisconnect), _explain),
-        lifespan=lifespan,
     )
 
 

@@ -31,12 +31,12 @@ def main(argv: Sequence[str]) -> int:
     args = _parser().parse_args(argv)
     try:
         import python_multipart  # noqa: F401  # Starlette reads uploads with it
-        import uvicorn
 
         from sdst.inference.video import check_backbone_options, load_grounder
         from sdst.serve.about import describe_model
         from sdst.serve.app import make_app
         from sdst.serve.library import VideoLibrary
+        from sdst.serve.server import Server
     except ImportError as error:
         raise UserError(f"sdst serve: {error.name} is not installed; pip install 'sdst[serve]'") from error
     check_backbone_options(args)
@@ -50,11 +50,7 @@ def main(argv: Sequence[str]) -> int:
             contextlib.closing(VideoLibrary(grounder, Path(uploads), args.max_upload * 2**20)) as library,
         ):
             _announce(listener.getsockname()[1])
-            # Open connections must not keep the server from stopping.
-            config = uvicorn.Config(
-                make_app(library, about), log_level="warning", timeout_graceful_shutdown=1
-            )
-            uvicorn.Server(config).run(sockets=[listener])
+            Server(make_app(library, about), library).run(sockets=[listener])
     return 0
 
 

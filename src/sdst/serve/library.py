@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+STOPS = "the server stops"
 CHUNK = 2**20  # bytes copied at a time
 LONGEST_NAME = 200  # characters kept of a file name
 
@@ -122,7 +123,10 @@ class VideoLibrary:
 
         Raises:
             TooLargeError: The content is larger than ``max_bytes``.
+            ClosedError: The library is closed.
         """
+        if self._is_closed:
+            raise ClosedError(STOPS)
         name = name.replace("\\", "/").rpartition("/")[2][:LONGEST_NAME] or "video"
         arriving = self.folder / f"{secrets.token_hex(8)}.part"
         try:
@@ -162,9 +166,12 @@ class VideoLibrary:
         return self._grounder.unseen_words(query)
 
     def close(self) -> None:
-        """Stop encoding after the current batch."""
+        """Stop encoding after the current batch; who waits for features gets a ``ClosedError``."""
         self._is_closed = True
         self._encoder.shutdown(cancel_futures=True)
+        for file in self._files.values():
+            if not file.features.done():
+                file.features.set_exception(ClosedError(STOPS))
 
     def _copy(self, source: BinaryIO, target: Path, name: str) -> str:
         """Write a file and return a digest of its content."""
@@ -182,7 +189,7 @@ class VideoLibrary:
         def advance(count: int) -> None:
             file.clips_done += count
             if self._is_closed:
-                raise ClosedError("the server stops")
+                raise ClosedError(STOPS)
             self._model.let_queries_pass()
 
         try:

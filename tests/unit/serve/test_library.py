@@ -189,5 +189,8 @@ def test_closing_ends_an_encoding_after_its_batch(library: VideoLibrary, grounde
     closing.join(SECONDS)
     with pytest.raises(UserError, match="the server stops"):
         slow.file.features.result(SECONDS)
-    assert not waiting.file.features.done()
+    with pytest.raises(UserError, match="the server stops"):
+        waiting.file.features.result(SECONDS)
+    with pytest.raises(UserError, match="the server stops"):
+        add(library, b"two")
     assert grounder.encoded == [b"slow"]
