@@ -25,10 +25,14 @@ SECONDS = 30
 
 
 class CountingGrounder:
-    """Records the contents that it encodes. Content ``slow`` waits in its second batch until ``go`` is set."""
+    """Records the contents that it encodes. Content ``slow`` waits in its first batch until ``go`` is set.
+
+    ``ended`` has the ends of encodings and predictions.
+    """
 
     def __init__(self) -> None:
         self.encoded: list[bytes] = []
+        self.ended: list[bytes] = []
         self.is_slow = threading.Event()
         self.go = threading.Event()
 
@@ -40,13 +44,15 @@ class CountingGrounder:
         if content == b"broken":
             raise RuntimeError("out of memory")
         for _ in range(2):
-            advance(1)
             if content == b"slow":
                 self.is_slow.set()
                 assert self.go.wait(SECONDS)
+            advance(1)
+        self.ended.append(content)
         return EncodedVideo(path.stem, 4.0, np.zeros((1, 2, 3), np.float16))
 
     def predict(self, video: EncodedVideo, queries: list[str]) -> list[Prediction]:
+        self.ended.append(b"query")
         return [Prediction(i, video.vid, q, np.array([[0.0, 2.0, 0.5]])) for i, q in enumerate(queries)]
 
     def unseen_words(self, query: str) -> tuple[str, ...]:
@@ -127,10 +133,12 @@ def test_a_query_about_a_known_video_is_answered_while_another_is_encoded(
     answers: list[Prediction] = []
     asking = threading.Thread(target=lambda: answers.extend(library.predict(known, ["a dog"])))
     asking.start()
-    grounder.go.set()  # ends the batch, after which the query goes first
+    until(lambda: library._model._waiting_queries == 1)
+    grounder.go.set()
     asking.join(SECONDS)
     assert [answer.query for answer in answers] == ["a dog"]
     assert slow.file.features.result(SECONDS).duration == 4.0
+    assert grounder.ended == [b"one", b"query", b"slow"]
 
 
 def test_waiting_queries_go_before_the_next_batch() -> None:
