@@ -7,6 +7,14 @@ function clock(seconds) {
   return `${Math.floor(tenths / 600)}:${rest.padStart(tenths % 10 ? 4 : 2, "0")}`;
 }
 
+const TICK_UNITS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200]; // seconds
+
+/** Up to seven times that are round on a clock. */
+function clockTicks(duration) {
+  const unit = TICK_UNITS.find((seconds) => duration / seconds <= 6) ?? 14400;
+  return Array.from({ length: Math.floor(duration / unit) + 1 }, (_, i) => i * unit);
+}
+
 /** Distribute moments over as few rows as possible, so that none covers another; the best is in the first row. */
 function lanes(moments) {
   const rows = [];
@@ -54,7 +62,8 @@ class View {
     thumbnails.setAttribute("role", "img");
     thumbnails.setAttribute("aria-label", "Frames of the video along the time axis");
     this.pointer = el("span", { class: "pointer", hidden: true });
-    this.timeline.append(row("video", thumbnails), axis(duration, clock), this.answers);
+    const scale = axis(duration, clockTicks(duration), clock);
+    this.timeline.append(row("video", thumbnails), scale, this.answers);
     const note = "Saliency is scaled to its own range for each query.";
     this.timeline.append(el("div", { class: "playhead" }), this.pointer);
     this.element.append(el("p", { class: "note" }, note));
@@ -63,6 +72,7 @@ class View {
     this.timeline.addEventListener("pointerleave", () => (this.pointer.hidden = true));
     this.timeline.hidden = false;
     this.thumbnails = thumbnails;
+    this.scale = scale.querySelector(".track");
     this.show();
   }
 
@@ -153,7 +163,7 @@ class View {
 
   /** The time below the pointer on a track; null elsewhere. */
   #timeAt(event) {
-    const { left, width } = this.thumbnails.getBoundingClientRect();
+    const { left, width } = this.scale.getBoundingClientRect();
     const share = (event.clientX - left) / width;
     return event.target.closest(".answer") || share < 0 || share > 1 ? null : share * this.duration;
   }
