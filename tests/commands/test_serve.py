@@ -136,7 +136,7 @@ def test_later_queries_name_the_video_by_its_id(server: Server, video_run: Any) 
     other = post_form(f"{server.url}ground", None, ["flies"])
     assert (other.status, "expected a form" in other.json()["error"]) == (400, True)
     unseen = post_json(f"{server.url}ground", {"video": first["video"], "queries": ["A dog flies, sings"]})
-    assert unseen.json()["answers"][0]["unseen_words"] == ["A", "flies"]
+    assert unseen.json()["answers"][0]["unseen_words"] == ["a", "flies"]
 
 
 @needs_shared
@@ -248,12 +248,22 @@ def test_an_upload_that_breaks_off_leaves_nothing(server: Server) -> None:
     assert set(folder.iterdir()) == before
 
 
-def test_a_full_disk_is_explained_in_one_line() -> None:
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (
+            OSError(errno.ENOSPC, ""),
+            507,
+            "the video: cannot be written (No space left on device); free some space and go on",
+        ),
+        (RuntimeError("no\nmemory"), 500, "RuntimeError: no memory; see the messages of sdst serve"),
+    ],
+)
+def test_unexpected_errors_are_explained_in_one_line(error: Exception, status: int, message: str) -> None:
     from sdst.serve.app import _explain
 
-    answer = asyncio.run(_explain(None, OSError(errno.ENOSPC, "")))  # type: ignore[arg-type]
-    assert answer.status_code == 507
-    message = "the video: cannot be written (No space left on device); free some space and go on"
+    answer = asyncio.run(_explain(None, error))  # type: ignore[arg-type]
+    assert answer.status_code == status
     assert json.loads(answer.body) == {"error": message}
 
 

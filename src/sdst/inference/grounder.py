@@ -151,11 +151,11 @@ class Grounder:
         features = to_float16(np.concatenate(parts), str(path)).transpose(1, 0, 2)
         return EncodedVideo(path.stem, duration, features)
 
-    def unseen_words(self, query: str) -> tuple[str, ...]:
-        """Words of a query that the model cannot know because the vocabulary of its backbone lacks them.
+    def unknown_words(self, query: str) -> tuple[str, ...]:
+        """Words of a query, in lower case, that the backbone's vocabulary lacks, so that no model on it knows them.
 
-        The small world's vocabulary is exactly what its backbone was trained on. BERT's has nearly every word, so a
-        model on InternVideo2 features gets an empty tuple, which does not mean that its training had the words.
+        The small world's vocabulary is exactly what its backbone was trained on. BERT's has nearly every word, so an
+        empty tuple does not mean that the training of a model on InternVideo2 had the words.
         """
         return () if self._backbone is None else self._backbone.unknown_words(query)
 

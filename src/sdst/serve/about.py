@@ -1,4 +1,4 @@
-"""What the page tells about the model: its name, its training, its metrics, the words it knows, and example queries."""
+"""What the page says about the model: its name, its training, its metrics, the words it knows, and example queries."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SMALL_WORLD = (
 
 
 def describe_model(checkpoint: str | Path, grounder: Grounder) -> dict[str, Any]:
-    """The model as plain values; what is not known is None, and what files do not tell is left out.
+    """The model as plain values; what is not known is None.
 
     Args:
         checkpoint: The run folder or checkpoint that was loaded.
@@ -50,7 +50,7 @@ def describe_model(checkpoint: str | Path, grounder: Grounder) -> dict[str, Any]
         "longest_seconds": recipe["max_clips"] * recipe["clip_seconds"],
         "commit": git.get("commit") if isinstance(git, dict) else None,
         "metrics": _selected(metrics),
-        "words": _words(recipe["backbone"]),
+        "words": _words(grounder),
         "examples": _examples(run) or (list(SMALL_WORLD) if recipe["backbone"] == "small-world" else []),
     }
 
@@ -63,8 +63,11 @@ def _selected(metrics: dict[str, Any]) -> dict[str, Any] | None:
     return {"split": split, "selected": selected, "values": metrics["best"].get(str(split), {})}
 
 
-def _words(backbone: str) -> list[str] | None:
-    """All words of a backbone that comes with the package; None for others, whose vocabulary is BERT's."""
+def _words(grounder: Grounder) -> list[str] | None:
+    """Words of the training if the model lists them, or of a backbone that comes with the package; otherwise None."""
+    listed, backbone = getattr(grounder, "words", None), grounder.recipe["backbone"]
+    if listed is not None:
+        return sorted(listed)
     if backbone not in SHIPPED:
         return None
     lines = (SHIPPED[backbone] / "vocab.txt").read_text(encoding="utf-8").split()

@@ -25,7 +25,7 @@ from sdst.errors import UserError
 from sdst.files.atomic import cannot_write
 from sdst.inference.clips import cut, file_words
 from sdst.serve.guard import OwnPageOnly
-from sdst.serve.library import ClosedError, TooLargeError, UnknownVideoError
+from sdst.serve.library import LOOK, ClosedError, EncodingError, TooLargeError, UnknownVideoError, describe
 from sdst.serve.requests import read_question, read_upload
 from sdst.show.page import page_file
 
@@ -44,6 +44,7 @@ OWN_SCRIPTS = ("view.js", "page.js")
 STATUS: dict[type[Exception], int] = {
     TooLargeError: 413,
     UnknownVideoError: 404,
+    EncodingError: 500,
     ClosedError: 503,
     OSError: 507,
 }
@@ -71,11 +72,12 @@ def make_app(library: VideoLibrary, about: dict[str, Any]) -> Starlette:
         Route("/videos/{id}/cut", api.cut),
         Route("/ground", api.ground, methods=["POST"]),
     ]
-
     return Starlette(
         routes=routes,
         middleware=[Middleware(OwnPageOnly)],
-        exception_handlers=dict.fromkeys((UserError, HTTPException, OSError, ClientDisconnect), _explain),
+        exception_handlers=dict.fromkeys(
+            (UserError, HTTPException, OSError, ClientDisconnect, Exception), _explain
+        ),
     )
 
 
@@ -188,6 +190,8 @@ async def _explain(request: Request, error: Exception) -> Response:
     status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 400)
     if isinstance(error, OSError):  # the disk is full
         error = cannot_write("the video", error)
+    elif not isinstance(error, UserError | ClientDisconnect):
+        status, error = 500, UserError(f"{describe(error)}; {LOOK}")
     return JSONResponse({"error": " ".join(str(error).split())}, status)
 
 

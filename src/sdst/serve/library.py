@@ -15,7 +15,7 @@ from sdst.inference.video import expected_clips
 from sdst.serve.model_lock import ModelLock
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from typing import BinaryIO
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STOPS = "the server stops"
+LOOK = "see the messages of sdst serve"
 CHUNK = 2**20  # bytes copied at a time
 LONGEST_NAME = 200  # characters kept of a file name
 
@@ -35,6 +36,10 @@ class TooLargeError(UserError):
 
 class UnknownVideoError(UserError):
     """An id names no uploaded video."""
+
+
+class EncodingError(UserError):
+    """A video was not encoded for a reason that is not in the video, such as a GPU without free memory."""
 
 
 class ClosedError(UserError):
@@ -162,11 +167,13 @@ class VideoLibrary:
             return self._grounder.predict(features, queries)
 
     def unseen_words(self, query: str) -> tuple[str, ...]:
-        """Words of a query that the model cannot know; empty if it cannot tell."""
-        return self._grounder.unseen_words(query)
+        """Words of a query, in lower case, that the model was not trained on; empty if that is unknown."""
+        # Models that list the words of their training have this method.
+        unseen: Callable[[list[str]], list[str]] = getattr(self._grounder, "unseen_words", lambda queries: [])
+        return tuple(dict.fromkeys([*self._grounder.unknown_words(query), *unseen([query])]))
 
     def close(self) -> None:
-        """Stop encoding after the current batch; who waits for features gets a ``ClosedError``."""
+        """Stop encoding after the current batch; requests that wait for features get a ``ClosedError``."""
         self._is_closed = True
         self._encoder.shutdown(cancel_futures=True)
         for file in self._files.values():
@@ -197,16 +204,23 @@ class VideoLibrary:
             with self._model.encoding():
                 encoded = self._grounder.encode(file.path, advance)
         except Exception as error:  # whatever one video causes, the server answers about the others
+            failure = error
             if not isinstance(error, UserError):
                 logger.exception("encoding a video failed")
+                failure = EncodingError(f"{file.path}: encoding failed ({describe(error)}); {LOOK}")
             # Forgotten, so that another upload tries again.
             with self._adding:
                 del self._files[digest]
             file.path.unlink(missing_ok=True)
-            file.features.set_exception(error)
+            file.features.set_exception(failure)
         else:
             file.clips_done = file.clips = encoded.features.shape[1]
             file.features.set_result(encoded)
+
+
+def describe(error: Exception) -> str:
+    """An unexpected error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def too_large(name: str, max_bytes: int) -> str:

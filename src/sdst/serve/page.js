@@ -1,6 +1,7 @@
 "use strict";
 
 const POLL = 200; // milliseconds between looks at the progress of a video
+const MOST_WORDS = 500; // longer vocabularies are counted, not listed
 const KEPT = "sdst serve"; // key of the videos of this tab in the browser's storage
 const [drop, list, message] = ["drop", "videos", "message"].map((id) => document.getElementById(id));
 const [stage, views, queries] = ["player", "view", "queries"].map((id) => document.getElementById(id));
@@ -200,7 +201,7 @@ async function describe() {
     [`Metrics on ${metrics?.split}, in %`]: metrics && Object.keys(metrics.values).map(result).join(", "),
     Clips: `${model.clip_seconds} s`,
     "Longest training video": `${model.longest_seconds} s; longer videos are answered in overlapping parts`,
-    Words: words && `${words.length}: ${words.join(", ")}`,
+    Words: words && (words.length > MOST_WORDS ? String(words.length) : `${words.length}: ${words.join(", ")}`),
   };
   const known = Object.entries(facts).filter(([, value]) => value);
   const described = known.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]);

@@ -17,7 +17,7 @@ from sdst.errors import UserError
 from sdst.features.video import VideoError
 from sdst.inference.grounder import EncodedVideo
 from sdst.serve import library as module
-from sdst.serve.library import TooLargeError, UnknownVideoError, VideoLibrary
+from sdst.serve.library import EncodingError, TooLargeError, UnknownVideoError, VideoLibrary
 from sdst.types import Prediction
 
 SECONDS = 30
@@ -55,8 +55,8 @@ class CountingGrounder:
         self.ended.append(b"query")
         return [Prediction(i, video.vid, q, np.array([[0.0, 2.0, 0.5]])) for i, q in enumerate(queries)]
 
-    def unseen_words(self, query: str) -> tuple[str, ...]:
-        return ()
+    def unknown_words(self, query: str) -> tuple[str, ...]:
+        return ("helicopter",)
 
 
 @pytest.fixture
@@ -119,8 +119,11 @@ def test_a_failed_video_names_its_upload_and_is_tried_again(
         add(library, b"bad").file.features.result(SECONDS)
     assert grounder.encoded == [b"bad", b"bad"]
     # Whatever goes wrong with one video, the next one is encoded.
-    with pytest.raises(RuntimeError):
-        add(library, b"broken").file.features.result(SECONDS)
+    broken = add(library, b"broken", "b.mp4")
+    with pytest.raises(EncodingError):
+        broken.file.features.result(SECONDS)
+    message = "b.mp4: encoding failed (RuntimeError: out of memory); see the messages of sdst serve"
+    assert broken.status()["error"] == message
     assert add(library, b"one").file.features.result(SECONDS).duration == 4.0
 
 
@@ -185,6 +188,15 @@ def test_names_of_uploads_are_plain(library: VideoLibrary, given: str, kept: str
 def test_unknown_ids_are_refused(library: VideoLibrary) -> None:
     with pytest.raises(UnknownVideoError, match="no video has the id 'none'; upload it again"):
         library.find("none")
+
+
+def test_unseen_words_are_those_outside_the_vocabulary_or_the_training(
+    library: VideoLibrary, grounder: CountingGrounder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert library.unseen_words("a dog in a helicopter") == ("helicopter",)
+    listed = {"unseen_words": lambda self, queries: ["dog", "helicopter"]}
+    monkeypatch.setattr(CountingGrounder, *listed.popitem(), raising=False)
+    assert library.unseen_words("a dog in a helicopter") == ("helicopter", "dog")
 
 
 def test_closing_ends_an_encoding_after_its_batch(library: VideoLibrary, grounder: CountingGrounder) -> None:

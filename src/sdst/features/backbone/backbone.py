@@ -85,7 +85,7 @@ class Backbone:
         return [rows[valid] for rows, valid in zip(states, mask, strict=True)]
 
     def unknown_words(self, sentence: str) -> tuple[str, ...]:
-        """Words of a sentence that the vocabulary lacks; empty without a vocabulary."""
+        """Words of a sentence that the vocabulary lacks, in lower case; empty without a vocabulary."""
         return () if self._tokenizer is None else self._tokenizer.unknown_words(sentence)
 
     def recipe(self) -> dict[str, str | int | list[float]]:

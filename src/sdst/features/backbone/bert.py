@@ -55,10 +55,10 @@ class Tokenizer:
         return input_ids, mask
 
     def unknown_words(self, sentence: str) -> tuple[str, ...]:
-        """Words of a sentence that the vocabulary can neither hold nor compose, as written, each once; no signs."""
+        """Words of a sentence that the vocabulary has neither whole nor in pieces, in lower case; no signs."""
         encoding = self._tokenizer.encode(sentence)
         unknown = [
-            sentence[slice(*place)]
+            sentence[slice(*place)].lower()
             for piece, place in zip(encoding.tokens, encoding.offsets, strict=True)
             if piece == "[UNK]"
         ]
