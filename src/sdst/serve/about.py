@@ -26,7 +26,7 @@ SMALL_WORLD = (
     "A blue star bounces.",
     "The green ring circles clockwise.",
     "A yellow square falls slowly.",
-    "Something throbs.",
+    "The white cross pulses.",
 )
 """Example queries for the small world, if the annotations of the training are not at hand."""
 

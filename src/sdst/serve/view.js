@@ -127,6 +127,7 @@ class View {
         const text = `Moment ${rank + 1}: ${clock(start)}–${clock(end)}, score ${score.toFixed(2)}`;
         const bar = moment([start, end], this.duration, "run-0", text, choose(rank));
         bar.dataset.rank = rank;
+        bar.style.opacity = Math.max(0.45, score / entry.moments[0].score); // the weaker, the paler
         bar.append(String(rank + 1));
         return bar;
       });
