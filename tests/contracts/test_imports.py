@@ -138,6 +138,6 @@ def test_command_modules_do_not_import_lightning() -> None:
         "lightning",
         "torchmetrics",
         "matplotlib",
-        "gradio",
+        "starlette",
     )
     assert found.keys() == {"torch"}

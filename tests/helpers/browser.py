@@ -102,9 +102,10 @@ class Browser:
         self.evaluate(poll)
 
     def press(self, key: str) -> None:
-        """Press Enter, Tab or space in the focused element."""
-        code = {"Enter": 13, "Tab": 9, " ": 32}[key]
-        text = {"Enter": "\r", " ": " "}.get(key, "")
+        """Press a key in the focused element: a letter, space, or a key of the table below."""
+        named = {"Enter": 13, "Tab": 9, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}
+        code = named.get(key) or ord(key.upper())
+        text = "\r" if key == "Enter" else "" if key in named else key
         for kind in ("keyDown", "keyUp"):
             self.send(
                 "Input.dispatchKeyEvent",

@@ -151,6 +151,14 @@ class Grounder:
         features = to_float16(np.concatenate(parts), str(path)).transpose(1, 0, 2)
         return EncodedVideo(path.stem, duration, features)
 
+    def unknown_words(self, query: str) -> tuple[str, ...]:
+        """Words of a query, in lower case, that the backbone's vocabulary lacks, so that no model on it knows them.
+
+        The small world's vocabulary is exactly what its backbone was trained on. BERT's has nearly every word, so an
+        empty tuple does not mean that the training of a model on InternVideo2 had the words.
+        """
+        return () if self._backbone is None else self._backbone.unknown_words(query)
+
     def predict(self, video: EncodedVideo | str | Path, queries: Sequence[str]) -> list[Prediction]:
         """Moments and saliency of each query, in the order of the queries; ``qid`` is the query's index.
 

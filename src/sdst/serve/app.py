@@ -1,140 +1,208 @@
-"""The web page of ``sdst serve``: takes a video and queries, shows the moments on a timeline."""
+"""The web application of ``sdst serve``: the page, uploads, and the JSON interface that the page uses itself."""
 
 from __future__ import annotations
 
-from html import escape
-from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+import asyncio
+import mimetypes
+import secrets
+import time
+from importlib import resources
+from math import isfinite
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
 
-import gradio as gr
-from fastapi import FastAPI
-from starlette.responses import PlainTextResponse
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
 
-from sdst.data.jsonlines import is_unicode
+from sdst.data.predictions import format_prediction
 from sdst.errors import UserError
-from sdst.inference.video import expected_clips
-from sdst.serve.answers import answers_frame
+from sdst.files.atomic import cannot_write
+from sdst.inference.clips import cut, file_words
+from sdst.serve.guard import OwnPageOnly
+from sdst.serve.library import LOOK, ClosedError, EncodingError, TooLargeError, UnknownVideoError, describe
+from sdst.serve.requests import read_question, read_upload
+from sdst.show.page import page_file
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Sequence
 
     from starlette.requests import Request
-    from starlette.responses import Response
 
-    from sdst.inference.grounder import EncodedVideo, Grounder
+    from sdst.inference.grounder import EncodedVideo
+    from sdst.serve.library import Video, VideoLibrary
+    from sdst.types import Prediction
 
-KEPT_VIDEOS = 16
-"""Number of videos whose features are kept for further queries."""
-OWN_NAMES = {"127.0.0.1", "localhost"}
-"""Host names accepted in requests."""
-DESCRIPTIONS = {"/openapi.json", "/docs", "/redoc"}
-"""Paths where Gradio's own application describes itself."""
-
-
-class AnswerService:
-    """Answers the queries that the page sends.
-
-    Args:
-        grounder: Model with a backbone.
-    """
-
-    def __init__(self, grounder: Grounder) -> None:
-        self._grounder = grounder
-        self._videos: dict[Path, EncodedVideo] = {}
-
-    def answer(self, upload: str | None, text: str, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
-        """The timelines of all queries as HTML.
-
-        Args:
-            upload: Path of the uploaded video. It contains a digest of the content, so equal files have equal paths.
-            text: One query per line; empty lines are skipped.
-            progress: Progress bar of the page, passed by Gradio.
-
-        Raises:
-            gr.Error: The input is unusable; the page shows the message.
-        """
-        queries = [line.strip() for line in text.splitlines() if line.strip()]
-        if upload is None:
-            raise gr.Error("Upload a video first.", print_exception=False)
-        if not queries or not is_unicode(text):
-            raise gr.Error("Type at least one query, one per line.", print_exception=False)
-        path = Path(upload)
-        try:
-            video = self._encode(path, progress)
-            predictions = self._grounder.predict(video, queries)
-        except UserError as error:
-            # Users know the name of their file, but not the server's path.
-            message = str(error).replace(str(path), path.name)
-            raise gr.Error(escape(message), print_exception=False) from error
-        return answers_frame(video, path, predictions, self._grounder.recipe["clip_seconds"])
-
-    def _encode(self, path: Path, progress: gr.Progress) -> EncodedVideo:
-        if path not in self._videos:
-            total, done = expected_clips(self._grounder, path), 0
-
-            def advance(count: int) -> None:
-                nonlocal done
-                done += count
-                progress((done, total), desc="encoding the video", unit="clips")
-
-            self._videos[path] = self._grounder.encode(path, advance)
-            if len(self._videos) > KEPT_VIDEOS:
-                del self._videos[next(iter(self._videos))]
-        return self._videos[path]
+SHOW_SCRIPTS = ("elements.js", "charts.js", "timeline.js", "video.js")
+"""Scripts of ``sdst show`` that draw moments and saliency on a time axis."""
+OWN_SCRIPTS = ("view.js", "page.js")
+STATUS: dict[type[Exception], int] = {
+    TooLargeError: 413,
+    UnknownVideoError: 404,
+    EncodingError: 500,
+    ClosedError: 503,
+    OSError: 507,
+}
+"""Status codes of errors that are not 400."""
 
 
-def make_app(service: AnswerService, max_upload_bytes: int) -> FastAPI:
-    """The web application. Uploads go to Gradio's folder.
-
-    The page loads nothing from other servers, and Gradio's telemetry is off.
+def make_app(library: VideoLibrary, about: dict[str, Any]) -> Starlette:
+    """The application. It loads nothing from other servers and does not describe itself.
 
     Args:
-        service: Service that answers the queries.
-        max_upload_bytes: Maximum size of a video in bytes.
+        library: The uploaded videos and the model.
+        about: Description of the model (:func:`sdst.serve.about.describe_model`).
     """
-    with gr.Blocks(title="SDST", analytics_enabled=False) as page:
-        gr.Markdown("# Find moments\nUpload a video and describe the moments to find, one sentence per line.")
-        with gr.Row():
-            video = gr.File(label="Video")
-            queries = gr.Textbox(
-                label="Queries, one per line", lines=6, placeholder="a dog jumps into the water"
-            )
-        button = gr.Button("Find", variant="primary")
-        answers = gr.HTML()
-        # One request at a time, because two would only compete for the same device.
-        button.click(service.answer, [video, queries], answers, api_name="answer", concurrency_limit=1)
-    # Gradio rejects files that were not uploaded only on pages that it has launched itself.
-    page.has_launched = True
-    app = FastAPI(openapi_url=None)
-    app.middleware("http")(own_page_only)
-    gr.mount_gradio_app(
-        app,
-        page,
-        path="/",
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        max_file_size=max_upload_bytes,
-        # System fonts, because those of Gradio's theme may be loaded from other servers.
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+    api = _Api(library, about)
+    style = page_file("page.css") + _own_file("page.css")
+    script = "\n".join([*map(page_file, SHOW_SCRIPTS), *map(_own_file, OWN_SCRIPTS)])
+    routes = [
+        Route("/", _text(_own_file("page.html"), "text/html")),
+        Route("/page.css", _text(style, "text/css")),
+        Route("/page.js", _text(script, "text/javascript")),
+        Route("/model", api.describe),
+        Route("/videos", api.upload, methods=["POST"]),
+        Route("/videos/{id}", api.status),
+        Route("/videos/{id}/file", api.play),
+        Route("/videos/{id}/cut", api.cut),
+        Route("/ground", api.ground, methods=["POST"]),
+    ]
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(OwnPageOnly)],
+        exception_handlers=dict.fromkeys(
+            (UserError, HTTPException, OSError, ClientDisconnect, Exception), _explain
+        ),
     )
-    return app
 
 
-async def own_page_only(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Reject requests from pages of other sites in the same browser.
+class _Api:
+    """The handlers. Everything that takes long runs in threads, so that the server always answers."""
 
-    They are known by their host name (DNS rebinding), by their origin, and, where browsers send no origin, by what
-    they say about the site (Fetch Metadata). A link to the page itself may be followed from anywhere.
+    def __init__(self, library: VideoLibrary, about: dict[str, Any]) -> None:
+        self._library = library
+        self._about = about
+        self._cutting = asyncio.Lock()  # because one cut already uses all cores
+
+    async def describe(self, request: Request) -> Response:
+        return JSONResponse({**self._about, "max_upload_bytes": self._library.max_bytes})
+
+    async def upload(self, request: Request) -> Response:
+        video = await read_upload(request, self._library)
+        return JSONResponse(video.status(), 201)
+
+    async def status(self, request: Request) -> Response:
+        return JSONResponse(self._video(request).status())
+
+    async def play(self, request: Request) -> Response:
+        video = self._video(request)
+        if video.status()["state"] == "failed":  # its file is deleted
+            await _features(video)
+        kind, _ = mimetypes.guess_type(video.name)
+        is_media = kind is not None and kind.startswith(("video/", "audio/"))
+        return FileResponse(video.file.path, media_type=kind if is_media else "application/octet-stream")
+
+    async def cut(self, request: Request) -> Response:
+        video = self._video(request)
+        features = await _features(video)
+        start, end = (_seconds(request, name) for name in ("start", "end"))
+        if not 0 <= start < end <= features.duration + 0.1:  # times in links are rounded
+            raise UserError(
+                f"expected 0 <= start < end <= {features.duration:.1f}, got {start:g} and {end:g}"
+            )
+        out = self._library.folder / f"{secrets.token_hex(8)}.mp4"
+        async with self._cutting:
+            try:
+                await run_in_threadpool(cut, video.file.path, start, end, out)
+            except UserError as error:
+                raise UserError(video.reason(error)) from error
+        name = f"{file_words(PurePath(video.name).stem) or 'video'}_{start:.1f}-{end:.1f}s.mp4"
+        return FileResponse(out, media_type="video/mp4", filename=name, background=BackgroundTask(out.unlink))
+
+    async def ground(self, request: Request) -> Response:
+        video, queries = await read_question(request, self._library)
+        asked = time.perf_counter()
+        features = await _features(video)
+        encoded = time.perf_counter()
+        predictions = await run_in_threadpool(self._library.predict, features, queries)
+        answer = {
+            "video": video.id,
+            "name": video.name,
+            "duration": round(features.duration, 3),
+            "clip_seconds": self._about["clip_seconds"],
+            "model": self._about["name"],
+            "waited_seconds": round(encoded - asked, 3),
+            "model_seconds": round(time.perf_counter() - encoded, 3),
+            "answers": self._describe(predictions),
+        }
+        return JSONResponse(answer)
+
+    def _describe(self, predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
+        return [
+            {
+                "query": row["query"],
+                "moments": [
+                    {"start": round(start, 3), "end": round(end, 3), "score": round(score, 4)}
+                    for start, end, score in row["pred_relevant_windows"]
+                ],
+                "saliency": [round(value, 4) for value in row.get("pred_saliency_scores", [])],
+                "unseen_words": list(self._library.unseen_words(row["query"])),
+            }
+            for row in map(format_prediction, predictions)
+        ]
+
+    def _video(self, request: Request) -> Video:
+        return self._library.find(request.path_params["id"])
+
+
+async def _features(video: Video) -> EncodedVideo:
+    """The features of a video, once they are computed.
+
+    Raises:
+        UserError: The video cannot be used.
     """
-    host = request.url.netloc
-    headers = request.headers
-    origin = headers.get("origin", f"http://{host}")
-    own = headers.get("sec-fetch-site", "none") in ("none", "same-origin")
-    followed = request.url.path == "/" and headers.get("sec-fetch-dest") == "document"
-    if request.url.hostname not in OWN_NAMES or urlsplit(origin).netloc != host or not (own or followed):
-        return PlainTextResponse("Only this server's own page may send requests to it.", 403)
-    if request.url.path in DESCRIPTIONS:
-        return PlainTextResponse("Not found.", 404)
-    return await call_next(request)
+    try:
+        # Shielded, because other requests wait for the same features.
+        return await asyncio.shield(asyncio.wrap_future(video.file.features))
+    except UserError as error:
+        raise type(error)(video.reason(error)) from error
+
+
+def _seconds(request: Request, name: str) -> float:
+    try:
+        value = float(request.query_params[name])
+    except (KeyError, ValueError):
+        value = float("nan")
+    if not isfinite(value):
+        raise UserError(f"expected {name}=SECONDS in the address")
+    return value
+
+
+async def _explain(request: Request, error: Exception) -> Response:
+    """An error as JSON with one line."""
+    if isinstance(error, HTTPException):
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 400)
+    if isinstance(error, OSError):  # the disk is full
+        error = cannot_write("the video", error)
+    elif not isinstance(error, UserError | ClientDisconnect):
+        status, error = 500, UserError(f"{describe(error)}; {LOOK}")
+    return JSONResponse({"error": " ".join(str(error).split())}, status)
+
+
+def _text(content: str, media_type: str) -> Any:
+    """A handler of a fixed text, which another version of the server may change."""
+
+    async def send_text(request: Request) -> Response:
+        return Response(content, media_type=media_type, headers={"cache-control": "no-store"})
+
+    return send_text
+
+
+def _own_file(name: str) -> str:
+    return resources.files("sdst.serve").joinpath(name).read_text(encoding="utf-8")

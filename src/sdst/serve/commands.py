@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdst.console.parser import Parser, at_least
@@ -28,29 +29,39 @@ def main(argv: Sequence[str]) -> int:
         UserError: A package is missing, a file cannot be used, or the port is in use.
     """
     args = _parser().parse_args(argv)
-    with tempfile.TemporaryDirectory(prefix="sdst-serve-") as uploads:
-        # Set before Gradio is imported, because it reads them then and when components are created.
-        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads}
-        try:
-            import uvicorn
+    try:
+        import python_multipart  # noqa: F401  # Starlette reads uploads with it
 
-            from sdst.inference.video import check_backbone_options, load_grounder
-            from sdst.serve.app import AnswerService, make_app
-        except ImportError as error:
-            raise UserError(
-                f"sdst serve: {error.name} is not installed; pip install 'sdst[serve]'"
-            ) from error
-        check_backbone_options(args)
-        with _listen(args.port) as listener:
-            app = make_app(AnswerService(load_grounder(args)), args.max_upload * 2**20)
-            sys.stdout.write(f"http://{ADDRESS}:{listener.getsockname()[1]}/\n")
-            sys.stdout.flush()
-            # Open connections must not keep the server from stopping.
-            config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM also deletes uploads
-            with contextlib.suppress(KeyboardInterrupt):
-                uvicorn.Server(config).run(sockets=[listener])
+        from sdst.inference.video import check_backbone_options, load_grounder
+        from sdst.serve.about import describe_model
+        from sdst.serve.app import make_app
+        from sdst.serve.library import VideoLibrary
+        from sdst.serve.server import Server
+    except ImportError as error:
+        raise UserError(f"sdst serve: {error.name} is not installed; pip install 'sdst[serve]'") from error
+    check_backbone_options(args)
+    with _listen(args.port) as listener:
+        grounder = load_grounder(args)
+        about = describe_model(args.checkpoint, grounder)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM also deletes uploads
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            tempfile.TemporaryDirectory(prefix="sdst-serve-") as uploads,
+            contextlib.closing(VideoLibrary(grounder, Path(uploads), args.max_upload * 2**20)) as library,
+        ):
+            _announce(listener.getsockname()[1])
+            Server(make_app(library, about), library).run(sockets=[listener])
     return 0
+
+
+def _announce(port: int) -> None:
+    """Print the page's address, and how to reach it from another machine if this one has no display."""
+    sys.stdout.write(f"http://{ADDRESS}:{port}/\n")
+    sys.stdout.flush()
+    if "SSH_CONNECTION" in os.environ or not os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}:
+        sys.stderr.write(
+            f"to open it on your own machine, run there: ssh -L {port}:{ADDRESS}:{port} {socket.gethostname()}\n"
+        )
 
 
 def _listen(port: int) -> socket.socket:

@@ -86,10 +86,10 @@ function describeAnswer(name, answer, rank) {
   return `Prediction ${rank + 1} of ${name}: ${span(window)}, score ${window[2].toFixed(2)}${iou}`;
 }
 
-function axis(duration) {
-  const ticks = niceTicks(0, duration).filter((second) => second <= duration);
-  const marks = ticks.map((second) => {
-    const mark = el("span", {}, `${second} s`);
+/** Times in seconds along a track, by default round ones; label is the text of a time. */
+function axis(duration, ticks = niceTicks(0, duration), label = (second) => `${second} s`) {
+  const marks = ticks.filter((second) => second <= duration).map((second) => {
+    const mark = el("span", {}, label(second));
     const share = `${(100 * second) / duration}%`;
     mark.style.left = share;
     mark.style.transform = `translateX(-${share})`; // keeps the first and last mark inside the axis

@@ -84,6 +84,10 @@ class Backbone:
         states = self._text_tower(input_ids, mask, layers)
         return [rows[valid] for rows, valid in zip(states, mask, strict=True)]
 
+    def unknown_words(self, sentence: str) -> tuple[str, ...]:
+        """Words of a sentence that the vocabulary lacks, in lower case; empty without a vocabulary."""
+        return () if self._tokenizer is None else self._tokenizer.unknown_words(sentence)
+
     def recipe(self) -> dict[str, str | int | list[float]]:
         """Settings that must be the same for the training features and all later ones.
 

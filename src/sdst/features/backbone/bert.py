@@ -54,6 +54,16 @@ class Tokenizer:
         mask = torch.tensor([encoding.attention_mask for encoding in encodings], dtype=torch.bool)
         return input_ids, mask
 
+    def unknown_words(self, sentence: str) -> tuple[str, ...]:
+        """Words of a sentence that the vocabulary has neither whole nor in pieces, in lower case; no signs."""
+        encoding = self._tokenizer.encode(sentence)
+        unknown = [
+            sentence[slice(*place)].lower()
+            for piece, place in zip(encoding.tokens, encoding.offsets, strict=True)
+            if piece == "[UNK]"
+        ]
+        return tuple(dict.fromkeys(word for word in unknown if any(map(str.isalnum, word))))
+
 
 class TextTower(nn.Module):
     """BERT without its pooler and without the fusion layers above its text-only layers."""
