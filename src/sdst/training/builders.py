@@ -41,6 +41,7 @@ SET_BY_SDST = {
     "plugins": "checkpoints are written by sdst's own; build a Lightning Trainer in a script to add others",
     "logger": "loggers are the group logger; give logger=NAME",
     "enable_progress_bar": "a terminal gets a bar, a file a line per epoch",
+    "fast_dev_run": "a run of a few batches that keeps its checkpoints is debug=fdr",
     "default_root_dir": "everything is written to run_dir; give run_dir=FOLDER",
     "num_sanity_val_steps": "all input is checked before training",
     "use_distributed_sampler": "the data module shares out the queries itself",
