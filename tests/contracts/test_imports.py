@@ -16,6 +16,7 @@ FLOORS = [  # the top floor first
     "serve world",
     "show reports __init__ __main__",
     "inference sweeps bench analysis",
+    "runs",
     "training",
     "features baselines metrics",
     "data models",
