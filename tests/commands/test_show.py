@@ -21,7 +21,8 @@ from sdst.data.store import FeatureStore
 from sdst.inference.stored import run_model
 from sdst.metrics.error_kinds import CONSIDERED
 from sdst.models.decoding import decode, fit_windows, raw_moments
-from sdst.show.page import SCRIPTS, config_table, embed, metric_table, render
+from sdst.show.embedded import embed
+from sdst.show.page import SCRIPTS, config_table, metric_table, render
 from sdst.show.runs import FinishedRun, read_run, selected_step
 from sdst.show.traces import find_queries, trace_moments
 from sdst.spans import cw_to_se
@@ -284,7 +285,7 @@ def test_texts_of_a_run_are_escaped_in_tables(finished: Path) -> None:
     run = run_of(finished)
     run = FinishedRun(run.folder, hostile, run.metrics, {**run.facts, "command": [hostile]}, run.config)
     run.config.model.signal = hostile
-    scripts = Scripts(render([run], {"split": hostile, "notes": [hostile], "samples": []}))
+    scripts = Scripts(render([run], {"split": hostile, "notes": [hostile], "compared": 1, "samples": []}))
     assert "img" not in scripts.names
     assert scripts.names.count("script") == 2
     assert scripts.names.count("title") == 1

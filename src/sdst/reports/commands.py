@@ -173,7 +173,13 @@ def _parser() -> Parser:
     add("--list", action="store_true", help="list all experiments with their state and cost")
     add("--all", action="store_true", help="write every report and an index to --out")
     add("--scale", choices=SCALES, default="laptop", help="scale of the sweep (default: %(default)s)")
-    add("--runs", type=Path, default=runs_folder(), metavar="DIR", help="folder of all runs (default: %(default)s)")
+    add(
+        "--runs",
+        type=Path,
+        default=runs_folder(),
+        metavar="DIR",
+        help="folder of all runs (default: %(default)s)",
+    )
     add(
         "--experiments",
         type=Path,

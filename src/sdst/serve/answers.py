@@ -12,7 +12,7 @@ from string import Template
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from sdst.show.page import csp_hash, embed, page_file
+from sdst.show.embedded import csp_hash, embed, page_file
 from sdst.show.samples import describe_samples
 from sdst.types import Record
 
