@@ -3,7 +3,7 @@
 const MOST_NAMED = 8; // of more runs, only the one at the pointer is named
 const CHART = { width: 560, height: 230, left: 60, right: 12, top: 10, bottom: 28 };
 
-/** Learning curves: training loss, validation loss and selection metric, and one quantity that the reader selects. */
+/** Learning curves: training loss, validation loss and selection metric, and one of any others that the reader selects. */
 function showCharts(container, runs) {
   const quantities = [...new Set(runs.flatMap((run) => Object.keys(run.curves)))].sort();
   if (!quantities.length) {
@@ -14,6 +14,7 @@ function showCharts(container, runs) {
   const preferred = ["train/loss", `${metric.split("/")[0]}/loss`, metric];
   const fixed = preferred.filter((name) => quantities.includes(name));
   container.append(...fixed.map((name) => el("figure", {}, el("figcaption", {}, name), chart(name, runs))));
+  if (fixed.length === quantities.length) return;
 
   const chosen = el("div", {});
   const [select, label] = choice("quantity", quantities.map((name) => [name, name]), () => draw());
@@ -31,6 +32,9 @@ function chart(quantity, runs) {
   const lastStep = steps.reduce((most, step) => Math.max(most, step), 1);
   const ticks = niceTicks(Math.min(...values), Math.max(...values));
   const [low, high] = [ticks[0], ticks[ticks.length - 1]];
+  const size = Math.max(-low, high);
+  const isShort = size >= 0.01 && size < 1e5; // others would not fit beside the axis
+  const tickText = (tick) => (isShort || !tick ? String(tick) : tick.toExponential().replace("e+", "e"));
   const innerWidth = CHART.width - CHART.left - CHART.right;
   const innerHeight = CHART.height - CHART.top - CHART.bottom;
   const x = (step) => CHART.left + (innerWidth * step) / lastStep;
@@ -47,7 +51,7 @@ function chart(quantity, runs) {
   for (const tick of ticks) {
     drawing.append(
       svg("line", { class: "grid", x1: CHART.left, x2: CHART.width - CHART.right, y1: y(tick), y2: y(tick) }),
-      svg("text", { x: CHART.left - 6, y: y(tick) + 4, "text-anchor": "end" }, shortNumber(tick)),
+      svg("text", { x: CHART.left - 6, y: y(tick) + 4, "text-anchor": "end" }, tickText(tick)),
     );
   }
   for (const tick of niceTicks(0, lastStep).filter((step) => step <= lastStep)) {
@@ -98,12 +102,6 @@ function chart(quantity, runs) {
 function summarize(name, values) {
   if (!values.length) return `${name}: not logged`;
   return `${name}: ${values[0]} → ${values[values.length - 1]}`;
-}
-
-/** A tick's label that fits beside the axis: 0.0008 as 8e-4. */
-function shortNumber(value) {
-  const text = String(value);
-  return text.length > 5 ? value.toExponential().replace("e+", "e") : text;
 }
 
 /** Index of the number closest to a value; -1 for an empty list. */

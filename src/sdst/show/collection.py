@@ -39,6 +39,8 @@ MOST_COMPARED = 40
 """Most runs whose predictions are read, because those of a large split take a second each."""
 MOST_POINTS = 80
 """Most points of a curve; of more, every nth is kept, and the last."""
+LONGEST = 60
+"""Most characters of a run's label."""
 COLOURS = 8
 """Colours of runs in page.css."""
 PAGE = "show.html"
@@ -75,9 +77,10 @@ def show_collection(
     out = out or places[0] / "index.html"
     names = {run.path: os.path.relpath(os.path.abspath(run.path), root) for run in runs}
     finished = [run for run in runs if run.row.metrics is not None]
-    wins, notes = _wins(finished, names, split, annotations)
     options = [*(key for key in FIXED if len({run.value(key) for run in runs}) > 1), *differences(runs)]
     options.sort(key="seed".__eq__)  # the seed last
+    labels = _labels(runs, names, options)
+    wins, notes = _wins(finished, labels, split, annotations)
     metrics = _metrics(finished)
     base = out.resolve().parent
     data = {
@@ -86,7 +89,7 @@ def show_collection(
             *("changed", "MB"),
         ],
         "filters": [*options, "state"],
-        "runs": [_describe(run, names[run.path], options, metrics, base) for run in runs],
+        "runs": [_describe(run, names[run.path], labels[run.path], options, metrics, base) for run in runs],
     }
     colours = {name: index for index, name in enumerate(dict.fromkeys(run["group"] for run in data["runs"]))}
     for run in data["runs"]:
@@ -96,14 +99,15 @@ def show_collection(
 
 
 def _metrics(finished: Sequence[ListedRun]) -> list[str]:
-    """The metrics of the table: those that every table of runs has, and on test the one that selected checkpoints."""
+    """The metrics of the table: what selected checkpoints, the same on test, and those of every table of runs."""
     rows = [run.row for run in finished]
-    wanted = dict.fromkeys((*shown(rows), *(f"test {row.metric}" for row in rows)))
+    selecting = [f"{split} {row.metric}" for row in rows for split in (row.split, "test")]
+    wanted = dict.fromkeys((*selecting, *shown(rows)))
     return [name for name in wanted if any(name in (row.metrics or {}) for row in rows)]
 
 
 def _describe(
-    run: ListedRun, name: str, options: Sequence[str], metrics: Sequence[str], base: Path
+    run: ListedRun, name: str, label: str, options: Sequence[str], metrics: Sequence[str], base: Path
 ) -> dict[str, Any]:
     """Data of a run for the page's scripts. A cell is its text and, if it sorts by a number, the number."""
     row = run.row
@@ -111,7 +115,7 @@ def _describe(
     curves = _curves(run)
     page = run.path / PAGE
     return {
-        "name": name,
+        "name": label,
         "link": quote(os.path.relpath(page.resolve(), base)) if page.is_file() else None,
         "group": " ".join(run.value(option) for option in options if option != "seed"),
         "reason": row.reason,
@@ -152,6 +156,14 @@ def _thinned(curve: Curve) -> Curve:
     every = math.ceil(len(curve.steps) / MOST_POINTS)
     kept = sorted({*range(0, len(curve.steps), every), len(curve.steps) - 1})
     return Curve([curve.steps[index] for index in kept], [curve.values[index] for index in kept])
+
+
+def _labels(runs: Sequence[ListedRun], names: Mapping[Path, str], options: Sequence[str]) -> dict[Path, str]:
+    """What each run is called in curves: what differs, or its path if that is not short and unique."""
+    told = [" ".join(f"{key}={value}" for key in options if (value := run.value(key))) for run in runs]
+    if len(set(told)) < len(told) or max(map(len, told)) > LONGEST:
+        told = [names[run.path] for run in runs]
+    return {run.path: label for run, label in zip(runs, told, strict=True)}
 
 
 def _wins(

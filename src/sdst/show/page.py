@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdst.config.checks import resolve_auto_options
 from sdst.config.compose import compose
-from sdst.config.words import flatten
+from sdst.config.words import described, differing, flatten
 from sdst.metrics.error_kinds import KINDS
 from sdst.show.embedded import csp_hash, embed, page_file
 from sdst.show.tables import seeds_section, table, wins_section
@@ -49,6 +49,7 @@ def render(
         rows: The runs as rows, if there are several.
         wins: Wins and losses of the further runs against the first.
     """
+    groups, compared = seeds_section(rows), wins_section(wins, runs[0].name)
     config_header, config_rows = config_table(runs)
     style, script = page_file("page.css"), "\n".join(page_file(name) for name in SCRIPTS)
     return Template(page_file("page.html")).substitute(
@@ -57,11 +58,13 @@ def render(
         style_hash=csp_hash(style),
         script=script,
         script_hash=csp_hash(script),
-        lead="".join(f"<p>{escape(_lead(run))}</p>" for run in runs),
+        lead="".join(f"<p>{escape(lead)}</p>" for lead in _leads(runs, rows)),
         notes="".join(f'<p class="note">{escape(note)}</p>' for note in data["notes"]),
         metrics=table(*metric_table(runs)),
-        groups=seeds_section(rows),
-        wins=wins_section(wins, runs[0].name),
+        groups=groups,
+        wins=compared,
+        links='<a href="#seeds">Seeds</a>\n' * bool(groups)
+        + '<a href="#wins">Wins and losses</a>\n' * bool(compared),
         kinds=table(*kind_table(runs[: data["compared"]], data["samples"])),
         facts=table(["", *(run.name for run in runs)], _by_label([_facts(run) for run in runs])),
         parameters=table(["", *(run.name for run in runs)], _by_label([_parameters(run) for run in runs])),
@@ -81,7 +84,8 @@ def metric_table(runs: Sequence[FinishedRun]) -> tuple[list[str], list[list[str]
     header, rows = ["%"], {key: [key] for key in names}
     for split in splits:
         briefs = [run.metrics["best"].get(split, {}) for run in runs]
-        header += [split] if len(runs) == 1 else [*(f"{split}: {run.name}" for run in runs), "difference"]
+        header += [split] if len(runs) == 1 else [f"{split}: {run.name}" for run in runs]
+        header += ["difference"] * (len(runs) == 2)
         for key, row in rows.items():
             values = [brief.get(key) for brief in briefs]
             row += [NONE if value is None else f"{value:.2f}" for value in values]
@@ -134,13 +138,22 @@ def _title(runs: Sequence[FinishedRun]) -> str:
     return f"{parent}/{runs[0].name}" if parent else runs[0].name
 
 
-def _lead(run: FinishedRun) -> str:
-    """Data set and selected checkpoint of a run, in one or two sentences."""
+def _leads(runs: Sequence[FinishedRun], rows: Sequence[RunRow]) -> list[str]:
+    """What each run is, with what differs between several."""
+    if not rows:
+        return [_lead(run, "") for run in runs]
+    options = differing([row.words for row in rows])
+    told = (described({key: value for key in options if (value := row.words[key])}) for row in rows)
+    return [_lead(run, text and f", {text}") for run, text in zip(runs, told, strict=True)]
+
+
+def _lead(run: FinishedRun, words: str) -> str:
+    """Data set, differing words and selected checkpoint of a run, in one or two sentences."""
     selected, dataset = run.metrics["selected"], run.config.data.name
     simulated = " SIMULATED features: the numbers are meaningless." * bool(run.metrics["simulated"])
     epochs = "1 epoch" if run.metrics["epochs"] == 1 else f"{run.metrics['epochs']} epochs"
     return (
-        f"{run.name}: {dataset}, best of {epochs} by {selected['split']}/{selected['metric']} "
+        f"{run.name}: {dataset}{words}, best of {epochs} by {selected['split']}/{selected['metric']} "
         f"(epoch {selected['epoch'] + 1}).{simulated}"
     )
 

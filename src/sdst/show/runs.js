@@ -1,5 +1,6 @@
 "use strict";
 
+const PORTION = 50; // runs added to the table at a time
 const MOST_CHOICES = 30; // an option with more values gets no drop-down list
 
 /** A form that filters runs, and their table, which a click on a header sorts; onchange gets the runs shown. */
@@ -14,20 +15,27 @@ function showRuns(container, data, onchange) {
     return el("th", { scope: "col" }, button);
   });
   const isNumber = columns.map((_, column) => runs.some((run) => run.cells[column].length > 1));
-  const rows = new Map(runs.map((run) => [run, runRow(run, columns, isNumber)]));
-  let [sorted, isDown] = [null, false];
+  const more = el("button", { type: "button", class: "more", onclick: extend }, `Show ${PORTION} more`);
+  let [found, sorted, isDown] = [[], null, false];
 
   function apply() {
     const words = search.value.toLowerCase();
-    let found = runs.filter(
+    found = runs.filter(
       (run) =>
         filters.every(({ select, column }) => !select.value || `=${run.cells[column][0]}` === select.value) &&
         run.cells.some(([text]) => text.toLowerCase().includes(words)),
     );
     if (sorted !== null) found = inOrder(found, sorted, isDown);
     count.textContent = `${found.length.toLocaleString("en")} of ${runs.length.toLocaleString("en")} runs`;
-    body.replaceChildren(...found.map((run) => rows.get(run)));
+    body.replaceChildren();
+    extend();
     onchange(found);
+  }
+
+  function extend() {
+    const shown = body.children.length;
+    body.append(...found.slice(shown, shown + PORTION).map((run) => runRow(run, columns, isNumber)));
+    more.hidden = body.children.length === found.length;
   }
 
   function sortBy(column) {
@@ -43,9 +51,9 @@ function showRuns(container, data, onchange) {
   const searchLabel = el("label", {}, el("span", {}, "search"), search);
   const labels = filters.map(({ label }) => label);
   const form = el("form", { onsubmit: (event) => event.preventDefault() }, searchLabel, ...labels);
-  const head = el("thead", {}, el("tr", {}, ...headers, el("th", { scope: "col" }, "curve")));
+  const head = el("thead", {}, el("tr", {}, headers[0], el("th", { scope: "col" }, "curve"), ...headers.slice(1)));
   const table = el("div", { class: "scroll", tabindex: "0" }, el("table", {}, head, body));
-  container.replaceChildren(form, count, table);
+  container.replaceChildren(form, count, table, more);
   apply();
 }
 
@@ -72,14 +80,14 @@ function inOrder(runs, column, isDown) {
 function runRow(run, columns, isNumber) {
   const [[name], ...cells] = run.cells;
   const named = run.link ? el("a", { href: run.link }, name) : name;
-  const row = el("tr", {}, el("th", { scope: "row" }, named));
+  const curve = el("td", { "data-label": "curve" }, sparkline(run));
+  const row = el("tr", {}, el("th", { scope: "row" }, named), curve);
   cells.forEach(([text], index) => {
     const column = index + 1;
     const isState = columns[column] === "state";
     const attributes = { "data-label": columns[column], class: isNumber[column] ? "number" : isState && `state ${text}` };
     row.append(el("td", attributes, text, ...(isState && run.reason ? [el("span", { class: "note" }, run.reason)] : [])));
   });
-  row.append(el("td", { "data-label": "curve" }, sparkline(run)));
   return row;
 }
 
@@ -90,7 +98,7 @@ function sparkline(run) {
   if (steps.length < 2) return "";
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const points = values.map((value, index) => {
-    const x = (100 * steps[index]) / steps[steps.length - 1];
+    const x = (100 * (steps[index] - steps[0])) / (steps[steps.length - 1] - steps[0]);
     return `${x.toFixed(1)},${(22 - (20 * (value - low)) / (high - low || 1)).toFixed(1)}`;
   });
   const label = `${name}: ${values[0]} to ${values[values.length - 1]}`;
