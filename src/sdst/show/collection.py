@@ -83,7 +83,7 @@ def show_collection(
     wins, notes = _wins(finished, labels, split, annotations)
     metrics = _metrics(finished)
     base = out.resolve().parent
-    data = {
+    data: dict[str, Any] = {
         "columns": [
             *("run", *options, "state", *map(short, metrics)),
             *("changed", "MB"),
