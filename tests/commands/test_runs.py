@@ -35,7 +35,7 @@ def listing(capsys: pytest.CaptureFixture[str]) -> Listing:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """24 finished runs of two data sets, two models, three seeds and two learning rates, each changed at its own time."""
+    """24 finished runs: two data sets, models and learning rates, three seeds; each changed at its own time."""
     runs = tmp_path / "runs"
     number = 0
     for data in ("world", "tacos"):
@@ -59,7 +59,9 @@ def states(tmp_path: Path) -> Iterator[Path]:
     write_run(jobs / "finished")
     write_run(jobs / "interrupted", values=None)
     failed = write_run(jobs / "failed", values=None)
-    (failed / "failed.txt").write_text("Traceback (most recent call last):\n  ...\nRuntimeError: out of memory\n")
+    (failed / "failed.txt").write_text(
+        "Traceback (most recent call last):\n  ...\nRuntimeError: out of memory\n"
+    )
     (write_run(jobs / "damaged") / "metrics.json").write_text("{")
     waiting = write_run(tmp_path / "elsewhere")
     shutil.copy(waiting / "config.yaml", jobs / "0123456789ab.yaml")
@@ -93,7 +95,10 @@ def test_each_run_has_its_state_and_reason(states: Path, listing: Listing) -> No
         ("config.yaml", "- 1\n"),
         ("run.json", "[]"),
         ("metrics.json", '{"dataset": 1}'),
-        ("metrics.json", '{"dataset": "w", "simulated": false, "epochs": 1, "selected": {}, "best": {"val": 3}}'),
+        (
+            "metrics.json",
+            '{"dataset": "w", "simulated": false, "epochs": 1, "selected": {}, "best": {"val": 3}}',
+        ),
         ("config.yaml", None),
     ],
 )
@@ -214,7 +219,7 @@ def test_terminal_of_80_columns_shows_all_columns(
 
 def test_pipe_has_a_line_per_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", str(folder), "data=world"]) == 0
-    first, header, *lines = capsys.readouterr().out.splitlines()
+    first, _, *lines = capsys.readouterr().out.splitlines()
     assert first == "all: data=world"
     assert len(lines) == 12
     assert {line.split()[0] for line in lines} == {str(path) for path in (folder / "world").iterdir()}
@@ -253,10 +258,14 @@ def test_user_error_is_one_line(
     assert error.count("\n") == 1
 
 
-def test_texts_of_a_run_cannot_control_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_texts_of_a_run_cannot_control_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = write_run(tmp_path / "runs" / "one")
     write_run(tmp_path / "runs" / "two")
-    (run / "run.json").write_text(json.dumps({"choices": {"data": "\x1b[31m[red]", "model": "sdst"}, "overrides": []}))
+    (run / "run.json").write_text(
+        json.dumps({"choices": {"data": "\x1b[31m[red]", "model": "sdst"}, "overrides": []})
+    )
     assert main(["runs", str(tmp_path / "runs")]) == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out

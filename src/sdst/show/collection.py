@@ -59,7 +59,7 @@ def show_collection(
     Args:
         places: Run folders, checkpoints in them, or folders of runs. The first finished run is the one that the others
             are compared with query by query.
-        out: HTML file to write; by default index.html in the first folder.
+        out: HTML file to write; by default index.html in the first folder, or show-all.html if that is a run's.
         split: Split of the comparison by query; by default the one that selected the first run's checkpoint.
         annotations: Annotation file of the split; by default the one in the first run's configuration.
 
@@ -74,7 +74,7 @@ def show_collection(
     root = Path(os.path.commonpath([os.path.abspath(run.path) for run in runs]))
     if len(runs) == 1:
         root = root.parent
-    out = out or places[0] / "index.html"
+    out = out or places[0] / ("show-all.html" if RunFolder(places[0]).is_begun else "index.html")
     names = {run.path: os.path.relpath(os.path.abspath(run.path), root) for run in runs}
     finished = [run for run in runs if run.row.metrics is not None]
     options = [*(key for key in FIXED if len({run.value(key) for run in runs}) > 1), *differences(runs)]

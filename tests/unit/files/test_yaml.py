@@ -13,7 +13,8 @@ from sdst.files.yaml import read_yaml
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
 TREES = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
 )
 
 
@@ -52,7 +53,9 @@ def test_what_yaml_writes_is_read_as_omegaconf_reads_it(
         assert read_yaml(path) == wanted
 
 
-@pytest.mark.parametrize("text", ["a: 1\nb: 2\na: 3\n", "a: {b: 1, b: 2}\n", "a: {~: 1}\n", "a: {? [1] : 2}\n"])
+@pytest.mark.parametrize(
+    "text", ["a: 1\nb: 2\na: 3\n", "a: {b: 1, b: 2}\n", "a: {~: 1}\n", "a: {? [1] : 2}\n"]
+)
 def test_repeated_and_nameless_keys_are_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text)
