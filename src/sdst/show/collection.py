@@ -81,15 +81,18 @@ def show_collection(
     options.sort(key="seed".__eq__)  # the seed last
     labels = _labels(runs, names, options)
     wins, notes = _wins(finished, labels, split, annotations)
-    metrics = _metrics(finished)
+    metrics, selecting = _metrics(finished)
     base = out.resolve().parent
     data: dict[str, Any] = {
         "columns": [
-            *("run", *options, "state", *map(short, metrics)),
-            *("changed", "MB"),
+            *("run", "state", *map(short, metrics[:selecting]), *options),
+            *(*map(short, metrics[selecting:]), "changed", "MB"),
         ],
         "filters": [*options, "state"],
-        "runs": [_describe(run, names[run.path], labels[run.path], options, metrics, base) for run in runs],
+        "runs": [
+            _describe(run, names[run.path], labels[run.path], options, metrics, selecting, base)
+            for run in runs
+        ],
     }
     colours = {name: index for index, name in enumerate(dict.fromkeys(run["group"] for run in data["runs"]))}
     for run in data["runs"]:
@@ -98,20 +101,27 @@ def show_collection(
     return out
 
 
-def _metrics(finished: Sequence[ListedRun]) -> list[str]:
-    """The metrics of the table: what selected checkpoints, the same on test, and those of every table of runs."""
+def _metrics(finished: Sequence[ListedRun]) -> tuple[list[str], int]:
+    """The metrics of the table, and how many of them come first: what selected checkpoints, and the same on test."""
     rows = [run.row for run in finished]
-    selecting = [f"{split} {row.metric}" for row in rows for split in (row.split, "test")]
-    wanted = dict.fromkeys((*selecting, *shown(rows)))
-    return [name for name in wanted if any(name in (row.metrics or {}) for row in rows)]
+    selecting = dict.fromkeys(f"{split} {row.metric}" for row in rows for split in (row.split, "test"))
+    first = [name for name in selecting if any(name in (row.metrics or {}) for row in rows)]
+    return list(dict.fromkeys((*first, *shown(rows)))), len(first)
 
 
 def _describe(
-    run: ListedRun, name: str, label: str, options: Sequence[str], metrics: Sequence[str], base: Path
+    run: ListedRun,
+    name: str,
+    label: str,
+    options: Sequence[str],
+    metrics: Sequence[str],
+    selecting: int,
+    base: Path,
 ) -> dict[str, Any]:
     """Data of a run for the page's scripts. A cell is its text and, if it sorts by a number, the number."""
     row = run.row
-    values = [(row.metrics or {}).get(metric) for metric in metrics]
+    values = [_finite((row.metrics or {}).get(metric)) for metric in metrics]
+    numbers = [["" if value is None else f"{value:.2f}", value] for value in values]
     curves = _curves(run)
     page = run.path / PAGE
     return {
@@ -121,9 +131,10 @@ def _describe(
         "reason": row.reason,
         "cells": [
             [name],
-            *([run.value(option)] for option in options),
             [row.state],
-            *(["" if value is None else f"{value:.2f}", value] for value in map(_finite, values)),
+            *numbers[:selecting],
+            *([run.value(option)] for option in options),
+            *numbers[selecting:],
             [datetime.fromtimestamp(run.changed).strftime("%Y-%m-%d %H:%M"), run.changed],  # local time
             [f"{run.size / 1e6:.1f}", run.size],
         ],
