@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from helpers.corpus import Corpus, make_rows, write_rows
 from sdst.cli import main
+from sdst.config.checks import resolve_auto_options
+from sdst.config.compose import compose
 from sdst.config.schema import Decoding
 from sdst.data.annotations import read_annotations
 from sdst.data.store import FeatureStore
@@ -214,6 +216,22 @@ def test_only_overridden_options_differ_from_the_default(train: Callable[..., Pa
     assert "decode.score" not in differing  # "auto" and the value it resolves to count as equal
     assert not any(key.startswith(("paths", "run_dir", "data.features", "logger")) for key, _, _ in rows)
     assert {"seed", "optim.weight_decay", "data.pooling"} <= {key for key, _, _ in rows} - differing.keys()
+
+
+def test_page_says_if_no_option_differs(finished: Path) -> None:
+    run = run_of(finished)
+    config = compose(["data=qvhighlights"])
+    resolve_auto_options(config)
+    data: dict[str, Any] = {"split": "val", "notes": [], "compared": 1, "samples": []}
+    same = render([FinishedRun(run.folder, run.name, run.metrics, run.facts, config)], data)
+    assert "No option differs from the defaults." in same
+    assert '<tr class="differs">' not in same
+    assert "No option differs" not in render([run], data)
+
+
+def test_title_of_a_single_run_has_its_parent_folder(finished: Path) -> None:
+    page = render([read_run(finished, "run")], {"split": "val", "notes": [], "compared": 1, "samples": []})
+    assert f"<title>{finished.parent.name}/run – SDST</title>" in page
 
 
 def test_two_runs_are_compared_by_metric_and_by_query(finished: Path, copy: Path, tmp_path: Path) -> None:

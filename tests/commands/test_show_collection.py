@@ -105,7 +105,7 @@ def test_groups_are_means_over_seeds(page: Path) -> None:
 def test_wins_of_too_many_runs_are_not_read(page: Path) -> None:
     found = Page(page)
     assert "wins" not in found.tables
-    assert any("at most 40 finished runs; here are 60" in note for note in found.notes)
+    assert any("60 finished runs, more than 40" in note for note in found.notes)
 
 
 def test_more_runs_than_colours_give_the_page_of_many(folder: Path, tmp_path: Path) -> None:

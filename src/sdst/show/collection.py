@@ -75,6 +75,7 @@ def show_collection(
     if len(runs) == 1:
         root = root.parent
     out = out or places[0] / ("show-all.html" if RunFolder(places[0]).is_begun else "index.html")
+    title = Path(os.path.abspath(places[0])).name if len(places) == 1 else root.name
     names = {run.path: os.path.relpath(os.path.abspath(run.path), root) for run in runs}
     finished = [run for run in runs if run.row.metrics is not None]
     options = [*(key for key in FIXED if len({run.value(key) for run in runs}) > 1), *differences(runs)]
@@ -97,7 +98,7 @@ def show_collection(
     colours = {name: index for index, name in enumerate(dict.fromkeys(run["group"] for run in data["runs"]))}
     for run in data["runs"]:
         run["colour"] = colours[run.pop("group")] % COLOURS
-    write_atomically(out, _render(root.name, runs, data, wins, notes))
+    write_atomically(out, _render(title, runs, data, wins, notes))
     return out
 
 
@@ -185,7 +186,7 @@ def _wins(
         return [], []
     if len(runs) > MOST_COMPARED:
         return [], [
-            f"Wins and losses by query are shown for at most {MOST_COMPARED} finished runs; here are {len(runs)}."
+            f"Wins and losses by query are left out: {len(runs)} finished runs, more than {MOST_COMPARED}."
         ]
     first = RunFolder(runs[0].path)
     split = split or runs[0].row.split
