@@ -78,8 +78,7 @@ def show_collection(
     title = Path(os.path.abspath(places[0])).name if len(places) == 1 else root.name
     names = {run.path: os.path.relpath(os.path.abspath(run.path), root) for run in runs}
     finished = [run for run in runs if run.row.metrics is not None]
-    options = [*(key for key in FIXED if len({run.value(key) for run in runs}) > 1), *differences(runs)]
-    options.sort(key="seed".__eq__)  # the seed last
+    options = differences(runs)
     labels = _labels(runs, names, options)
     wins, notes = _wins(finished, labels, split, annotations)
     metrics, selecting = _metrics(finished)
