@@ -270,3 +270,19 @@ def test_texts_of_a_run_cannot_control_the_terminal(
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert "data=\\x1b[31m[red]" in out
+
+
+@pytest.mark.parametrize("word", ["\ud800", "a\nb", "</script><b>", {"deep": []}, 10**40])
+def test_hostile_words_are_listed(word: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = tmp_path / "runs"
+    run = write_run(runs / os.fsdecode(b"bad \xff name"))
+    write_run(runs / "good")
+    (run / "run.json").write_text(json.dumps({"choices": {"data": word, "loss": word}, "overrides": [word]}))
+    for options in ([], ["--csv"], ["--json"]):
+        assert main(["runs", str(runs), *options]) == 0
+        out = capsys.readouterr().out
+        assert options or out.replace("\n", "").isprintable()
+    assert main(["show", str(runs)]) == 0
+    page = (runs / "index.html").read_text(encoding="utf-8")
+    assert page.count("<script") == 2
+    assert "<b>" not in page

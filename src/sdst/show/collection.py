@@ -18,6 +18,7 @@ from urllib.parse import quote
 from sdst.data.annotations import read_annotations
 from sdst.errors import UserError
 from sdst.files.atomic import write_atomically
+from sdst.files.text import encodable
 from sdst.runs.listing import FIXED, ListedRun, differences, list_runs, with_differences
 from sdst.runs.table import short, shown
 from sdst.show.embedded import csp_hash, embed, page_file
@@ -97,7 +98,7 @@ def show_collection(
     colours = {name: index for index, name in enumerate(dict.fromkeys(run["group"] for run in data["runs"]))}
     for run in data["runs"]:
         run["colour"] = colours[run.pop("group")] % COLOURS
-    write_atomically(out, _render(title, runs, data, wins, notes))
+    write_atomically(out, encodable(_render(title, runs, data, wins, notes)))
     return out
 
 
@@ -126,7 +127,7 @@ def _describe(
     page = run.path / PAGE
     return {
         "name": label,
-        "link": quote(os.path.relpath(page.resolve(), base)) if page.is_file() else None,
+        "link": quote(os.fsencode(os.path.relpath(page.resolve(), base))) if page.is_file() else None,
         "group": " ".join(run.value(option) for option in options if option != "seed"),
         "reason": row.reason,
         "cells": [

@@ -13,6 +13,7 @@ from sdst.data.annotations import of_domain, read_annotations
 from sdst.errors import UserError
 from sdst.features.selection import find_videos
 from sdst.files.atomic import write_atomically
+from sdst.files.text import encodable
 from sdst.metrics.error_kinds import CONSIDERED, KINDS
 from sdst.metrics.evaluation import PROTOCOLS
 from sdst.runs.listing import listed, with_differences
@@ -107,7 +108,7 @@ def show(
     }
     rows = with_differences([listed(run.folder) for run in runs]) if len(runs) > 1 else []
     answers = {run.name: found for run, found in zip(compared, predictions, strict=True)}
-    write_atomically(out, render(runs, data, rows, compare(records, answers)))
+    write_atomically(out, encodable(render(runs, data, rows, compare(records, answers))))
     return out
 
 
