@@ -25,6 +25,7 @@ COMMANDS = {
     ),
     "sweep": ("sdst.sweeps.commands", "train all rows of one of the paper's tables or figures"),
     "report": ("sdst.reports.commands", "print or save a table or figure with the paper's numbers beside it"),
+    "runs": ("sdst.runs.commands", "list, filter and sort runs: state, metrics, age, size"),
     "show": (
         "sdst.show.commands",
         "show a run, or compare several, as a page: metrics, curves, every prediction",

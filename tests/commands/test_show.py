@@ -15,13 +15,16 @@ from hypothesis import strategies as st
 
 from helpers.corpus import Corpus, make_rows, write_rows
 from sdst.cli import main
+from sdst.config.checks import resolve_auto_options
+from sdst.config.compose import compose
 from sdst.config.schema import Decoding
 from sdst.data.annotations import read_annotations
 from sdst.data.store import FeatureStore
 from sdst.inference.stored import run_model
 from sdst.metrics.error_kinds import CONSIDERED
 from sdst.models.decoding import decode, fit_windows, raw_moments
-from sdst.show.page import SCRIPTS, config_table, embed, metric_table, render
+from sdst.show.embedded import embed
+from sdst.show.page import SCRIPTS, config_table, metric_table, render
 from sdst.show.runs import FinishedRun, read_run, selected_step
 from sdst.show.traces import find_queries, trace_moments
 from sdst.spans import cw_to_se
@@ -215,6 +218,22 @@ def test_only_overridden_options_differ_from_the_default(train: Callable[..., Pa
     assert {"seed", "optim.weight_decay", "data.pooling"} <= {key for key, _, _ in rows} - differing.keys()
 
 
+def test_page_says_if_no_option_differs(finished: Path) -> None:
+    run = run_of(finished)
+    config = compose(["data=qvhighlights"])
+    resolve_auto_options(config)
+    data: dict[str, Any] = {"split": "val", "notes": [], "compared": 1, "samples": []}
+    same = render([FinishedRun(run.folder, run.name, run.metrics, run.facts, config)], data)
+    assert "No option differs from the defaults." in same
+    assert '<tr class="differs">' not in same
+    assert "No option differs" not in render([run], data)
+
+
+def test_title_of_a_single_run_has_its_parent_folder(finished: Path) -> None:
+    page = render([read_run(finished, "run")], {"split": "val", "notes": [], "compared": 1, "samples": []})
+    assert f"<title>{finished.parent.name}/run – SDST</title>" in page
+
+
 def test_two_runs_are_compared_by_metric_and_by_query(finished: Path, copy: Path, tmp_path: Path) -> None:
     metrics = json.loads((copy / "metrics.json").read_text())
     metrics["best"]["val"]["MR-full-mAP"] += 1.5
@@ -234,10 +253,9 @@ def test_two_runs_are_compared_by_metric_and_by_query(finished: Path, copy: Path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{run}/checkpoints"], "not a finished run"),
+        (["{run}/checkpoints"], "no run here"),
         (["{run}", "--split", "train"], "choose --split from val, test"),
         (["{run}", "--annotations", "{other}"], "differ in queries"),
-        (["{run}"] * 9, "expected at most 8 runs, got 9; sdst report RUN"),
         (["{run}", "--videos", "{run}/none"], "no such folder"),
         (["{run}", "--out", "{run}/none/page.html"], "cannot be written"),
     ],
@@ -284,7 +302,7 @@ def test_texts_of_a_run_are_escaped_in_tables(finished: Path) -> None:
     run = run_of(finished)
     run = FinishedRun(run.folder, hostile, run.metrics, {**run.facts, "command": [hostile]}, run.config)
     run.config.model.signal = hostile
-    scripts = Scripts(render([run], {"split": hostile, "notes": [hostile], "samples": []}))
+    scripts = Scripts(render([run], {"split": hostile, "notes": [hostile], "compared": 1, "samples": []}))
     assert "img" not in scripts.names
     assert scripts.names.count("script") == 2
     assert scripts.names.count("title") == 1

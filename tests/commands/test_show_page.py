@@ -156,6 +156,23 @@ def test_predicted_moment_shows_its_refinement(browser: Browser, page: Path, fin
     assert browser.evaluate("document.querySelectorAll('.detail').length") == 0
 
 
+def test_right_answers_are_marked_and_moments_have_their_times(
+    browser: Browser, page: Path, finished: Path, corpus: Corpus
+) -> None:
+    kinds = shown_kinds(finished, corpus.paths["val"])
+    records = read_annotations(corpus.paths["val"]).records
+    browser.open(page)
+    marks = browser.evaluate(
+        "[...document.querySelectorAll('.verdict')].map(v => [v.classList.contains('right'), v.textContent[0]])"
+    )
+    is_right = ["right" in kinds[record.query] for record in records]
+    assert marks == [[right, "✓" if right else "✗"] for right in is_right]
+    browser.evaluate("document.querySelector('.sample').click()")
+    windows = read_predictions(finished / "val_submission.jsonl")[0].windows[:5]
+    times = browser.evaluate("[...document.querySelectorAll('.row.run-0 .times')].map(t => t.textContent)")
+    assert times == [f"{start:g}–{end:g} s" for start, end, _ in windows.round(1)]
+
+
 @pytest.mark.parametrize("width", [360, 1280])
 def test_page_is_not_wider_than_the_window(browser: Browser, page: Path, width: int) -> None:
     browser.open(page)

@@ -21,7 +21,7 @@ from sdst.cli import main
 from sdst.metrics import collector
 from sdst.metrics.evaluation import evaluate
 from sdst.training.module import GroundingModule
-from sdst.training.resume import LOCK, run_lock
+from sdst.training.resume import run_lock
 from sdst.training.run_folder import BEST, LAST
 
 Train = Callable[..., Path]
@@ -284,7 +284,7 @@ def test_a_second_process_cannot_train_the_same_run(
     (tmp_path / "run.yaml").unlink()
     assert main(["train", *latest]) == 0
     assert (run_dir / "metrics.json").exists()
-    assert not (run_dir / LOCK).exists()
+    assert not (run_dir / "run.lock").exists()
 
 
 def test_a_refused_run_leaves_no_folder(corpus: Corpus, tmp_path: Path) -> None:

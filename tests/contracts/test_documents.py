@@ -39,7 +39,7 @@ FILES = {
     "world": {"train": "train", "val": "val", "test": "test"},
 }
 SMALL = ["trainer.max_epochs=1", "model.dim=16", "data.num_workers=0"]
-SMALLER = {
+SMALLER: dict[tuple[str, ...], list[str]] = {
     ("features", "simulate"): ["--video-dim", "16", "--text-dim", "16"],
     ("world", "make"): ["--train", "1", "--val", "1", "--test", "1", "--workers", "0"],
     ("extract", "--annotations"): ["--workers", "0", "--processes", "1"],
@@ -214,7 +214,7 @@ def run(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert main([*arguments, "--port", "99999"]) == 2
         assert "port 99999" in capsys.readouterr().err
     else:
-        small = SMALLER.get((arguments[0], arguments[1]), [])
+        small = SMALLER.get(tuple(arguments[:2]), [])
         if arguments[0] == "sweep" or (arguments[0] == "train" and "--cfg" not in arguments):
             small = [*SMALL, *([TRIALS] if any("optuna" in argument for argument in arguments) else [])]
         assert main(expanded(arguments) + small) == 0, (command, capsys.readouterr().err)

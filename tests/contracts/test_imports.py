@@ -16,6 +16,7 @@ FLOORS = [  # the top floor first
     "serve world",
     "show reports __init__ __main__",
     "inference sweeps bench analysis",
+    "runs",
     "training",
     "features baselines metrics",
     "data models",
@@ -124,9 +125,9 @@ print(repr(found))
 
 
 @pytest.mark.processes
-def test_evaluation_and_published_numbers_import_no_torch() -> None:
+def test_evaluation_published_numbers_and_lists_of_runs_import_no_torch() -> None:
     modules = ["sdst", "sdst.types", "sdst.cli", "sdst.metrics.commands", "sdst.analysis.commands"]
-    modules += ["sdst.reports.published"]
+    modules += ["sdst.reports.published", "sdst.runs.commands", "sdst.show.collection"]
     assert imported(modules, "torch", "lightning", "hydra", "torchmetrics", "matplotlib") == {}
 
 

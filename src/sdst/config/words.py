@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
@@ -79,6 +78,9 @@ def task_words(config: HydraConf) -> dict[str, str]:
 
 def hydra_words() -> dict[str, Any]:
     """Choices and overrides of the run that Hydra has composed, for run.json; empty outside Hydra's application."""
+    # Imported here because commands that only list runs need these words, but not Hydra.
+    from hydra.core.hydra_config import HydraConfig
+
     if not HydraConfig.initialized():
         return {}
     config = HydraConfig.get()
@@ -88,7 +90,7 @@ def hydra_words() -> dict[str, Any]:
     }
 
 
-def flatten(config: DictConfig) -> dict[str, str]:
+def flatten(config: DictConfig | dict[str, Any]) -> dict[str, str]:
     """All options of a configuration in order, dotted key -> value as text; a list is one value."""
     options: dict[str, str] = {}
 
@@ -97,7 +99,9 @@ def flatten(config: DictConfig) -> dict[str, str]:
             if isinstance(value, dict):
                 add(value, f"{prefix}{key}.")
             else:
-                options[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
+                options[f"{prefix}{key}"] = (
+                    value if isinstance(value, str) else json.dumps(value, default=str)
+                )
 
-    add(OmegaConf.to_container(config), "")
+    add(config if isinstance(config, dict) else OmegaConf.to_container(config), "")
     return options

@@ -71,3 +71,8 @@ def read_text(path: str | Path) -> str:
     """
     with open_text(path) as file:
         return file.read()
+
+
+def encodable(text: str) -> str:
+    """The text with halves of characters escaped: JSON and file names may have them, but UTF-8 has not."""
+    return text.encode("utf-8", "backslashreplace").decode()

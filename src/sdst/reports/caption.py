@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sdst.reports.noise import ALPHA, QUERIES, SEEDS
-from sdst.sweeps.jobs import FAILED
+from sdst.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -147,6 +147,5 @@ def _optimism(results: Results) -> list[str]:
 
 
 def _failure(run: Run) -> str:
-    """The failed run and the last line of its error."""
-    reason = (run.folder / FAILED).read_text(encoding="utf-8").strip().rpartition("\n")[2]
-    return f"{run.dataset}, seed {run.seed} failed: {reason}"
+    """The failed run and its reason."""
+    return f"{run.dataset}, seed {run.seed} failed: {RunFolder(run.folder).failure()}"

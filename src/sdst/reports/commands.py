@@ -16,8 +16,10 @@ from sdst.reports.overview import duration, overview, records, training_seconds
 from sdst.reports.plots import plot
 from sdst.reports.published import describe as describe_published
 from sdst.reports.results import Results, collect
+from sdst.runs.find import find_runs, runs_folder
+from sdst.runs.groups import grouped_csv, grouped_markdown
+from sdst.runs.row import of_runs
 from sdst.sweeps.manifest import manifest, read_manifest, read_overrides
-from sdst.sweeps.runs_table import find_runs, grouped_csv, grouped_markdown, of_runs
 from sdst.sweeps.tables import (
     SCALES,
     Experiment,
@@ -171,8 +173,13 @@ def _parser() -> Parser:
     add("--list", action="store_true", help="list all experiments with their state and cost")
     add("--all", action="store_true", help="write every report and an index to --out")
     add("--scale", choices=SCALES, default="laptop", help="scale of the sweep (default: %(default)s)")
-    runs = Path(os.environ.get("SDST_RUNS", "runs"))
-    add("--runs", type=Path, default=runs, metavar="DIR", help="folder of all runs (default: %(default)s)")
+    add(
+        "--runs",
+        type=Path,
+        default=runs_folder(),
+        metavar="DIR",
+        help="folder of all runs (default: %(default)s)",
+    )
     add(
         "--experiments",
         type=Path,

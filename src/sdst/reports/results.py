@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from sdst.sweeps.jobs import Status
     from sdst.sweeps.manifest import Planned
     from sdst.sweeps.tables import Column, Experiment, Row
+    from sdst.training.run_folder import Status
 
 
 @dataclass(frozen=True, slots=True)

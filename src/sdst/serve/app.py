@@ -27,7 +27,7 @@ from sdst.inference.clips import cut, file_words
 from sdst.serve.guard import OwnPageOnly
 from sdst.serve.library import LOOK, ClosedError, EncodingError, TooLargeError, UnknownVideoError, describe
 from sdst.serve.requests import read_question, read_upload
-from sdst.show.page import page_file
+from sdst.show.embedded import page_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,184 +1,76 @@
-"""``sdst show``: one HTML file that shows a finished run, or compares several, and works offline."""
+"""``sdst show``: one HTML file that shows a run, compares several, or lists those of a folder, and works offline."""
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
-from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
 from sdst.console.parser import Parser
-from sdst.data.annotations import of_domain, read_annotations
 from sdst.errors import UserError
-from sdst.features.selection import find_videos
-from sdst.files.atomic import write_atomically
-from sdst.metrics.error_kinds import CONSIDERED, KINDS
-from sdst.metrics.evaluation import PROTOCOLS
-from sdst.show.page import render
-from sdst.show.runs import read_run, selected_step
-from sdst.show.samples import describe_samples, matching_predictions
-from sdst.show.traces import trace_moments
-from sdst.training.curves import read_curves
 from sdst.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from sdst.show.runs import FinishedRun
-    from sdst.show.traces import Trace
-    from sdst.types import Prediction, Qid, Record
-
-logger = logging.getLogger(__name__)
+    from collections.abc import Sequence
 
 MOST_RUNS = 8
-"""Most runs on a page, each with a colour of its own."""
-VIDEOS = "videos"
-"""Default folder of the videos, next to the annotations."""
+"""Most runs whose predictions are shown side by side, each with a colour of its own."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Write the page and print its path."""
     args = _parser().parse_args(argv)
-    if len(args.runs) > MOST_RUNS:
-        raise UserError(
-            f"sdst show: expected at most {MOST_RUNS} runs, got {len(args.runs)}; "
-            "sdst report RUN... makes a table of any number"
+    # Imported here because the page of one run takes seconds to import, and the list of many needs none of it.
+    if len(args.runs) <= MOST_RUNS and all(_is_run(path) for path in args.runs):
+        from sdst.show.comparison import show
+
+        out = show(
+            args.runs,
+            args.out,
+            split=args.split,
+            annotations=args.annotations,
+            videos=args.videos,
+            video_name=args.video_name,
         )
-    out = show(
-        args.runs,
-        args.out,
-        split=args.split,
-        annotations=args.annotations,
-        videos=args.videos,
-        video_name=args.video_name,
-    )
+    else:
+        from sdst.show.collection import show_collection
+
+        if args.videos is not None:
+            raise UserError(
+                f"sdst show: --videos needs at most {MOST_RUNS} run folders; a list of runs shows no videos"
+            )
+        out = show_collection(args.runs, args.out, split=args.split, annotations=args.annotations)
     sys.stdout.write(f"{out}\n")
     return 0
 
 
-def show(
-    folders: Sequence[Path],
-    out: Path | None = None,
-    *,
-    split: str | None = None,
-    annotations: Path | None = None,
-    videos: Path | None = None,
-    video_name: str = "{vid}",
-) -> Path:
-    """Write the page of a finished run, or of several with predictions for the same queries.
-
-    Args:
-        folders: Run folders, or checkpoints in them; at most :data:`MOST_RUNS`.
-        out: HTML file to write; by default in the first run's folder.
-        split: Split whose predictions are shown; by default the one that selected the first run's checkpoint.
-        annotations: Annotation file of the split; by default the one in the first run's configuration.
-        videos: Folder of the video files, to which the page links; by default :data:`VIDEOS` next to the annotations,
-            if it exists.
-        video_name: Name of a video file without extension.
-
-    Returns:
-        Path of the page.
-
-    Raises:
-        UserError: A folder is not a finished run, files are missing, or the runs have different queries.
-    """
-    folders = [RunFolder.of(folder).path for folder in folders]
-    # A multirun's links are named by what differs, so they are not followed.
-    names = [Path(os.path.abspath(folder)).name for folder in folders]
-    if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
-    runs = [read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
-    if out is None:
-        others = f"-vs-{names[1].replace(os.sep, '_')}" if len(runs) == 2 else "-all" if len(runs) > 2 else ""
-        out = folders[0] / f"show{others}.html"
-    split = split or runs[0].metrics["selected"]["split"]
-    annotations = annotations or RunFolder(runs[0].folder).annotations_path(split)
-    records = of_domain(read_annotations(annotations).records, runs[0].config.data.get("domain"), annotations)
-    predictions = [matching_predictions(run, split, records) for run in runs]
-    traced = [_trace(run, records, answers) for run, answers in zip(runs, predictions, strict=True)]
-    links, video_note = _links(videos, annotations.parent / VIDEOS, records, video_name, out)
-    data = {
-        "split": split,
-        "clip_seconds": runs[0].config.data.clip_seconds,
-        "kinds": list(KINDS),
-        "groups": _groups(runs[0].metrics["dataset"]),
-        "notes": [note for _, note in traced if note] + [video_note] * bool(video_note),
-        "runs": [_describe_run(run) for run in runs],
-        "videos": links,
-        "samples": describe_samples(
-            records,
-            predictions,
-            [traces for traces, _ in traced],
-            PROTOCOLS[runs[0].metrics["dataset"]].length_groups,
-        ),
-    }
-    write_atomically(out, render(runs, data))
-    return out
-
-
-def _describe_run(run: FinishedRun) -> dict[str, Any]:
-    """Data of a run for the page's scripts."""
-    curves, selected = read_curves(run.folder, run.metrics["epochs"]), run.metrics["selected"]
-    return {
-        "name": run.name,
-        "metric": f"{selected['split']}/{selected['metric']}",
-        "selected_step": selected_step(run, curves),
-        "curves": {name: [curve.steps, curve.values] for name, curve in curves.items()},
-    }
-
-
-def _groups(dataset: str) -> dict[str, str]:
-    """Group of moment lengths -> its description, shortest group first."""
-    groups = reversed(PROTOCOLS[dataset].length_groups.items())
-    return {
-        name: f"{name}: over {low:g} s" + (f", up to {high:g} s" if isfinite(high) else "")
-        for name, (low, high) in groups
-    }
-
-
-def _trace(
-    run: FinishedRun, records: Sequence[Record], predictions: Mapping[Qid, Prediction]
-) -> tuple[dict[Qid, list[Trace | None]] | None, str]:
-    """Traces of a run's moments and "", or None and a note that says why they are missing."""
-    try:
-        return trace_moments(run, records, predictions, CONSIDERED), ""
-    except UserError as error:
-        note = f"{run.name}: refinement and sampling points are not shown ({error})."
-        logger.warning("%s", note)
-        return None, note
-
-
-def _links(
-    given: Path | None, default: Path, records: Sequence[Record], name: str, out: Path
-) -> tuple[dict[str, str], str]:
-    """Vid -> URL of the video file relative to the page, and a note if videos are missing."""
-    if given is None and not default.is_dir():
-        return (
-            {},
-            f"Videos are not shown: folder {default} does not exist; give another with sdst show --videos.",
-        )
-    folder = given or default
-    vids = dict.fromkeys(record.vid for record in records)
-    found, failures = find_videos(folder, vids, name)
-    base = out.resolve().parent
-    links = {vid: quote(os.path.relpath(path.resolve(), base)) for vid, path in found.items()}
-    videos = "1 video" if len(vids) == 1 else f"{len(vids)} videos"
-    missing = f"Not found in {folder}: {len(failures)} of {videos}." if failures else ""
-    return links, missing
+def _is_run(path: Path) -> bool:
+    """Whether a path names a run, finished or not, rather than a folder of runs."""
+    return not path.is_dir() or RunFolder(path).is_begun or RunFolder(path).is_finished
 
 
 def _parser() -> Parser:
     parser = Parser(
         prog="sdst show",
         description="Show a finished run as one HTML page: metrics, learning curves, configuration, and every "
-        "prediction with its ground truth. With several runs, compare them.",
+        "prediction with its ground truth. Several runs are compared. Folders of runs, such as a multirun's, and "
+        f"more than {MOST_RUNS} runs give one page with a table of all, groups over seeds, curves, and wins and "
+        "losses by query.",
     )
     add = parser.add_argument
-    add("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or checkpoints in them")
-    add("--out", type=Path, metavar="F.html", help="file to write (default: show.html in the run folder)")
+    add(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="run folders, checkpoints in them, or folders of runs",
+    )
+    add(
+        "--out",
+        type=Path,
+        metavar="F.html",
+        help="file to write (default: show.html in the run folder, index.html in a folder of runs)",
+    )
     add("--split", help="split whose predictions are shown (default: the one that selected the checkpoint)")
     add(
         "--annotations",

@@ -125,11 +125,12 @@ function overview(sample) {
 
 function verdict(answer, run, index) {
   const iou = answer.ious.length ? ` ${answer.ious[0].toFixed(2)}` : "";
-  const text = (answer.kinds.join(", ") || "no labels") + iou;
+  const mark = answer.kinds.length ? `${isRight(answer) ? "✓" : "✗"} ` : "";
+  const text = mark + (answer.kinds.join(", ") || "no labels") + iou;
   const title = `${run.name}: error types, and IoU of the first prediction`;
-  return el("span", { class: `verdict run-${index}`, title }, text);
+  return el("span", { class: `verdict run-${index}${isRight(answer) ? " right" : ""}`, title }, text);
 }
 
 const data = JSON.parse(document.getElementById("data").textContent);
 showCharts(document.getElementById("charts"), data.runs);
-showExplorer(document.getElementById("explorer"), data);
+showExplorer(document.getElementById("explorer"), { ...data, runs: data.runs.slice(0, data.compared) });

@@ -6,18 +6,18 @@ policy lets the browser run only the script with the stated hash and load only v
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
+import os
 from html import escape
-from importlib import resources
+from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
 from sdst.config.checks import resolve_auto_options
 from sdst.config.compose import compose
-from sdst.config.words import flatten
+from sdst.config.words import described, differing, flatten
 from sdst.metrics.error_kinds import KINDS
+from sdst.show.embedded import csp_hash, embed, page_file
+from sdst.show.tables import seeds_section, table, wins_section
 from sdst.sweeps.jobs import NOT_IDENTITY
 from sdst.version import __version__
 
@@ -26,34 +26,50 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
+    from sdst.runs.row import RunRow
     from sdst.show.runs import FinishedRun
+    from sdst.show.wins import Wins
 
 SCRIPTS = ("elements.js", "charts.js", "timeline.js", "video.js", "explorer.js")
 """Scripts in the order of their dependencies."""
 NONE = "–"
 
 
-def render(runs: Sequence[FinishedRun], data: dict[str, Any]) -> str:
+def render(
+    runs: Sequence[FinishedRun],
+    data: dict[str, Any],
+    rows: Sequence[RunRow] = (),
+    wins: Sequence[Wins] = (),
+) -> str:
     """The HTML text of the page.
 
     Args:
         runs: The runs.
-        data: Data for the scripts, plain values without NaN; see :func:`sdst.show.commands.show`.
+        data: Data for the scripts, plain values without NaN; see :func:`sdst.show.comparison.show`.
+        rows: The runs as rows, if there are several.
+        wins: Wins and losses of the further runs against the first.
     """
+    groups, compared = seeds_section(rows), wins_section(wins, runs[0].name)
+    config_header, config_rows = config_table(runs)
     style, script = page_file("page.css"), "\n".join(page_file(name) for name in SCRIPTS)
     return Template(page_file("page.html")).substitute(
-        title=escape(" vs. ".join(run.name for run in runs)),
+        title=escape(_title(runs)),
         style=style,
         style_hash=csp_hash(style),
         script=script,
         script_hash=csp_hash(script),
-        lead="".join(f"<p>{escape(_lead(run))}</p>" for run in runs),
+        lead="".join(f"<p>{escape(lead)}</p>" for lead in _leads(runs, rows)),
         notes="".join(f'<p class="note">{escape(note)}</p>' for note in data["notes"]),
-        metrics=_table(*metric_table(runs)),
-        kinds=_table(*kind_table(runs, data["samples"])),
-        facts=_table(["", *(run.name for run in runs)], _by_label([_facts(run) for run in runs])),
-        parameters=_table(["", *(run.name for run in runs)], _by_label([_parameters(run) for run in runs])),
-        config=_table(*config_table(runs), mark_differing=True),
+        metrics=table(*metric_table(runs)),
+        groups=groups,
+        wins=compared,
+        links='<a href="#seeds">Seeds</a>\n' * bool(groups)
+        + '<a href="#wins">Wins and losses</a>\n' * bool(compared),
+        kinds=table(*kind_table(runs[: data["compared"]], data["samples"])),
+        facts=table(["", *(run.name for run in runs)], _by_label([_facts(run) for run in runs])),
+        parameters=table(["", *(run.name for run in runs)], _by_label([_parameters(run) for run in runs])),
+        same=_same_options(config_rows),
+        config=table(config_header, config_rows, mark_differing=True),
         default=escape(f"sdst train data={runs[0].config.data.name}"),
         split=escape(data["split"]),
         version=__version__,
@@ -61,18 +77,15 @@ def render(runs: Sequence[FinishedRun], data: dict[str, Any]) -> str:
     )
 
 
-def embed(data: dict[str, Any]) -> str:
-    """JSON for a script element, escaped so that its texts cannot end the element or start a comment."""
-    return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-
-
 def metric_table(runs: Sequence[FinishedRun]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: metrics of the best checkpoint on every split; for two runs also second minus first."""
-    splits = list(runs[0].metrics["best"])
-    header, rows = ["%"], {key: [key] for split in splits for key in runs[0].metrics["best"][split]}
+    splits = _keys(run.metrics["best"] for run in runs)
+    names = _keys(run.metrics["best"].get(split, {}) for split in splits for run in runs)
+    header, rows = ["%"], {key: [key] for key in names}
     for split in splits:
         briefs = [run.metrics["best"].get(split, {}) for run in runs]
-        header += [split] if len(runs) == 1 else [*(f"{split}: {run.name}" for run in runs), "difference"]
+        header += [split] if len(runs) == 1 else [f"{split}: {run.name}" for run in runs]
+        header += ["difference"] * (len(runs) == 2)
         for key, row in rows.items():
             values = [brief.get(key) for brief in briefs]
             row += [NONE if value is None else f"{value:.2f}" for value in values]
@@ -104,19 +117,43 @@ def config_table(runs: Sequence[FinishedRun]) -> tuple[list[str], list[list[str]
     return ["option", "default", *(run.name for run in runs)], rows
 
 
+def _same_options(rows: Iterable[Sequence[str]]) -> str:
+    """A note if no option differs; the page hides those that do not."""
+    if any(len(set(values)) > 1 for _, *values in rows):
+        return ""
+    return '<p class="note">No option differs from the defaults.</p>'
+
+
 def _result_options(config: DictConfig) -> dict[str, str]:
     """The options that can change a run's result."""
     elsewhere = tuple(f"{key}." for key in NOT_IDENTITY)
     return {key: value for key, value in flatten(config).items() if not f"{key}.".startswith(elsewhere)}
 
 
-def _lead(run: FinishedRun) -> str:
-    """Data set and selected checkpoint of a run, in one or two sentences."""
+def _title(runs: Sequence[FinishedRun]) -> str:
+    """The names of the runs; of a single one also its parent folder, because many runs are named "run"."""
+    if len(runs) > 1:
+        return " vs. ".join(run.name for run in runs)
+    parent = Path(os.path.abspath(runs[0].folder)).parent.name
+    return f"{parent}/{runs[0].name}" if parent else runs[0].name
+
+
+def _leads(runs: Sequence[FinishedRun], rows: Sequence[RunRow]) -> list[str]:
+    """What each run is, with what differs between several."""
+    if not rows:
+        return [_lead(run, "") for run in runs]
+    options = differing([row.words for row in rows])
+    told = (described({key: value for key in options if (value := row.words[key])}) for row in rows)
+    return [_lead(run, text and f", {text}") for run, text in zip(runs, told, strict=True)]
+
+
+def _lead(run: FinishedRun, words: str) -> str:
+    """Data set, differing words and selected checkpoint of a run, in one or two sentences."""
     selected, dataset = run.metrics["selected"], run.config.data.name
     simulated = " SIMULATED features: the numbers are meaningless." * bool(run.metrics["simulated"])
     epochs = "1 epoch" if run.metrics["epochs"] == 1 else f"{run.metrics['epochs']} epochs"
     return (
-        f"{run.name}: {dataset}, best of {epochs} by {selected['split']}/{selected['metric']} "
+        f"{run.name}: {dataset}{words}, best of {epochs} by {selected['split']}/{selected['metric']} "
         f"(epoch {selected['epoch'] + 1}).{simulated}"
     )
 
@@ -152,27 +189,6 @@ def _by_label(columns: Sequence[dict[str, str]]) -> list[list[str]]:
     return [[label, *(column.get(label, NONE) for column in columns)] for label in _keys(columns)]
 
 
-def _keys(columns: Iterable[dict[str, str]]) -> list[str]:
+def _keys(columns: Iterable[dict[str, Any]]) -> list[str]:
     """Keys of all columns, in order of first occurrence."""
     return list(dict.fromkeys(key for column in columns for key in column))
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, mark_differing: bool = False) -> str:
-    """An HTML table whose first column has the row headers; optionally marks rows with differing values."""
-    cells = "".join(f'<th scope="col">{escape(text)}</th>' for text in header)
-    lines = [f"<thead><tr>{cells}</tr></thead><tbody>"]
-    for name, *values in rows:
-        mark = ' class="differs"' if mark_differing and len(set(values)) > 1 else ""
-        cells = "".join(f"<td>{escape(value)}</td>" for value in values)
-        lines.append(f'<tr{mark}><th scope="row">{escape(name)}</th>{cells}</tr>')
-    return f'<div class="scroll" tabindex="0"><table>{"".join(lines)}</tbody></table></div>'
-
-
-def csp_hash(source: str) -> str:
-    """Hash of an inline style or script for a content security policy."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
-
-
-def page_file(name: str) -> str:
-    """Content of one of the page's source files."""
-    return resources.files("sdst.show").joinpath(name).read_text(encoding="utf-8")

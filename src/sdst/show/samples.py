@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sdst.errors import UserError
 from sdst.metrics.error_kinds import CONSIDERED, error_kinds
 from sdst.spans import pairwise_iou
+from sdst.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     from sdst.types import Prediction, Qid, Record
 
 
+def has_queries_of(run: FinishedRun, split: str, records: Sequence[Record]) -> bool:
+    """Whether a run has predictions on a split for exactly the annotated queries."""
+    if not RunFolder(run.folder).predictions_path(split).is_file():
+        return False
+    return not _different(run.predictions(split), records)
+
+
 def matching_predictions(run: FinishedRun, split: str, records: Sequence[Record]) -> dict[Qid, Prediction]:
     """The run's predictions on a split by qid, checked against the annotations.
 
@@ -23,15 +31,19 @@ def matching_predictions(run: FinishedRun, split: str, records: Sequence[Record]
         UserError: Predictions and annotations have different queries.
     """
     predictions = run.predictions(split)
-    annotated = {(record.qid, record.vid, record.query) for record in records}
-    predicted = {(answer.qid, answer.vid, answer.query) for answer in predictions.values()}
-    if different := annotated ^ predicted:
+    if different := _different(predictions, records):
         qids = ", ".join(sorted({repr(qid) for qid, _, _ in different})[:3])
         raise UserError(
             f"{run.folder}: its {split} predictions and the annotations differ in queries (qid {qids}); "
             "give the annotations of all runs with --annotations"
         )
     return predictions
+
+
+def _different(predictions: Mapping[Qid, Prediction], records: Sequence[Record]) -> set[tuple[Qid, str, str]]:
+    """Qid, vid and query of what is only predicted or only annotated."""
+    annotated = {(record.qid, record.vid, record.query) for record in records}
+    return annotated ^ {(answer.qid, answer.vid, answer.query) for answer in predictions.values()}
 
 
 def describe_samples(

@@ -28,7 +28,7 @@ function showSample(sample, data) {
   timeline.append(axis(sample.duration));
   if (sample.moments) {
     const moments = sample.moments.map((window) => trueMoment(window, sample, choose));
-    timeline.append(row("true", track(moments)));
+    timeline.append(row("true", track(moments), "", sample.moments.length === 1 ? span(sample.moments[0]) : ""));
   }
   sample.answers.forEach((answer, index) => {
     answer.windows.forEach((window, rank) => {
@@ -37,7 +37,8 @@ function showSample(sample, data) {
         choose(button, text, window);
         showTrace(index, rank);
       });
-      timeline.append(row(`${rank + 1} · ${window[2].toFixed(2)}`, track([button]), `run-${index}`));
+      const label = `${rank + 1} · ${window[2].toFixed(2)}`;
+      timeline.append(row(label, track([button]), `run-${index}`, span(window)));
     });
   });
   timeline.append(...saliencyRow(sample, data), refinement);
@@ -60,8 +61,9 @@ function showSample(sample, data) {
   return detail;
 }
 
-function row(label, content, className = "") {
-  return el("div", { class: `row ${className}` }, el("span", { class: "label" }, label), content);
+function row(label, content, className = "", times = "") {
+  const described = el("span", { class: "label" }, label, el("span", { class: "times" }, times));
+  return el("div", { class: `row ${className}` }, described, content);
 }
 
 function track(children, className = "") {

@@ -9,8 +9,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from sdst.files.locks import lock
 
 if TYPE_CHECKING:
@@ -27,6 +25,8 @@ def claim_gpu(jobs_per_gpu: int = 1) -> Iterator[int | None]:
     Args:
         jobs_per_gpu: Places of each GPU; jobs that run at once should agree on it.
     """
+    import torch  # imported here because it takes seconds, and reports read jobs without training them
+
     count = torch.cuda.device_count()
     if count < 2:
         yield None

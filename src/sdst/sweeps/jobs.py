@@ -28,7 +28,7 @@ from sdst.errors import UserError
 from sdst.files.atomic import write_atomically
 from sdst.files.locks import lock
 from sdst.sweeps.gpus import claim_gpu
-from sdst.training.run_folder import RunFolder
+from sdst.training.run_folder import RunFolder, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 logger = logging.getLogger(__name__)
-
-Status = Literal["finished", "failed", "missing"]
 
 NOT_IDENTITY = (
     "group",
@@ -56,7 +54,6 @@ NOT_IDENTITY = (
     "data.annotations",
 )
 """Keys that do not change a job's result, so they are left out of its identity. Files count by content, not by name."""
-FAILED = "failed.txt"
 
 
 def identity(config: DictConfig) -> str:
@@ -104,9 +101,7 @@ def freeze(config: DictConfig, jobs: Path, name: str) -> None:
 
 def status(jobs: Path, name: str) -> Status:
     """State of a job, from the files in its run folder."""
-    if RunFolder(jobs / name).is_finished:
-        return "finished"
-    return "failed" if (jobs / name / FAILED).is_file() else "missing"
+    return RunFolder(jobs / name).status
 
 
 def run_job(jobs: Path, name: str, *, wait: bool, jobs_per_gpu: int = 1) -> Status | Literal["busy"]:
@@ -124,7 +119,7 @@ def run_job(jobs: Path, name: str, *, wait: bool, jobs_per_gpu: int = 1) -> Stat
             return "busy"
         if status(jobs, name) == "finished":
             return "finished"
-        (run_dir / FAILED).unlink(missing_ok=True)
+        RunFolder(run_dir).failed_path.unlink(missing_ok=True)
         with _log_to(jobs / f"{name}.log"):
             try:
                 config = stored_config(jobs / f"{name}.yaml")
@@ -136,7 +131,7 @@ def run_job(jobs: Path, name: str, *, wait: bool, jobs_per_gpu: int = 1) -> Stat
                 reason = f"{error}\n" if isinstance(error, UserError) else traceback.format_exc()
                 logger.info("%s", reason.rstrip())
                 run_dir.mkdir(parents=True, exist_ok=True)
-                write_atomically(run_dir / FAILED, reason)
+                write_atomically(RunFolder(run_dir).failed_path, reason)
     return status(jobs, name)
 
 

@@ -26,11 +26,12 @@ from sdst.console.terminal import log_to_stderr
 from sdst.errors import JobsFailedError, UserError
 from sdst.files.atomic import write_atomically
 from sdst.files.orphans import end_with_parent
+from sdst.runs.row import RunRow, of_job
+from sdst.runs.table import as_csv, as_text
 from sdst.sweeps.jobs import freeze, run_job, status
 from sdst.sweeps.launchers import check_launcher, end_idle_jobs_with_sweep, explain_launcher
 from sdst.sweeps.manifest import Planned, manifest, read_manifest, write_manifest
 from sdst.sweeps.plan import Composer, Job, Refused, labels, product_jobs, table_jobs, told, tried
-from sdst.sweeps.runs_table import RunRow, as_csv, as_text, of_job
 from sdst.sweeps.tables import experiments_dir, find_experiment, list_experiments
 
 if TYPE_CHECKING:

@@ -37,16 +37,23 @@ def read_curves(folder: Path, epochs: int) -> dict[str, Curve]:
     paths = RunFolder(folder).csv_path.glob("version_*/metrics.csv")
     for path in sorted(paths, key=lambda path: int(path.parent.name.removeprefix("version_"))):
         with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
+            rows = csv.reader(file)
+            header = next(rows, [])
+            epoch, step = (header.index(name) if header else 0 for name in ("epoch", "step"))
+            columns = [points.setdefault(quantity, {}) for quantity in header]
+            for row in rows:
                 # Rows after the last epoch evaluate the best checkpoint when training is over.
-                if int(row["epoch"]) >= epochs:
+                if int(row[epoch]) >= epochs:
                     continue
-                for quantity in row.keys() - {"epoch", "step"}:
-                    if row[quantity] and math.isfinite(value := float(row[quantity])):
-                        points.setdefault(quantity, {})[int(row["step"]) + 1] = value
+                place = int(row[step]) + 1
+                for column, text in enumerate(row):
+                    # Most cells are empty: a row has the quantities that are logged together.
+                    if text and column not in (epoch, step) and math.isfinite(value := float(text)):
+                        columns[column][place] = value
     return {
         quantity: Curve(sorted(values), [_shorten(values[step]) for step in sorted(values)])
         for quantity, values in sorted(points.items())
+        if values
     }
 
 

@@ -34,8 +34,6 @@ CHANGEABLE = (
     "run_dir",
 )
 """Options that may differ when a run is resumed: its length, its machine, and where its files are now."""
-LOCK = "run.lock"
-"""File of a run folder that exists while a process trains the run."""
 
 
 def stored_run(resume: str, overrides: Sequence[str], *, trusts: bool = False) -> tuple[Path, DictConfig]:
@@ -120,10 +118,7 @@ def _belongs_to_another(run_dir: Path) -> bool:
     """Whether a process trains this run, or it is a sweep's job, whose configuration lies beside its folder."""
     if run_dir.with_suffix(".yaml").exists():
         return True
-    if not (run_dir / LOCK).exists():
-        return False
-    with (run_dir / LOCK).open("a") as file:
-        return not lock(file)
+    return RunFolder(run_dir).is_running
 
 
 @contextmanager
@@ -138,7 +133,8 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         UserError: Another process trains the run.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / LOCK).open("a") as file:
+    lock_path = RunFolder(run_dir).lock_path
+    with lock_path.open("a") as file:
         if not lock(file):
             raise UserError(f"{run_dir}: another process trains this run; wait, or choose another run_dir")
         for folder in (run_dir, run_dir / LAST.parent):
@@ -146,7 +142,7 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            (run_dir / LOCK).unlink(missing_ok=True)
+            lock_path.unlink(missing_ok=True)
             with suppress(OSError):
                 run_dir.rmdir()
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sdst.data.predictions import read_predictions
 from sdst.errors import UserError
+from sdst.files.locks import lock
 from sdst.files.yaml import read_yaml
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from sdst.types import Prediction
+
+Status = Literal["finished", "failed", "missing"]
+"""State of a run on disk; missing is one that was not started or not finished."""
 
 LAST = Path("checkpoints/last.ckpt")
 """Everything that resuming needs, written after every epoch."""
@@ -36,6 +40,8 @@ class RunFolder:
         self.facts_path = self.path / "run.json"
         self.metrics_path = self.path / "metrics.json"
         self.nonfinite_path = self.path / "nonfinite.json"
+        self.failed_path = self.path / "failed.txt"
+        self.lock_path = self.path / "run.lock"
         self.csv_path = self.path / "csv"
         self.last = self.path / LAST
         self.best = self.path / BEST
@@ -55,6 +61,29 @@ class RunFolder:
     def is_finished(self) -> bool:
         """Whether the run is finished: its metrics are the last file written."""
         return self.metrics_path.is_file()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process trains the run: it holds the lock, whose file a killed run leaves behind."""
+        try:
+            with self.lock_path.open("rb") as file:
+                return not lock(file, shared=True)
+        except OSError:
+            return False
+
+    @property
+    def status(self) -> Status:
+        """State of the run, from the files that end it."""
+        if self.is_finished:
+            return "finished"
+        return "failed" if self.failed_path.is_file() else "missing"
+
+    def failure(self) -> str:
+        """First line of why the run failed, of a traceback the last; "" if it did not fail."""
+        if not self.failed_path.is_file():
+            return ""
+        lines = self.failed_path.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""]
+        return lines[-1] if lines[0].startswith("Traceback") else lines[0]
 
     def predictions_path(self, split: str) -> Path:
         """The submission file of a split."""
@@ -99,13 +128,21 @@ class RunFolder:
 
         return stored_config(self.config_path)
 
+    def plain_config(self) -> dict[str, Any]:
+        """The run's configuration as stored, without the schema, which needs torch.
+
+        Raises:
+            UserError: The file is missing or damaged.
+        """
+        return read_yaml(self.config_path)
+
     def annotations_path(self, split: str) -> Path:
-        """The annotation file of a split. Reads the configuration without the schema, which needs torch.
+        """The annotation file of a split.
 
         Raises:
             UserError: The configuration cannot be read, or the annotation file is missing.
         """
-        config: Any = read_yaml(self.config_path)
+        config: Any = self.plain_config()
         try:
             named = config["data"]["annotations"][split]
         except (LookupError, TypeError):

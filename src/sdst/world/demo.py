@@ -22,7 +22,7 @@ from sdst.inference.stored import open_matching_store, predict
 from sdst.metrics.evaluation import evaluate
 from sdst.metrics.trivial import mean_moment, whole_video
 from sdst.plotting.predictions import THUMBNAIL_ROW, plot_predictions
-from sdst.show.commands import show
+from sdst.show.comparison import show
 from sdst.sweeps.jobs import train_once
 from sdst.training import checkpoint
 from sdst.training.run_folder import BEST
