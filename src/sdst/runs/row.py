@@ -91,7 +91,9 @@ def _complete(
             value = value.get(key) if isinstance(value, dict) else None
         if value is None and option not in groups:  # perhaps newer than the run: the schema has its default
             value = OmegaConf.select(run.config(), option)
-        values[option] = "" if value is None or isinstance(value, dict) or OmegaConf.is_dict(value) else str(value)
+        values[option] = (
+            "" if value is None or isinstance(value, dict) or OmegaConf.is_dict(value) else str(value)
+        )
     return {option: values[option] for option in options}
 
 
