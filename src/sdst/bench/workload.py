@@ -14,7 +14,7 @@ from sdst.config.compose import compose
 from sdst.config.schema import TrainConfig
 from sdst.models.decoding import decode
 from sdst.training.allocator import keep_freed_memory
-from sdst.training.builders import make_module
+from sdst.training.module import make_module
 from sdst.training.optim import make_optimizer
 from sdst.types import Batch, Record
 

@@ -1,4 +1,4 @@
-"""What a list of runs shows of each, read from the small files of its folder; a damaged folder is listed with a reason."""
+"""What a list of runs shows of each, read from the small files of its folder; a damaged folder has a reason."""
 
 from __future__ import annotations
 

@@ -171,7 +171,8 @@ def table_jobs(composer: Composer, experiment: Experiment, scale: str, arguments
 def tried(job: Job) -> str:
     """Why a job would fail when it starts: its features lack a layer, or its options contradict each other; or ""."""
     # Imported here because it takes seconds, and a sweep whose jobs are all finished does not need it.
-    from sdst.training.builders import make_datamodule, make_module
+    from sdst.training.builders import make_datamodule
+    from sdst.training.module import make_module
 
     try:
         data = make_datamodule(job.config)

@@ -26,9 +26,11 @@ from sdst.metrics.evaluation import evaluate
 from sdst.metrics.trivial import whole_video
 from sdst.training import checkpoint
 from sdst.training.allocator import keep_freed_memory
-from sdst.training.builders import complete, make_datamodule, make_module, make_trainer
+from sdst.training.builders import make_datamodule, make_trainer
 from sdst.training.callbacks.step_timer import StepTimer
+from sdst.training.complete import complete
 from sdst.training.loggers import show_predictions, start_wandb_run, tracked_run
+from sdst.training.module import make_module
 from sdst.training.processes import is_first, is_started, run_processes
 from sdst.training.provenance import describe_run, peak_memory_gb, reset_peak_memory
 from sdst.training.resume import batches_done, check_folder, run_lock

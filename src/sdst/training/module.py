@@ -1,21 +1,26 @@
-"""The LightningModule: steps, logging, optimizers around a model and its losses."""
+"""The LightningModule: steps, logging, optimizers around a model and its losses; and how it is built."""
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 
 from sdst.baselines.detr.model import DetrModel
 from sdst.config.schema import Decoding
 from sdst.config.stored import as_config
+from sdst.errors import UserError
+from sdst.losses.criterion import Criterion
 from sdst.metrics.collector import PredictionCollector
 from sdst.models.decoding import decode
 from sdst.models.sdst import SDST
-from sdst.training.checkpoint import contents, load
+from sdst.training.checkpoint import build_model, contents, load
+from sdst.training.complete import as_options, complete
 from sdst.training.gather import gather, pad_alike, world_size
 from sdst.training.optim import make_optimizer
 from sdst.untrusted.checkpoint import KEY
@@ -24,13 +29,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
+    from omegaconf import DictConfig
     from torch import Tensor, nn
 
-    from sdst.config.schema import Optimization
-    from sdst.losses.criterion import Criterion
+    from sdst.config.schema import Optimization, TrainConfig
     from sdst.types import Batch, Output, Prediction, Qid
 
 
+logger = logging.getLogger(__name__)
+
+OLDEST_FOR_GRAPHS = (7, 0)
+"""Compute capability that the kernels of ``compile=inductor`` need."""
 SHOWN_METRICS = ("MR-full-R1@0.5", "MR-full-mAP", "HL-min-VeryGood-mAP", "mAP")
 """Metrics that the progress bar shows; all others are logged too."""
 
@@ -179,8 +188,6 @@ class GroundingModule(L.LightningModule):
         Raises:
             UserError: The file is missing, not a checkpoint of this project, or its weights do not fit.
         """
-        from sdst.training.builders import make_module  # imported here because it imports this module
-
         model, config, recipe = load(checkpoint_path)
         module = make_module(as_config(config, checkpoint_path), recipe)
         module.model.load_state_dict(model.state_dict())
@@ -189,3 +196,62 @@ class GroundingModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the configuration and the recipe as plain values, so that a checkpoint is enough to predict."""
         checkpoint[KEY] = self.contents
+
+
+def make_module(config: DictConfig, recipe: dict[str, Any]) -> GroundingModule:
+    """The untrained model with its losses, optimisation and decoding.
+
+    Args:
+        config: A composed configuration.
+        recipe: How the features were made: ``recipe`` of the data module.
+
+    Raises:
+        UserError: An option is bad.
+    """
+    config = complete(config)
+    options = as_options(config)
+    plain: Any = OmegaConf.to_container(config)
+    model = build_model(plain, recipe)
+    if options.recompute:
+        if not isinstance(model, SDST):
+            raise UserError(f"recompute: {type(model).__name__} keeps all its activations; leave it false")
+        model.recompute = True
+    if options.compile is not None:
+        model.compile(backend=options.compile, mode=_compile_mode(options, config.trainer.accelerator))
+    loss = options.loss
+    # Methods with losses of their own name them; SDST and R2-Tuning's heads share one criterion.
+    criterion_type: type[Criterion] = getattr(model, "criterion", Criterion)
+    criterion = criterion_type(
+        loss.weights,
+        match_weights=loss.match_weights,
+        alpha=loss.alpha,
+        gamma=loss.gamma,
+        temperature=loss.temperature,
+        over_levels=loss.over_levels,
+    )
+    return GroundingModule(
+        model,
+        criterion,
+        options.optim,
+        options.decode,
+        dataset=config.data.name,
+        split=options.select.split,
+        seed=options.seed,
+        config=plain,
+        recipe=recipe,
+    )
+
+
+def _compile_mode(options: TrainConfig, accelerator: str) -> str | None:
+    """The mode of ``torch.compile``: without CUDA graphs where they cannot be used, which a line says."""
+    if options.compile_mode is None:
+        return None
+    lacking = ""
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        lacking = "training is on the CPU"
+    elif torch.version.cuda is None or torch.cuda.get_device_capability() < OLDEST_FOR_GRAPHS:
+        lacking = f"{torch.cuda.get_device_name()} is not a GPU that torch.compile captures"
+    if lacking:
+        logger.info("compile_mode=%s has no effect, because %s", options.compile_mode, lacking)
+        return None
+    return options.compile_mode

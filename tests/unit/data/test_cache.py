@@ -23,7 +23,8 @@ from sdst.data.datamodule import GroundingDataModule
 from sdst.data.store import FeatureStore
 from sdst.errors import UserError
 from sdst.models.decoding import decode
-from sdst.training.builders import make_datamodule, make_module
+from sdst.training.builders import make_datamodule
+from sdst.training.module import make_module
 from sdst.types import Batch
 
 CPU = torch.device("cpu")

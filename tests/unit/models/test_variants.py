@@ -28,9 +28,9 @@ from sdst.losses.criterion import TERMS
 from sdst.models.decoding import decode
 from sdst.models.dense_stream import SIGNALS
 from sdst.models.sparse_stream import MODULES
-from sdst.training.builders import complete, make_module
 from sdst.training.checkpoint import build_model
-from sdst.training.module import GroundingModule
+from sdst.training.complete import complete
+from sdst.training.module import GroundingModule, make_module
 from sdst.types import Batch, Output
 
 K, M, DIM, TEXT_DIM = 3, 4, 16, 12

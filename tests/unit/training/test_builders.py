@@ -10,7 +10,9 @@ from helpers.corpus import Corpus
 from helpers.same_result import assert_same_result
 from sdst.config.compose import compose
 from sdst.errors import UserError
-from sdst.training.builders import SET_BY_SDST, make_datamodule, make_module
+from sdst.training.builders import make_datamodule
+from sdst.training.complete import SET_BY_SDST
+from sdst.training.module import make_module
 
 Train = Callable[..., Path]
 FROM_RUN = [

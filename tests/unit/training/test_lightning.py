@@ -15,8 +15,8 @@ from helpers.corpus import Corpus, make_corpus, make_rows
 from helpers.same_result import assert_equal, load, read_json
 from sdst.data.datamodule import GroundingDataModule
 from sdst.metrics.evaluation import evaluate
-from sdst.training.builders import make_datamodule, make_module
-from sdst.training.module import GroundingModule
+from sdst.training.builders import make_datamodule
+from sdst.training.module import GroundingModule, make_module
 from sdst.training.run_folder import BEST, LAST
 from sdst.types import Prediction
 
