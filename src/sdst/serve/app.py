@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse
 
 from sdst.data.jsonlines import is_unicode
 from sdst.errors import UserError
-from sdst.inference.video import expected_clips
+from sdst.inference.video import expected_clips, unseen_note
 from sdst.serve.answers import answers_frame
 
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ class AnswerService:
             # Users know the name of their file, but not the server's path.
             message = str(error).replace(str(path), path.name)
             raise gr.Error(escape(message), print_exception=False) from error
-        return answers_frame(video, path, predictions, self._grounder.recipe["clip_seconds"])
+        unseen = self._grounder.unseen_words(queries)
+        note = f"<p>Warning: {escape(unseen_note(unseen))}.</p>" if unseen else ""
+        return note + answers_frame(video, path, predictions, self._grounder.recipe["clip_seconds"])
 
     def _encode(self, path: Path, progress: gr.Progress) -> EncodedVideo:
         if path not in self._videos:
