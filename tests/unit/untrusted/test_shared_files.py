@@ -101,7 +101,7 @@ HOSTILE: dict[str, tuple[Callable[[Files], object], str]] = {
     "layers that are not numbers": (with_recipe(video_layers=["a"]), "video_layers is list"),
     "another version": (
         lambda f: f.update({RECIPE: f[RECIPE].replace(b'"version": 1', b'"version": 9')}),
-        "version 9",
+        "version 1, got 9",
     ),
     "no tensors": (lambda f: f.update({WEIGHTS: b"text"}), "not a model of sdst push"),
     "a header longer than the file": (
@@ -130,14 +130,11 @@ def test_the_untouched_files_load(good: Files, tmp_path: Path) -> None:
         checkpoint.load(path)
 
 
-@pytest.mark.parametrize("write", [write_folder, write_zip])
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_contents_are_refused(
-    name: str, write: Callable[[Files, Path], Path], good: Files, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("number", "name"), list(enumerate(HOSTILE)))
+def test_hostile_contents_are_refused(number: int, name: str, good: Files, tmp_path: Path) -> None:
     change, said = HOSTILE[name]
     change(good)
-    path = write(good, tmp_path)
+    path = (write_folder, write_zip)[number % 2](good, tmp_path)
     with pytest.raises(UserError, match=said) as error:
         checkpoint.load(path)
     assert str(error.value).startswith(str(path))
