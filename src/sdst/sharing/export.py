@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,13 +114,10 @@ def write_onnx(network: SideNetwork, recipe: dict[str, Any], out: Path) -> None:
     Raises:
         UserError: A package of the extra ``export`` is missing.
     """
+    if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
+        raise UserError(f"sdst export: {missing[0]} is not installed; pip install 'sdst[export]'")
     for name in ("torch.onnx", "onnxscript", "onnx_ir"):  # they report every operator that they leave alone
         logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        import onnx  # noqa: F401  # imported by PyTorch
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"sdst export: {error.name} is not installed; pip install 'sdst[export]'") from error
     # ONNX has no operator for it, so that every sum of rows would be a loop, ten times as slow.
     program = _export(network, recipe).run_decompositions(
         {torch.ops.aten.embedding_bag.padding_idx: _sum_rows}
@@ -181,6 +179,7 @@ def _export(network: SideNetwork, recipe: dict[str, Any]) -> ExportedProgram:
         {0: batch, 1: words},
         {0: batch},
     )
+    logging.getLogger("torch._guards").setLevel(logging.CRITICAL)  # the error below says the same
     try:
         # Strict, because otherwise len() of a tensor would fix the size of the batch.
         return torch.export.export(network, inputs, dynamic_shapes=shapes, strict=True)
