@@ -37,7 +37,7 @@ Run = Callable[..., list[np.ndarray]]
 
 def torch_program(path: Path) -> Run:
     module = torch.export.load(path).module()
-    return lambda *inputs: [output.numpy() for output in module(*inputs)]
+    return lambda *inputs: [output.detach().numpy() for output in module(*inputs)]
 
 
 def onnx_session(path: Path) -> Run:
