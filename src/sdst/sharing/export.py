@@ -118,17 +118,20 @@ def write_onnx(network: SideNetwork, recipe: dict[str, Any], out: Path) -> None:
         raise UserError(f"sdst export: {missing[0]} is not installed; pip install 'sdst[export]'")
     for name in ("torch.onnx", "onnxscript", "onnx_ir"):  # they report every operator that they leave alone
         logging.getLogger(name).setLevel(logging.ERROR)
-    # ONNX has no operator for it, so that every sum of rows would be a loop, ten times as slow.
-    program = _export(network, recipe).run_decompositions(
-        {torch.ops.aten.embedding_bag.padding_idx: _sum_rows}
-    )
+    program = _export(network, recipe).run_decompositions(WITHOUT_ONNX_OPERATOR)
     _forget_origin(program)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about PyTorch's own code
-        made = torch.onnx.export(
-            program, dynamo=True, input_names=list(INPUTS), output_names=list(OUTPUTS), verbose=False
-        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about PyTorch's own code
+            made = torch.onnx.export(
+                program, dynamo=True, input_names=list(INPUTS), output_names=list(OUTPUTS), verbose=False
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise _cannot_export(error) from error
     assert made is not None  # it is one with dynamo
+    for part in (made.model.graph, *made.model.functions.values()):
+        for node in part.all_nodes():
+            node.metadata_props.clear()  # places in PyTorch's source code
     made.model.metadata_props[RECIPE] = json.dumps(recipe)
     with atomic_path(out) as temporary:
         made.save(temporary)
@@ -148,6 +151,18 @@ def _sum_rows(
     """``embedding_bag`` as :mod:`sdst.models.interpolation` calls it: bags of equal size, with weights."""
     read = (table[rows] * weights.unsqueeze(-1)).view(starts.shape[0], -1, table.shape[1]).sum(dim=1)
     return read, starts, starts, starts
+
+
+def _sort(values: Tensor, *, stable: bool, dim: int, descending: bool) -> tuple[Tensor, Tensor]:
+    """A stable sort: in ONNX, the lower index of equal values comes first."""
+    return torch.sort(values, dim=dim, descending=descending)
+
+
+# Without this, every sum of rows would be a loop, ten times as slow, and a stable sort could not be written.
+WITHOUT_ONNX_OPERATOR = {
+    torch.ops.aten.embedding_bag.padding_idx: _sum_rows,
+    torch.ops.aten.sort.stable: _sort,
+}
 
 
 def _forget_origin(program: ExportedProgram) -> None:
@@ -184,10 +199,12 @@ def _export(network: SideNetwork, recipe: dict[str, Any]) -> ExportedProgram:
         # Strict, because otherwise len() of a tensor would fix the size of the batch.
         return torch.export.export(network, inputs, dynamic_shapes=shapes, strict=True)
     except Exception as error:  # the tracer raises many types
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"sdst export: PyTorch cannot export this model ({reason}); use sdst.load instead"
-        ) from error
+        raise _cannot_export(error) from error
+
+
+def _cannot_export(error: Exception) -> UserError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UserError(f"sdst export: PyTorch cannot export this model ({reason}); use sdst.load instead")
 
 
 def _parser() -> Parser:
