@@ -78,9 +78,7 @@ def test_onnx_runtime_gives_the_models_outputs_for_any_lengths(attention: str, t
     network = SideNetwork(build(attention=attention), DECODING, RECIPE["clip_seconds"]).eval()
     write_onnx(network, RECIPE, tmp_path / "m.onnx")
     assert_same_outputs(network, onnx_session(tmp_path / "m.onnx"))
-    assert (
-        b".py" not in (tmp_path / "m.onnx").read_bytes()
-    )  # no place in the source, whose folders would name the machine
+    assert b".py" not in (tmp_path / "m.onnx").read_bytes()  # source files would name the machine
 
 
 def example(package: str) -> str:

@@ -153,15 +153,15 @@ def _sum_rows(
     return read, starts, starts, starts
 
 
-def _sort(values: Tensor, *, stable: bool, dim: int, descending: bool) -> tuple[Tensor, Tensor]:
-    """A stable sort: in ONNX, the lower index of equal values comes first."""
-    return torch.sort(values, dim=dim, descending=descending)
+def _argsort(values: Tensor, *, stable: bool, dim: int, descending: bool) -> Tensor:
+    """A stable ``argsort``: in ONNX, the lower index of equal values comes first."""
+    return torch.topk(values, values.shape[dim], dim, descending).indices
 
 
 # Without this, every sum of rows would be a loop, ten times as slow, and a stable sort could not be written.
 WITHOUT_ONNX_OPERATOR = {
     torch.ops.aten.embedding_bag.padding_idx: _sum_rows,
-    torch.ops.aten.sort.stable: _sort,
+    torch.ops.aten.argsort.stable: _argsort,
 }
 
 
@@ -202,7 +202,9 @@ def _export(network: SideNetwork, recipe: dict[str, Any]) -> ExportedProgram:
         raise _cannot_export(error) from error
 
 
-def _cannot_export(error: Exception) -> UserError:
+def _cannot_export(error: BaseException) -> UserError:
+    while error.__cause__ is not None:  # the first error says which operator it is
+        error = error.__cause__
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return UserError(f"sdst export: PyTorch cannot export this model ({reason}); use sdst.load instead")
 
