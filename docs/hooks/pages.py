@@ -19,6 +19,8 @@ RESULTS = ROOT / "experiments" / "results" / "laptop"
 COPIED = {
     "security.md": "SECURITY.md",
     "small-backbone.md": "src/sdst/features/small_world/MODEL_CARD.md",
+    "small-model.md": "src/sdst/inference/small_world/README.md",
+    "prediction.png": "src/sdst/inference/small_world/prediction.png",
     "longer-training.md": "experiments/results/learning/README.md",
     **{f"tables/{path.name}": str(path.relative_to(ROOT)) for path in sorted(RESULTS.iterdir())},
 }

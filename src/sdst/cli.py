@@ -43,6 +43,8 @@ COMMANDS = {
         "sdst.serve.commands",
         "open a page on this machine: drop a video, ask about it, play the moments",
     ),
+    "push": ("sdst.sharing.commands", "share a run's model: a folder, a zip file, or the Hugging Face Hub"),
+    "export": ("sdst.sharing.export", "write a run's model as one file for torch.export or ONNX Runtime"),
     "extract": ("sdst.features.extract", "extract features of videos and their queries into one file"),
     "features": ("sdst.features.commands", "inspect, validate, merge, import or simulate feature files"),
     "data": ("sdst.features.readiness", "check whether a data set is ready: annotations and features"),

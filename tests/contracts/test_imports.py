@@ -15,7 +15,7 @@ PACKAGE = Path(sdst.__file__).parent
 FLOORS = [  # the top floor first
     "serve world",
     "show reports __init__ __main__",
-    "inference sweeps bench analysis",
+    "inference sweeps bench analysis sharing",
     "runs",
     "training",
     "features baselines metrics",

@@ -35,17 +35,27 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
                 f"{path}: larger than {MOST_BYTES} bytes, too large for a configuration; check the path"
             )
         text = read_text(path)
-        _require_flat(text, path)
-        content = deepcopy(_parse(text))
-    except UserError:
-        raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, source: str | Path) -> dict[str, Any]:
+    """The mapping in a text, see :func:`read_yaml`; ``source`` names it in messages.
+
+    Raises:
+        UserError: It is not a mapping, repeats a key, has an alias, or is too deep.
+    """
+    try:
+        _require_flat(text, source)
+        content = deepcopy(_parse(text))
     except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not the YAML of a configuration ({reason}); correct it") from error
+        raise UserError(f"{source}: not the YAML of a configuration ({reason}); correct it") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise UserError(f"{path}: must be a mapping of names; write 'name: value' pairs")
+        raise UserError(f"{source}: must be a mapping of names; write 'name: value' pairs")
     return content
 
 

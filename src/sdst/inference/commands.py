@@ -20,6 +20,7 @@ from sdst.features.backbone.backbone import usable_device
 from sdst.inference.stored import choose_records, longer_features, open_matching_store, predict
 from sdst.plotting.predictions import SHOWN_MOMENTS, plot_predictions
 from sdst.training import checkpoint
+from sdst.training.run_folder import find_checkpoint
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from sdst.types import Prediction, Record
 
 MAX_PLOTTED = 12
+SMALL_WORLD = Path(__file__).parent / "small_world"
+"""The model that comes with the package, as ``sdst push`` wrote it."""
 PLOT_SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
 
 
@@ -44,10 +47,11 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(f"{path}: its folder does not exist; create it or choose another path")
     if args.plot and Path(args.plot).suffix.lower() not in PLOT_SUFFIXES:
         raise UserError(f"{args.plot}: unknown picture format; use {', '.join(PLOT_SUFFIXES)}")
+    if not args.video and args.features is None:
+        raise UserError("sdst predict: give --video with video files, or --features with a feature file")
+    choose_checkpoint(args)
     if args.video:
         return _predict_videos(args)
-    if args.features is None:
-        raise UserError("sdst predict: give --video with video files, or --features with a feature file")
     return _ask_stored(args) if args.query else _predict_stored(args)
 
 
@@ -79,6 +83,7 @@ def _ask_stored(args: Namespace) -> int:
         check_queries,
         load_grounder,
         predict_stored_video,
+        warn_about_words,
     )
 
     check_queries(args)
@@ -86,7 +91,9 @@ def _ask_stored(args: Namespace) -> int:
     _, _, recipe = checkpoint.load(args.checkpoint)
     store = open_matching_store(args.features, recipe)
     store.require([args.vid], [])  # before the backbone is loaded
-    answers = predict_stored_video(load_grounder(args), store, args.vid, args.query)
+    grounder = load_grounder(args)
+    warn_about_words(grounder, args.query)
+    answers = predict_stored_video(grounder, store, args.vid, args.query)
     _report(args, answers.predictions, answers.records, recipe)
     return 0
 
@@ -95,10 +102,11 @@ def _predict_videos(args: Namespace) -> int:
     """Predict all queries for every video file."""
     _refuse(args, ("features", "annotations", "qid", "vid"), "selects stored features; drop it or --video")
     # Imported here because it needs PyAV, and stored features do not.
-    from sdst.inference.video import check_arguments, load_grounder, predict_videos
+    from sdst.inference.video import check_arguments, load_grounder, predict_videos, warn_about_words
 
     check_arguments(args)
     grounder = load_grounder(args)
+    warn_about_words(grounder, args.query)
     answers = predict_videos(args, grounder)
     if answers.predictions:
         _report(args, answers.predictions, answers.records, grounder.recipe, answers.thumbnails)
@@ -163,7 +171,7 @@ def _make_parser() -> Parser:
         "JSON lines in the QVHighlights submission format.",
     )
     add = parser.add_argument
-    add("--checkpoint", required=True, metavar="C", help="a run folder, or its best.ckpt or last.ckpt")
+    add_checkpoint_option(parser)
     add(
         "--query",
         action="append",
@@ -188,6 +196,30 @@ def _make_parser() -> Parser:
     add("--vid", help="predict only this video; without --annotations, the video of --qid or --query")
     add("--batch-size", type=at_least(1), default=32, metavar="N", help="queries per batch (%(default)s)")
     return parser
+
+
+def add_checkpoint_option(parser: Parser) -> None:
+    """Add ``--checkpoint``, whose value :func:`choose_checkpoint` completes."""
+    parser.add_argument(
+        "--checkpoint",
+        metavar="C",
+        help="a run folder, its best.ckpt or last.ckpt, or a model of sdst push: a folder, F.zip or hf://user/name "
+        "(default: the small world's model)",
+    )
+
+
+def choose_checkpoint(args: Namespace) -> None:
+    """Find the file or folder of ``--checkpoint``; without it, take the small world's model and say so.
+
+    Raises:
+        UserError: The folder holds no model, or the Hugging Face Hub gives no access.
+    """
+    if args.checkpoint is None:
+        args.checkpoint = SMALL_WORLD
+        sys.stderr.write(
+            "using the small world's model: knows coloured shapes, not real scenes; give --checkpoint for your own\n"
+        )
+    args.checkpoint = find_checkpoint(args.checkpoint)
 
 
 def add_backbone_options(parser: Parser) -> None:

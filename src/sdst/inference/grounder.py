@@ -27,6 +27,7 @@ from sdst.data.collate import collate
 from sdst.data.dataset import Sample
 from sdst.data.float16 import to_float16
 from sdst.data.jsonlines import is_unicode
+from sdst.data.words import words_of
 from sdst.errors import UserError
 from sdst.features.backbone.backbone import Backbone, load_backbone, usable_device
 from sdst.features.backbone.sizes import SHIPPED
@@ -34,6 +35,8 @@ from sdst.features.encode import QUERIES_PER_BATCH, encode_clips
 from sdst.inference.sliding import average_parts, part_starts
 from sdst.models.decoding import clip_saliency, decode_moments, raw_moments
 from sdst.training import checkpoint as checkpoints
+from sdst.training.run_folder import find_checkpoint
+from sdst.training.shared_model import read_words
 from sdst.types import Prediction, Record
 
 if TYPE_CHECKING:
@@ -60,7 +63,8 @@ def load(
     """Load a trained model, ready for queries about videos.
 
     Args:
-        checkpoint: A run folder, or its ``best.ckpt`` or ``last.ckpt``.
+        checkpoint: A run folder, its ``best.ckpt`` or ``last.ckpt``, or a model of ``sdst push``: a folder, a zip
+            file, or ``hf://user/name`` for one of the Hugging Face Hub, optionally with ``@revision``.
         backbone: The backbone's official checkpoint (``.pt`` or ``.safetensors``), or a loaded backbone, which
             several models may share. With None, the backbone of the training features is loaded if it comes with
             the package; otherwise only ``Grounder.predict_encoded`` works.
@@ -73,12 +77,14 @@ def load(
         UserError: A file cannot be used, or the backbone is not the one that made the training features.
     """
     where = usable_device(device)
+    checkpoint = find_checkpoint(checkpoint)
     model, config, recipe = checkpoints.load(checkpoint)
     if isinstance(backbone, str | Path):
         backbone = load_backbone(backbone, backbone_config, vocab=vocab, device=where)
     elif backbone is None and recipe["backbone"] in SHIPPED:
         backbone = load_backbone(None, recipe["backbone"], device=where)
-    return Grounder(model.to(where), Decoding(**config["decode"]), recipe, backbone, where)
+    decoding, words = Decoding(**config["decode"]), read_words(checkpoint)
+    return Grounder(model.to(where), decoding, recipe, backbone, where, words)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,6 +108,7 @@ class Grounder:
     Attributes:
         recipe: How the training features were made.
         spec: How the recipe cuts a video file into clips; None without a backbone.
+        words: Words of the training queries; None if the model does not list them, as a run's checkpoint.
     """
 
     def __init__(
@@ -111,13 +118,26 @@ class Grounder:
         recipe: dict[str, Any],
         backbone: Backbone | None,
         device: torch.device,
+        words: frozenset[str] | None = None,
     ) -> None:
         self.recipe = recipe
         self.spec = None if backbone is None else _clip_spec(backbone, recipe)
+        self.words = words
         self._model = model
         self._decoding = decoding
         self._backbone = backbone
         self._device = device
+
+    def unseen_words(self, queries: Sequence[str]) -> list[str]:
+        """Words of the queries, in lower case, that no training query has or that the backbone's vocabulary lacks.
+
+        A run's checkpoint does not list the words of its training. Then only those that the vocabulary lacks are found:
+        BERT's has nearly every word, the small world's only what its backbone was trained on.
+        """
+        unseen = [word for word in words_of(queries) if self.words is not None and word not in self.words]
+        if self._backbone is not None:
+            unseen += [word for query in queries for word in self._backbone.unknown_words(query)]
+        return list(dict.fromkeys(unseen))
 
     def encode(
         self, video: str | Path, advance: Callable[[int], object] = lambda count: None
@@ -150,14 +170,6 @@ class Grounder:
             duration = batch.duration or duration
         features = to_float16(np.concatenate(parts), str(path)).transpose(1, 0, 2)
         return EncodedVideo(path.stem, duration, features)
-
-    def unknown_words(self, query: str) -> tuple[str, ...]:
-        """Words of a query, in lower case, that the backbone's vocabulary lacks, so that no model on it knows them.
-
-        The small world's vocabulary is exactly what its backbone was trained on. BERT's has nearly every word, so an
-        empty tuple does not mean that the training of a model on InternVideo2 had the words.
-        """
-        return () if self._backbone is None else self._backbone.unknown_words(query)
 
     def predict(self, video: EncodedVideo | str | Path, queries: Sequence[str]) -> list[Prediction]:
         """Moments and saliency of each query, in the order of the queries; ``qid`` is the query's index.

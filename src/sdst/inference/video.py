@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from sdst.inference.grounder import Grounder
     from sdst.plotting.predictions import Thumbnail
     from sdst.types import Prediction
+
+logger = logging.getLogger(__name__)
+
+MOST_NAMED = 10
+"""Most words that a warning names."""
 
 
 def check_arguments(args: Namespace) -> None:
@@ -70,6 +76,18 @@ def check_backbone_options(args: Namespace) -> None:
     """
     if bool(args.backbone_checkpoint) != bool(args.vocab):
         raise UserError("--backbone-checkpoint and --vocab go together; give both or neither")
+
+
+def unseen_note(words: Sequence[str]) -> str:
+    """One line about words of the queries that no training query has."""
+    shown = ", ".join(words[:MOST_NAMED]) + ", ..." * (len(words) > MOST_NAMED)
+    return f"no query of the training has the words: {shown}; do not rely on moments found for them"
+
+
+def warn_about_words(grounder: Grounder, queries: Sequence[str]) -> None:
+    """Warn about words that the model was not trained on."""
+    if words := grounder.unseen_words(queries):
+        logger.warning("%s", unseen_note(words))
 
 
 def load_grounder(args: Namespace) -> Grounder:

@@ -67,11 +67,12 @@ class ProposalHead(nn.Module):
             axis: Positions of the clips.
         """
         scores = self.classify(dense).squeeze(-1).float().masked_fill(~axis.mask, -torch.inf)
+        # M places more, so that there are enough whatever T is: a branch on T could not be exported.
+        scores = F.pad(scores, (0, len(queries)), value=-torch.inf)
         # A stable sort, because the order of equal scores must not depend on the length of the padding.
         best = scores.argsort(dim=1, descending=True, stable=True)[:, : len(queries)]
-        selected = axis.mask.gather(1, best)  # valid clips come first
-        missing = len(queries) - best.shape[1]
-        best, selected = F.pad(best, (0, missing)), F.pad(selected, (0, missing)).unsqueeze(-1)
+        selected = F.pad(axis.mask, (0, len(queries))).gather(1, best).unsqueeze(-1)  # valid clips come first
+        best = best.clamp(max=dense.shape[1] - 1)
 
         clips = dense.gather(1, best.unsqueeze(-1).expand(-1, -1, dense.shape[2]))  # (B, M, d)
         # Bounded, because the sigmoid is flat close to 0 and 1, where the regression could not move the centre.

@@ -65,7 +65,7 @@ def _selected(metrics: dict[str, Any]) -> dict[str, Any] | None:
 
 def _words(grounder: Grounder) -> list[str] | None:
     """Words of the training if the model lists them, or of a backbone that comes with the package; otherwise None."""
-    listed, backbone = getattr(grounder, "words", None), grounder.recipe["backbone"]
+    listed, backbone = grounder.words, grounder.recipe["backbone"]
     if listed is not None:
         return sorted(listed)
     if backbone not in SHIPPED:

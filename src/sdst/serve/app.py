@@ -151,7 +151,7 @@ class _Api:
                     for start, end, score in row["pred_relevant_windows"]
                 ],
                 "saliency": [round(value, 4) for value in row.get("pred_saliency_scores", [])],
-                "unseen_words": list(self._library.unseen_words(row["query"])),
+                "unseen_words": self._library.unseen_words(row["query"]),
             }
             for row in map(format_prediction, predictions)
         ]

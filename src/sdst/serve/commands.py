@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sdst.console.parser import Parser, at_least
 from sdst.errors import UserError
-from sdst.inference.commands import add_backbone_options
+from sdst.inference.commands import add_backbone_options, add_checkpoint_option, choose_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
     except ImportError as error:
         raise UserError(f"sdst serve: {error.name} is not installed; pip install 'sdst[serve]'") from error
     check_backbone_options(args)
+    choose_checkpoint(args)
     with _listen(args.port) as listener:
         grounder = load_grounder(args)
         about = describe_model(args.checkpoint, grounder)
@@ -79,7 +80,7 @@ def _parser() -> Parser:
         "moments on a timeline and play them. Uploads are deleted when the server stops.",
     )
     add = parser.add_argument
-    add("--checkpoint", required=True, metavar="C", help="a run folder, or its best.ckpt or last.ckpt")
+    add_checkpoint_option(parser)
     add("--port", type=at_least(0), default=7860, help="port; 0 for any free port (default: %(default)s)")
     add(
         "--max-upload",

@@ -15,7 +15,7 @@ from sdst.inference.video import expected_clips
 from sdst.serve.model_lock import ModelLock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
     from typing import BinaryIO
 
@@ -166,11 +166,9 @@ class VideoLibrary:
         with self._model.query():
             return self._grounder.predict(features, queries)
 
-    def unseen_words(self, query: str) -> tuple[str, ...]:
+    def unseen_words(self, query: str) -> list[str]:
         """Words of a query, in lower case, that the model was not trained on; empty if that is unknown."""
-        # Models that list the words of their training have this method.
-        unseen: Callable[[list[str]], list[str]] = getattr(self._grounder, "unseen_words", lambda queries: [])
-        return tuple(dict.fromkeys([*self._grounder.unknown_words(query), *unseen([query])]))
+        return self._grounder.unseen_words([query])
 
     def close(self) -> None:
         """Stop encoding after the current batch; requests that wait for features get a ``ClosedError``."""

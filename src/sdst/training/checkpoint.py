@@ -15,7 +15,9 @@ from sdst.config.stored import as_config
 from sdst.errors import UserError
 from sdst.models.attention import AttentionOptions
 from sdst.training.run_folder import find_checkpoint
+from sdst.training.shared_model import read_shared_model
 from sdst.untrusted.checkpoint import KEY, VERSION, read_checkpoint
+from sdst.untrusted.shared_files import is_shared_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,13 +37,14 @@ def load(path: str | Path) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
     """The model in evaluation mode, the resolved configuration and the feature recipe of a checkpoint.
 
     Args:
-        path: A checkpoint, or a run folder for its best one.
+        path: A checkpoint, a run folder for its best one, or a model of ``sdst push``: a folder, a zip file or
+            ``hf://user/name``.
 
     Raises:
         UserError: The file is missing, not a checkpoint of this project, or its weights do not fit its configuration.
     """
     path = find_checkpoint(path)
-    stored = read_checkpoint(path)
+    stored = read_shared_model(path) if is_shared_model(path) else read_checkpoint(path)
     recipe = stored[KEY]["recipe"]
     config: Any = OmegaConf.to_container(as_config(stored[KEY]["config"], path))
     _check_target(config["model"], path)
@@ -109,8 +112,9 @@ def _check_class(node: dict[str, Any], kind: type, path: str | Path) -> None:
     """Refuse a node that builds anything but a ``kind`` of sdst, or has nodes below it that build something."""
     target = str(node.get("_target_"))
     nested = "_target_" in str([value for key, value in node.items() if key != "_target_"])
+    acts = "._" in target  # importing sdst.__main__ would run the command again
     try:
-        found = get_class(target) if target.startswith("sdst.") and not nested else object
+        found = get_class(target) if target.startswith("sdst.") and not (nested or acts) else object
     except (ImportError, ValueError):
         found = object
     if not (issubclass(found, kind) and found.__module__.startswith("sdst.")):

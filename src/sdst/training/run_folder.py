@@ -10,6 +10,8 @@ from sdst.data.predictions import read_predictions
 from sdst.errors import UserError
 from sdst.files.locks import lock
 from sdst.files.yaml import read_yaml
+from sdst.untrusted.hub import download, is_address
+from sdst.untrusted.shared_files import READ, is_shared_model
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -175,18 +177,23 @@ class RunFolder:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint that a path names: the file itself, or the best one of a run folder.
+    """The checkpoint that a path names: the file itself, the best one of a run folder, or a shared model.
+
+    A model of the Hub (``hf://user/name``) is downloaded, unless the cache has it.
 
     Raises:
-        UserError: The folder has no best checkpoint.
+        UserError: The folder has no best checkpoint, or the Hub gives no access.
     """
+    if is_address(path):
+        return download(str(path), READ)
     path = Path(path)
-    if not path.is_dir():
+    if not path.is_dir() or is_shared_model(path):
         return path
     best = RunFolder(path).best
     if not best.is_file():
         raise UserError(
-            f"{path}: expected a checkpoint, or a run folder with {BEST}, which is missing; check the path"
+            f"{path}: expected a checkpoint, or a folder of sdst push, or a run folder with {BEST}, which is missing; "
+            "check the path"
         )
     return best
 

@@ -28,6 +28,8 @@ RECIPE: dict[str, type] = {
     "max_clips": int,
 }
 """Required recipe keys and their types."""
+CHECKPOINT = ("a checkpoint of sdst train", "give a best.ckpt or last.ckpt")
+"""What :func:`read_checkpoint` expects, and what to do about another file."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -43,21 +45,42 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         require_backed(path, checksums=True)
         # weights_only refuses a pickle that would run code.
         loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        _check_types(loaded, {"epoch": int})
+    except Exception as error:  # PyTorch raises many types on damaged files
+        raise refused(CHECKPOINT, path, error) from error
+    check_contents(loaded, path, CHECKPOINT)
+    return loaded
+
+
+def check_contents(loaded: dict[str, Any], path: str | Path, expected: tuple[str, str]) -> None:
+    """Check the types of all that a model is built from: weights, configuration and recipe.
+
+    Args:
+        loaded: ``state_dict``, and :data:`KEY` with its content.
+        path: The file, for the message.
+        expected: What the file should be, and what to do if it is not.
+
+    Raises:
+        UserError: Something is missing, of another type, or of another version.
+    """
+    try:
         version = loaded[KEY]["version"]
-        _check_types(loaded, {"state_dict": dict, "epoch": int})
+        _check_types(loaded, {"state_dict": dict})
         _check_types(loaded["state_dict"], dict.fromkeys(loaded["state_dict"], torch.Tensor))
         _check_types(loaded[KEY], {"config": dict, "recipe": dict})
         _check_types(loaded[KEY]["recipe"], RECIPE)
-    except Exception as error:  # PyTorch raises many types on damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{path}: not a checkpoint of sdst train ({reason}); give a best.ckpt or last.ckpt"
-        ) from error
+    except (LookupError, TypeError) as error:
+        raise refused(expected, path, error) from error
     if version != VERSION:
         raise UserError(
             f"{path}: expected checkpoint version {VERSION}, got {version}; use the sdst that wrote it"
         )
-    return loaded
+
+
+def refused(expected: tuple[str, str], path: str | Path, error: Exception) -> UserError:
+    """The error that says what a file should be, why it is not, and what to do."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UserError(f"{path}: not {expected[0]} ({reason}); {expected[1]}")
 
 
 def _check_types(values: dict[Any, Any], wanted: Mapping[Any, type]) -> None:

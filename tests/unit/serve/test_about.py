@@ -17,7 +17,7 @@ RECIPE = {"backbone": "internvideo2-1b", "clip_seconds": 2.0, "max_clips": 75}
 
 
 def describe(checkpoint: Path, **recipe: Any) -> dict[str, Any]:
-    return describe_model(checkpoint, SimpleNamespace(recipe=RECIPE | recipe))  # type: ignore[arg-type]
+    return describe_model(checkpoint, SimpleNamespace(recipe=RECIPE | recipe, words=None))  # type: ignore[arg-type]
 
 
 def test_a_finished_run_is_described_from_its_folder(finished: Path) -> None:

@@ -55,9 +55,6 @@ class CountingGrounder:
         self.ended.append(b"query")
         return [Prediction(i, video.vid, q, np.array([[0.0, 2.0, 0.5]])) for i, q in enumerate(queries)]
 
-    def unknown_words(self, query: str) -> tuple[str, ...]:
-        return ("helicopter",)
-
 
 @pytest.fixture
 def grounder() -> CountingGrounder:
@@ -188,15 +185,6 @@ def test_names_of_uploads_are_plain(library: VideoLibrary, given: str, kept: str
 def test_unknown_ids_are_refused(library: VideoLibrary) -> None:
     with pytest.raises(UnknownVideoError, match="no video has the id 'none'; upload it again"):
         library.find("none")
-
-
-def test_unseen_words_are_those_outside_the_vocabulary_or_the_training(
-    library: VideoLibrary, grounder: CountingGrounder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert library.unseen_words("a dog in a helicopter") == ("helicopter",)
-    listed = {"unseen_words": lambda self, queries: ["dog", "helicopter"]}
-    monkeypatch.setattr(CountingGrounder, *listed.popitem(), raising=False)
-    assert library.unseen_words("a dog in a helicopter") == ("helicopter", "dog")
 
 
 def test_closing_ends_an_encoding_after_its_batch(library: VideoLibrary, grounder: CountingGrounder) -> None:

@@ -1,0 +1,151 @@
+"""``sdst export``: the same outputs as the model in both formats, and the documented example without this package."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.corpus import Corpus
+from helpers.one_line import one_line
+from helpers.tiny_sdst import ATTENTIONS, DT, DV, K, build, make_batch
+from sdst.cli import main
+from sdst.config.schema import Decoding
+from sdst.data.annotations import read_annotations
+from sdst.inference.stored import open_matching_store
+from sdst.sharing.export import INPUTS, OUTPUTS, SideNetwork, write_onnx, write_torch
+from sdst.training import checkpoint
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+DECODING = Decoding(nms="none", sigma=0.5, iou_threshold=0.0, round_to=None, max_moments=None)
+RECIPE = {"video_layers": [0] * K, "video_dim": DV, "text_dim": DT, "clip_seconds": 2.0}
+BATCHES = [
+    make_batch(),
+    make_batch([0, 1], extra_clips=5, extra_tokens=3, fill=100),
+    make_batch([3]),
+    make_batch([2]),  # one clip, one token
+    make_batch([1, 0, 3, 1, 2, 0], extra_clips=90),
+]
+Run = Callable[..., list[np.ndarray]]
+
+
+def torch_program(path: Path) -> Run:
+    module = torch.export.load(path).module()
+    return lambda *inputs: [output.detach().numpy() for output in module(*inputs)]
+
+
+def onnx_session(path: Path) -> Run:
+    session = pytest.importorskip("onnxruntime").InferenceSession(path)
+    assert [node.name for node in session.get_inputs()] == [*INPUTS]
+    assert [node.name for node in session.get_outputs()] == [*OUTPUTS]
+    return lambda *inputs: session.run(
+        None, {name: tensor.numpy() for name, tensor in zip(INPUTS, inputs, strict=True)}
+    )
+
+
+def assert_same_outputs(network: SideNetwork, run: Run) -> None:
+    for batch in BATCHES:
+        with torch.no_grad():
+            wanted = dict(zip(OUTPUTS, network(*batch.inputs()), strict=True))
+        found = dict(zip(OUTPUTS, run(*batch.inputs()), strict=True))
+        durations = batch.num_clips.numpy()[:, None, None] * RECIPE["clip_seconds"]
+        moments = wanted["moments"].numpy()
+        np.testing.assert_allclose(found["moments"] / durations, moments / durations, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(found["scores"], wanted["scores"].numpy(), rtol=0, atol=1e-4)
+        valid = batch.video_mask.numpy()
+        np.testing.assert_allclose(
+            found["saliency"][valid], wanted["saliency"].numpy()[valid], rtol=0, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_torch_export_gives_the_models_outputs_for_any_lengths(attention: str, tmp_path: Path) -> None:
+    network = SideNetwork(build(attention=attention), DECODING, RECIPE["clip_seconds"]).eval()
+    write_torch(network, RECIPE, tmp_path / "m.pt2")
+    assert_same_outputs(network, torch_program(tmp_path / "m.pt2"))
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_onnx_runtime_gives_the_models_outputs_for_any_lengths(attention: str, tmp_path: Path) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    network = SideNetwork(build(attention=attention), DECODING, RECIPE["clip_seconds"]).eval()
+    write_onnx(network, RECIPE, tmp_path / "m.onnx")
+    assert_same_outputs(network, onnx_session(tmp_path / "m.onnx"))
+    assert b".py" not in (tmp_path / "m.onnx").read_bytes()  # source files would name the machine
+
+
+def example(package: str) -> str:
+    """The documented example that imports a package."""
+    blocks = re.findall(r"```py\n(.*?)```", (ROOT / "docs/sharing.md").read_text(), flags=re.DOTALL)
+    (found,) = [block for block in blocks if f"import {package}\n" in block]
+    assert "sdst" not in found
+    assert len(found.splitlines()) <= 20
+    return str(found)
+
+
+def run_example(
+    package: str, monkeypatch: pytest.MonkeyPatch, place: Path, finished: Path, corpus: Corpus
+) -> None:
+    """Run a documented example on a stored query and compare it with the model's own best moment."""
+    model, config, recipe = checkpoint.load(finished)
+    store = open_matching_store(str(corpus.features), recipe)
+    record = read_annotations(corpus.paths["val"]).records[0]
+    video, text = store.video(record.vid), store.text(record.qid)
+    np.savez(place / "features.npz", video=video, text=text, duration=record.duration)
+    monkeypatch.chdir(place)
+    names: dict[str, Any] = {}
+    exec(example(package), names)
+
+    network = SideNetwork(model, Decoding(**config["decode"]), recipe["clip_seconds"])
+    inputs = (
+        *(torch.from_numpy(video)[None], torch.ones(1, video.shape[1], dtype=torch.bool)),
+        *(torch.from_numpy(text)[None], torch.ones(1, text.shape[1], dtype=torch.bool)),
+        torch.tensor([record.duration / recipe["clip_seconds"]], dtype=torch.float32),
+    )
+    with torch.no_grad():
+        moments, scores, saliency = network(*inputs)
+    best = int(scores[0].argmax())
+    wanted = moments[0, best].clamp(0, record.duration).tolist()
+    assert [names["start"], names["end"]] == pytest.approx(wanted, abs=1e-3)
+    assert saliency.shape == (1, video.shape[1])
+
+
+def test_documented_torch_example_finds_the_models_best_moment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, finished: Path, corpus: Corpus
+) -> None:
+    assert main(["export", str(finished), "--format", "torch", "--out", str(tmp_path / "model.pt2")]) == 0
+    run_example("torch", monkeypatch, tmp_path, finished, corpus)
+    extra = {"recipe.json": ""}
+    torch.export.load(tmp_path / "model.pt2", extra_files=extra)
+    assert json.loads(extra["recipe.json"]) == checkpoint.load(finished)[2]
+
+
+def test_documented_onnx_example_finds_the_models_best_moment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, finished: Path, corpus: Corpus
+) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    assert main(["export", str(finished), "--format", "onnx", "--out", str(tmp_path / "model.onnx")]) == 0
+    run_example("onnxruntime", monkeypatch, tmp_path, finished, corpus)
+
+
+def test_wrong_arguments_are_refused_in_one_line(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m.onnx").touch()
+    for name, form, said in (
+        ("m.onnx", "torch", "must end with .pt2"),
+        ("m.onnx", "onnx", "already exists and is never overwritten"),
+    ):
+        arguments = ["export", str(finished), "--format", form, "--out", str(tmp_path / name)]
+        assert said in one_line(capsys, arguments)
+    assert "no such checkpoint" in one_line(
+        capsys, ["export", str(tmp_path / "absent"), "--format", "torch", "--out", str(tmp_path / "m.pt2")]
+    )
