@@ -25,7 +25,7 @@ from sdst.training.callbacks.checkpoints import CheckpointFiles, make_checkpoint
 from sdst.training.callbacks.epoch_log import EpochBar, EpochLog
 from sdst.training.callbacks.loss_watch import LossWatch
 from sdst.training.callbacks.preemption import StopOnSignal
-from sdst.training.loggers import make_loggers
+from sdst.training.loggers.make import make_loggers
 from sdst.training.module import GroundingModule
 from sdst.training.processes import make_environment, make_strategy
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sdst.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 CURVE_DIGITS = 5
@@ -34,20 +35,26 @@ def read_curves(folder: Path, epochs: int) -> dict[str, Curve]:
         epochs: Number of trained epochs.
     """
     points: dict[str, dict[int, float]] = {}
-    paths = RunFolder(folder).csv_path.glob("version_*/metrics.csv")
-    for path in sorted(paths, key=lambda path: int(path.parent.name.removeprefix("version_"))):
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                # Rows after the last epoch evaluate the best checkpoint when training is over.
-                if int(row["epoch"]) >= epochs:
-                    continue
-                for quantity in row.keys() - {"epoch", "step"}:
-                    if row[quantity] and math.isfinite(value := float(row[quantity])):
-                        points.setdefault(quantity, {})[int(row["step"]) + 1] = value
+    for step, row in read_rows(folder):
+        # Rows after the last epoch evaluate the best checkpoint when training is over.
+        if row["epoch"] >= epochs:
+            continue
+        for quantity in row.keys() - {"epoch"}:
+            if math.isfinite(row[quantity]):
+                points.setdefault(quantity, {})[step + 1] = row[quantity]
     return {
         quantity: Curve(sorted(values), [_shorten(values[step]) for step in sorted(values)])
         for quantity, values in sorted(points.items())
     }
+
+
+def read_rows(folder: Path) -> Iterator[tuple[int, dict[str, float]]]:
+    """The rows of a run's CSV log in logged order: the training step, counted from 0, and the values logged with it."""
+    paths = RunFolder(folder).csv_path.glob("version_*/metrics.csv")
+    for path in sorted(paths, key=lambda path: int(path.parent.name.removeprefix("version_"))):
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                yield int(row.pop("step")), {key: float(value) for key, value in row.items() if value}
 
 
 def _shorten(value: float) -> float:
