@@ -269,23 +269,40 @@ def test_missing_package_is_reported_before_the_run_starts(
 
 def test_the_documented_sweep_gives_its_agents_commands_that_train() -> None:
     sweeps = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
-    page = (Path(__file__).parents[3] / "docs/wandb.md").read_text()
+    page = (Path(__file__).parents[3] / "docs/trackers.md").read_text()
     (text,) = re.findall(r'```yaml title="search.yaml"\n(.*?)```', page, flags=re.DOTALL)
     search = yaml.safe_load(text)
     values = {"optim.lr": 3e-4, "attention": search["parameters"]["attention"]["values"][0]}
     assert set(values) == set(search["parameters"])
+    # Other values that a search may have: null is the text "null", as the page says.
+    values |= {"recompute": True, "optim.decay_epochs": [20, 30], "decode.max_moments": "null"}
     words = sweeps.create_sweep_command_args(
         {"args": {key: {"value": value} for key, value in values.items()}}
     )
     words |= {"program": [search["program"]]}
-    command = [
+    command = [  # as wandb_agent.py puts it together
         word
-        for part in search["command"]
+        for part in sweeps.create_sweep_command(search["command"])
         for word in (words[part[2:-1]] if part.startswith("${") else [part])
     ]
     assert command[:2] == ["sdst", "train"]
     config = compose(command[2:])
     assert config.optim.lr == 3e-4
+    assert (config.recompute, config.optim.decay_epochs) == (True, [20, 30])
+    assert config.decode.max_moments is None
     assert config.model.attention._target_ == "sdst.models.attention.Standard"
     assert f"{config.select.split}/{config.select.metric}" == search["metric"]["name"]
     assert "wandb" in config.logger
+
+
+def test_a_run_that_an_agent_starts_is_the_agents(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"WANDB_SWEEP_ID": "sweep1", "WANDB_RUN_ID": "agents01", "WANDB_PROJECT": "search"}
+    with monkeypatch.context() as context:
+        for name, value in given.items():
+            context.setenv(name, value)
+        run_dir = train(tmp_path / "run", "logger=wandb", "trainer.max_epochs=1")
+        (file,) = written(run_dir)
+    assert (file.run.sweep_id, file.run.run_id, file.run.project) == ("sweep1", "agents01", "search")
+    assert (run_dir / "wandb-run-id").read_text() == "agents01\n"
