@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from helpers.wandb_file import WandbFile
 from sdst.cli import main
@@ -170,6 +171,7 @@ def test_each_tracker_holds_the_csv_log_after_a_resumption(
         assert list(file.run.tags) == ["attention=rdsa", "mine"]
     events = events_of(run_dir)
     assert events.folder == "tensorboard/table5/Stand. CA/seed 1"
+    assert yaml.safe_load((run_dir / events.folder / "hparams.yaml").read_text())["optim"]["lr"] == 1e-3
     assert set(events.content.PluginTagToContent("hparams")) == {
         f"_hparams_/{part}" for part in ("experiment", "session_start_info", "session_end_info")
     }
@@ -325,3 +327,8 @@ def test_a_damaged_mlflow_database_is_one_line(
     train(runs / "run", "logger=mlflow", status=2)
     assert f"logger.mlflow: sqlite:///{runs}/mlflow.db cannot be used" in capsys.readouterr().err
     assert not (runs / "run").exists()
+
+
+def test_log_model_has_three_values(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tmp_path / "run", "logger=wandb", "+logger.wandb.log_model=best", status=2)
+    assert "logger.wandb.log_model must be true, false or all, got 'best'" in capsys.readouterr().err

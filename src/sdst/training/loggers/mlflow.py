@@ -16,8 +16,7 @@ from sdst.config.words import leaves
 from sdst.errors import UserError
 from sdst.files.atomic import write_atomically
 from sdst.files.locks import lock
-from sdst.training.loggers.tracker import Tracker, check_log_model, require_packages
-from sdst.training.loggers.wandb import is_reachable
+from sdst.training.loggers.tracker import Tracker, check_log_model, is_reachable, require_packages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -46,10 +45,9 @@ class MlflowTracker(Tracker, MLFlowLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics as values of a training step, without those that an earlier part of the run has logged."""
-        assert step is not None  # Lightning always gives it
         # MLflow allows no @ in names. Lightning would drop it, and warn at each step.
         named = {key.replace("@", "_"): value for key, value in metrics.items()}
-        new = {key: value for key, value in named.items() if step > self._last_step(key)}
+        new = {key: value for key, value in named.items() if step is None or step > self._last_step(key)}
         if new:
             super().log_metrics(new, step)
 

@@ -45,6 +45,7 @@ class TensorBoardTracker(Tracker, TensorBoardLogger):
             key: value if isinstance(value, bool | int | float | str) else str(value)
             for key, value in leaves(values)
         }
+        self.hparams.update(values)  # which Lightning writes to hparams.yaml
         metric = "{split}/{metric}".format(**values["select"])
         writer = self.experiment._get_file_writer()
         # Lightning's log_hyperparams would log a metric with an invented value. This only names one of the run's.

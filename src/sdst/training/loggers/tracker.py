@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from abc import abstractmethod
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -62,3 +63,12 @@ def check_log_model(logger: str, value: Any) -> None:
     """
     if value not in (True, False, "all"):
         raise UserError(f"logger.{logger}.log_model must be true, false or all, got {value!r}")
+
+
+def is_reachable(host: str, port: int) -> bool:
+    """Whether a server accepts connections."""
+    try:
+        socket.create_connection((host, port), timeout=3).close()
+    except OSError:
+        return False
+    return True

@@ -7,7 +7,6 @@ import netrc
 import os
 import secrets
 import shlex
-import socket
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from sdst.errors import UserError
 from sdst.files.atomic import write_atomically
 from sdst.training.curves import read_rows
-from sdst.training.loggers.tracker import Tracker, check_log_model, require_packages
+from sdst.training.loggers.tracker import Tracker, check_log_model, is_reachable, require_packages
 from sdst.training.loggers.wandb_file import last_steps
 
 if TYPE_CHECKING:
@@ -48,7 +47,9 @@ class WandbTracker(Tracker, WandbLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics as values of a training step, without those that an earlier part of the run has logged."""
-        assert step is not None  # Lightning always gives it
+        if step is None:  # in a script; the trainer always gives it
+            self.experiment.log(dict(metrics))
+            return
         if self._resumes is not None:
             # wandb writes in blocks, so the file of a killed run lacks its last steps; the CSV log has them.
             rows, self._resumes = read_rows(self._resumes.path), None
@@ -166,12 +167,3 @@ def _has_key(host: str) -> bool:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
-
-
-def is_reachable(host: str, port: int) -> bool:
-    """Whether a server accepts connections."""
-    try:
-        socket.create_connection((host, port), timeout=3).close()
-    except OSError:
-        return False
-    return True
