@@ -53,8 +53,10 @@ def read_rows(folder: Path) -> Iterator[tuple[int, dict[str, float]]]:
     paths = RunFolder(folder).csv_path.glob("version_*/metrics.csv")
     for path in sorted(paths, key=lambda path: int(path.parent.name.removeprefix("version_"))):
         with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                yield int(row.pop("step")), {key: float(value) for key, value in row.items() if value}
+            for texts in csv.DictReader(file):
+                row = {key: float(value) for key, value in texts.items() if value}
+                if "step" in row and "epoch" in row:  # a killed run may have written half of its last row
+                    yield int(row.pop("step")), row
 
 
 def _shorten(value: float) -> float:

@@ -202,6 +202,12 @@ def test_wandb_gets_the_steps_that_a_killed_run_could_not_write(
     assert in_wandb(run_dir) == pytest.approx(in_csv(run_dir))
 
 
+def test_half_a_row_at_the_end_of_the_csv_log_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "csv/version_0").mkdir(parents=True)
+    (tmp_path / "csv/version_0/metrics.csv").write_text("lr,epoch,step\n0.1,0,0\n0.2,0")
+    assert list(read_rows(tmp_path)) == [(0, {"lr": 0.1, "epoch": 0.0})]
+
+
 def uploaded(run_dir: Path) -> list[Path]:
     """The files of the model artifacts that the parts of an offline wandb run have recorded, oldest first."""
     from wandb.proto import wandb_internal_pb2
