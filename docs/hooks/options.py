@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 GROUPS = {
     "model": "`model=NAME` selects another method, with its losses and decoding.",
     "data": "`data=NAME` selects another data set, with its schedule.",
-    "logger": "`logger=NAME` selects where a run's curves are logged.",
+    "logger": "`logger=NAME` or `logger=[NAME,NAME]` selects where a run's curves are logged.",
 }
 """Configuration groups whose choices are described one by one, and the sentence that introduces them."""
 DESCRIBED = (DocstringSectionKind.attributes, DocstringSectionKind.parameters)

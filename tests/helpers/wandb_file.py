@@ -1,33 +1,10 @@
-"""Read the file of an offline wandb run: records in LevelDB's log format."""
+"""Read the file of an offline wandb run."""
 
 import json
-import struct
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-BLOCK = 1 << 15
-FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
-
-
-def payloads(path: Path) -> Iterator[bytes]:
-    """Yield the complete records of a log: pieces are joined and their checksums checked."""
-    data = path.read_bytes()
-    assert data[:4] == b":W&B"
-    place, pieces = 7, b""  # after the header: name, magic number, version
-    while place < len(data):
-        if BLOCK - place % BLOCK < 7:  # no room for a piece: the block ends in padding
-            place += BLOCK - place % BLOCK
-            continue
-        checksum, length, kind = struct.unpack("<IHB", data[place : place + 7])
-        body = data[place + 7 : place + 7 + length]
-        assert len(body) == length
-        assert checksum == zlib.crc32(bytes([kind]) + body)
-        place += 7 + length
-        pieces = body if kind in (FULL, FIRST) else pieces + body
-        if kind in (FULL, LAST):
-            yield pieces
+from sdst.training.loggers.wandb_file import payloads
 
 
 class WandbFile:

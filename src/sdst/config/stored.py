@@ -16,7 +16,8 @@ from sdst.errors import UserError
 from sdst.files.yaml import read_yaml
 
 NEW_TARGETS = {
-    "sdst.tracking.wandb_logger": "sdst.training.loggers.wandb_logger",
+    "sdst.tracking.wandb_logger": "sdst.training.loggers.wandb.wandb_logger",
+    "sdst.training.loggers.wandb_logger": "sdst.training.loggers.wandb.wandb_logger",
 }
 """Former name of a ``_target_`` -> its name today."""
 NEW_OPTIONS = {

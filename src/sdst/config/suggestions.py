@@ -40,6 +40,7 @@ MEANT = {
     ("num_nodes", "nodes", "nnodes"): ("+trainer.num_nodes",),
     ("wandb", "wandb_project", "use_wandb"): ("logger=wandb",),
     ("tensorboard", "tb"): ("logger=tensorboard",),
+    ("mlflow",): ("logger=mlflow",),
     ("checkpoint", "ckpt", "ckpt_path", "resume_from", "resume_from_checkpoint"): ("resume=RUN",),
     ("out", "output", "output_dir", "out_dir", "save_dir", "log_dir", "results_dir"): ("run_dir",),
     ("exp", "exp_name", "experiment_name", "run_name"): ("run_dir", "group"),

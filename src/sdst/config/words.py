@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from hydra.conf import HydraConf
 
@@ -92,16 +92,16 @@ def hydra_words() -> dict[str, Any]:
 
 def flatten(config: DictConfig | dict[str, Any]) -> dict[str, str]:
     """All options of a configuration in order, dotted key -> value as text; a list is one value."""
-    options: dict[str, str] = {}
+    return {
+        key: value if isinstance(value, str) else json.dumps(value, default=str)
+        for key, value in leaves(config if isinstance(config, dict) else OmegaConf.to_container(config))
+    }
 
-    def add(node: Any, prefix: str) -> None:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                add(value, f"{prefix}{key}.")
-            else:
-                options[f"{prefix}{key}"] = (
-                    value if isinstance(value, str) else json.dumps(value, default=str)
-                )
 
-    add(config if isinstance(config, dict) else OmegaConf.to_container(config), "")
-    return options
+def leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of everything below nested mappings, in order; a list is one value."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -20,7 +20,7 @@ from sdst.training.callbacks.epoch_log import EpochBar, EpochLog
 from sdst.training.callbacks.loss_watch import LossWatch
 from sdst.training.callbacks.preemption import StopOnSignal
 from sdst.training.complete import as_options, complete
-from sdst.training.loggers import make_loggers
+from sdst.training.loggers.make import make_loggers
 from sdst.training.processes import make_environment, make_strategy
 
 if TYPE_CHECKING:

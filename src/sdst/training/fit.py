@@ -29,7 +29,9 @@ from sdst.training.allocator import keep_freed_memory
 from sdst.training.builders import make_datamodule, make_trainer
 from sdst.training.callbacks.step_timer import StepTimer
 from sdst.training.complete import complete
-from sdst.training.loggers import show_predictions, start_wandb_run, tracked_run
+from sdst.training.loggers.make import start_trackers
+from sdst.training.loggers.predictions import show_predictions
+from sdst.training.loggers.wandb import tracked_run
 from sdst.training.module import make_module
 from sdst.training.processes import is_first, is_started, run_processes
 from sdst.training.provenance import describe_run, peak_memory_gb, reset_peak_memory
@@ -214,8 +216,8 @@ def _write_origin(
 ) -> None:
     """Write config.yaml and, unless the run is resumed, run.json."""
     run.path.mkdir(parents=True, exist_ok=True)
-    facts = describe_run(module.model) | hydra_words() | {"features": data.recipe}
-    start_wandb_run(trainer.loggers, run.path, module.contents["config"], facts)
+    facts = run.facts() or describe_run(module.model) | hydra_words() | {"features": data.recipe}
+    start_trackers(trainer, run, module.contents["config"], facts)
     write_atomically(run.config_path, OmegaConf.to_yaml(config))
     if not run.facts_path.exists():
         write_atomically(run.facts_path, json.dumps(facts, indent=2) + "\n")

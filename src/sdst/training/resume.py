@@ -60,13 +60,14 @@ def stored_run(resume: str, overrides: Sequence[str], *, trusts: bool = False) -
     if not run.is_begun:
         raise UserError(f"resume={resume}: not a run folder (config.yaml is missing); give a run folder")
     run_dir, config = run.path, run.config()
+    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    _place_databases(config, run_dir, given.paths.runs, is_given="paths.runs" in keys)
     if not trusts:
         loggers: Any = OmegaConf.to_container(config.logger, resolve=True)
         check_stored_loggers(loggers, str(run_dir))
     world = num_processes(config.trainer)
     OmegaConf.resolve(given)
     resolve_auto_options(given)  # the stored one is resolved too
-    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
     if moved := [key for key in ("paths.data", "paths.features") if key in keys]:
         if "data" not in keys:
             raise UserError(
@@ -84,6 +85,18 @@ def stored_run(resume: str, overrides: Sequence[str], *, trusts: bool = False) -
     if num_processes(config.trainer) != world:  # each takes a batch, so a step would differ
         raise UserError(f"resume={resume}: {run_dir} was started with trainer.devices={world}; give as many")
     return run_dir, config
+
+
+def _place_databases(config: DictConfig, run_dir: Path, runs: str, *, is_given: bool) -> None:
+    """Let a logger with a database for all runs use the one above the run, or the one in today's ``paths.runs``.
+
+    No other folder, because a stored configuration may come from a stranger.
+    """
+    for node in config.logger.values():
+        if OmegaConf.is_dict(node) and "runs" in node:
+            is_above = run_dir.resolve().is_relative_to(Path(str(node.runs)).resolve())
+            if is_given or not is_above:
+                node.runs = runs
 
 
 def begun_run(overrides: Sequence[str]) -> str:

@@ -28,7 +28,11 @@ MODULES = {
     "logger": LOGGERS,
 }
 """Key of the configuration -> modules, or names, whose classes may be built there."""
-FUNCTIONS = ("sdst.training.loggers.wandb_logger",)
+FUNCTIONS = (
+    "sdst.training.loggers.mlflow.mlflow_logger",
+    "sdst.training.loggers.tensorboard.tensorboard_logger",
+    "sdst.training.loggers.wandb.wandb_logger",
+)
 """Functions that are allowed besides classes."""
 
 

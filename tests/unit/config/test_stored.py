@@ -222,7 +222,9 @@ def test_renamed_targets_are_replaced_at_any_depth() -> None:
     values: Any = OmegaConf.to_container(OmegaConf.load(STORED / "config.yaml"))
     values["trainer"]["callbacks"] = [{"_target_": "sdst.tracking.wandb_logger", "tags": ["a"]}]
     config = as_config(values, "config.yaml")
-    assert config.trainer.callbacks == [{"_target_": "sdst.training.loggers.wandb_logger", "tags": ["a"]}]
+    assert config.trainer.callbacks == [
+        {"_target_": "sdst.training.loggers.wandb.wandb_logger", "tags": ["a"]}
+    ]
     assert values["trainer"]["callbacks"][0]["_target_"] == "sdst.tracking.wandb_logger"
 
 
@@ -234,7 +236,7 @@ def test_old_single_logger_becomes_a_named_logger() -> None:
         "group": None,
         "tags": [],
     }
-    wandb = {**values["logger"], "_target_": "sdst.training.loggers.wandb_logger"}
+    wandb = {**values["logger"], "_target_": "sdst.training.loggers.wandb.wandb_logger"}
     assert as_config(values, "config.yaml").logger == {"wandb": wandb}
 
 

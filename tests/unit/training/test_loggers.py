@@ -19,7 +19,9 @@ from sdst.config.compose import compose
 from sdst.data.predictions import read_predictions
 from sdst.errors import Stopped
 from sdst.metrics.moment import top1_iou
-from sdst.training import loggers as tracking
+from sdst.training.loggers import predictions as shown_predictions
+from sdst.training.loggers import tracker
+from sdst.training.loggers.wandb import wandb_logger
 from sdst.training.module import GroundingModule
 from sdst.training.run_folder import LAST
 
@@ -104,7 +106,7 @@ def test_a_run_shows_its_configuration_origin_curves_and_predictions(
 def test_a_run_shows_plots_and_a_table_of_a_few_validation_queries(
     train: Train, corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "SHOWN_QUERIES", 3)
+    monkeypatch.setattr(shown_predictions, "SHOWN_QUERIES", 3)
     run_dir = train(tmp_path / "run", "logger=wandb", "trainer.max_epochs=1", "data.annotations.test=null")
     (file,) = written(run_dir)
     (folder,) = run_dir.glob("wandb/offline-run-*/files")
@@ -116,7 +118,7 @@ def test_a_run_shows_plots_and_a_table_of_a_few_validation_queries(
     assert "val/plots/captions" in shown
 
     table = json.loads((folder / shown["val/predictions/path"]).read_text())
-    assert table["columns"] == list(tracking.TABLE)
+    assert table["columns"] == list(shown_predictions.TABLE)
     rows = [json.loads(line) for line in corpus.paths["val"].read_text().splitlines()]
     predictions = {p.qid: p for p in read_predictions(run_dir / "val_submission.jsonl")}
     assert [row[0] for row in table["data"]] == [str(rows[i]["qid"]) for i in (0, 1, 3)]
@@ -147,10 +149,10 @@ def test_resuming_continues_the_same_wandb_run(
         assert (
             file.config["run"]["parameters"] == json.loads((run_dir / "run.json").read_text())["parameters"]
         )
-    # Three steps an epoch; the checkpoint is of the first epoch's end.
-    assert begun.curve("trainer/global_step")[-1] >= 3
+    # Three steps an epoch; the checkpoint is of the first epoch's end, and step 3 was logged before.
+    assert begun.curve("trainer/global_step")[-1] == 3
     steps = [row["trainer/global_step"] for row in continued.history if "train/loss" in row]
-    assert steps == [3, 4, 5]
+    assert steps == [4, 5]
     assert continued.curve("val/plots/_type")
     assert not begun.curve("val/plots/_type")
 
@@ -220,7 +222,7 @@ def test_runs_without_wandb_write_no_wandb_files(
 
 def mode(tmp_path: Path) -> str | None:
     """In which mode a run would start: None for what WANDB_MODE says, else online."""
-    return tracking.wandb_logger(str(tmp_path), "sdst", None, [])._wandb_init["mode"]
+    return wandb_logger(str(tmp_path), "sdst", None, [])._wandb_init["mode"]
 
 
 def test_a_run_is_online_only_with_a_key_and_a_server_that_answers(
@@ -256,34 +258,51 @@ def test_missing_package_is_reported_before_the_run_starts(
     capsys: pytest.CaptureFixture[str],
     package: str,
 ) -> None:
-    found = tracking.find_spec
-    monkeypatch.setattr(tracking, "find_spec", lambda name: None if name == package else found(name))
+    found = tracker.find_spec
+    monkeypatch.setattr(tracker, "find_spec", lambda name: None if name == package else found(name))
     train(tmp_path / "runs/run", "logger=wandb", status=2)
     line = capsys.readouterr().err.splitlines()[-1]
     assert package in line
-    assert "pip install 'sdst[wandb]'" in line
+    assert "pip install 'sdst[track]'" in line
     assert not (tmp_path / "runs/run").exists()
 
 
 def test_the_documented_sweep_gives_its_agents_commands_that_train() -> None:
     sweeps = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
-    page = (Path(__file__).parents[3] / "docs/wandb.md").read_text()
+    page = (Path(__file__).parents[3] / "docs/trackers.md").read_text()
     (text,) = re.findall(r'```yaml title="search.yaml"\n(.*?)```', page, flags=re.DOTALL)
     search = yaml.safe_load(text)
     values = {"optim.lr": 3e-4, "attention": search["parameters"]["attention"]["values"][0]}
     assert set(values) == set(search["parameters"])
+    # Other values that a search may have: null is the text "null", as the page says.
+    values |= {"recompute": True, "optim.decay_epochs": [20, 30], "decode.max_moments": "null"}
     words = sweeps.create_sweep_command_args(
         {"args": {key: {"value": value} for key, value in values.items()}}
     )
     words |= {"program": [search["program"]]}
-    command = [
+    command = [  # as wandb_agent.py puts it together
         word
-        for part in search["command"]
+        for part in sweeps.create_sweep_command(search["command"])
         for word in (words[part[2:-1]] if part.startswith("${") else [part])
     ]
     assert command[:2] == ["sdst", "train"]
     config = compose(command[2:])
     assert config.optim.lr == 3e-4
+    assert (config.recompute, config.optim.decay_epochs) == (True, [20, 30])
+    assert config.decode.max_moments is None
     assert config.model.attention._target_ == "sdst.models.attention.Standard"
     assert f"{config.select.split}/{config.select.metric}" == search["metric"]["name"]
     assert "wandb" in config.logger
+
+
+def test_a_run_that_an_agent_starts_is_the_agents(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"WANDB_SWEEP_ID": "sweep1", "WANDB_RUN_ID": "agents01", "WANDB_PROJECT": "search"}
+    with monkeypatch.context() as context:
+        for name, value in given.items():
+            context.setenv(name, value)
+        run_dir = train(tmp_path / "run", "logger=wandb", "trainer.max_epochs=1")
+        (file,) = written(run_dir)
+    assert (file.run.sweep_id, file.run.run_id, file.run.project) == ("sweep1", "agents01", "search")
+    assert (run_dir / "wandb-run-id").read_text() == "agents01\n"

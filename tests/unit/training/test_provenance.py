@@ -10,8 +10,8 @@ import pytest
 from torch import nn
 
 from sdst.errors import UserError
-from sdst.training import loggers as tracking
 from sdst.training import provenance
+from sdst.training.loggers import wandb as tracking
 from sdst.training.provenance import describe_run, parameter_table
 
 
@@ -89,9 +89,9 @@ def test_wandb_is_offline_on_demand_or_without_key_or_network(
     monkeypatch.setenv("HOME", str(tmp_path))  # no ~/.netrc
     if key:
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setattr(tracking, "_reachable", lambda host, port: reachable)
+    monkeypatch.setattr(tracking, "is_reachable", lambda host, port: reachable)
     made = {}
-    monkeypatch.setattr(tracking, "StepLogger", lambda **options: made.update(options))
+    monkeypatch.setattr(tracking, "WandbTracker", lambda **options: made.update(options))
     tracking.wandb_logger(str(tmp_path / "run7"), "project", "table1", ("a",))
     wandb.teardown()  # which was asked where its server is
     assert (made.pop("mode") == "offline") is offline
@@ -118,5 +118,5 @@ def test_wandb_finds_the_key_of_its_login(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_wandb_not_installed_is_one_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"pip install 'sdst\[wandb\]'"):
+    with pytest.raises(UserError, match=r"pip install 'sdst\[track\]'"):
         tracking.wandb_logger("run", "p", None, ())

@@ -12,6 +12,7 @@ from helpers.composed import composed
 from sdst.cli import main
 from sdst.config.compose import group_choices
 from sdst.errors import UserError
+from sdst.training.resume import stored_run
 from sdst.untrusted.loggers import check_stored_loggers
 
 STRANGE: list[dict[str, Any]] = [
@@ -21,13 +22,17 @@ STRANGE: list[dict[str, Any]] = [
         "settings": {"base_url": "http://host"},
     },
     {
-        "_target_": "sdst.training.loggers.wandb_logger",
+        "_target_": "sdst.training.loggers.wandb.wandb_logger",
         "project": "p",
         "settings": {"base_url": "http://host"},
     },
-    {"_target_": "sdst.training.loggers.wandb_logger", "project": "p", "config": "/etc/passwd"},
+    {"_target_": "sdst.training.loggers.wandb.wandb_logger", "project": "p", "config": "/etc/passwd"},
     {"_target_": "lightning.pytorch.loggers.MLFlowLogger", "tracking_uri": "http://host"},
+    {"_target_": "sdst.training.loggers.mlflow.mlflow_logger", "tracking_uri": "http://host"},
     {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "/elsewhere"},
+    {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": "/elsewhere"},
+    {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", "name": "tb", "version": "../../elsewhere"},
+    {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", "sub_dir": "$HOME"},
     {"name": "csv"},
 ]
 
@@ -58,3 +63,18 @@ def test_resuming_a_strangers_run_asks_for_trust(tmp_path: Path, capsys: pytest.
     assert "trust=true is about the run that resume=RUN names" in capsys.readouterr().err
     assert main(["train", f"resume={tmp_path}", "trust=yes"]) == 2
     assert "trust must be true or false" in capsys.readouterr().err
+
+
+def test_a_database_for_all_runs_lies_above_the_run_or_where_the_user_says(tmp_path: Path) -> None:
+    run_dir = tmp_path / "runs/run"
+    run_dir.mkdir(parents=True)
+
+    def place(stored: Path, *overrides: str) -> str:
+        config: Any = OmegaConf.to_container(composed("logger=mlflow"), resolve=True)
+        config["logger"]["mlflow"]["runs"] = str(stored)
+        (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
+        return str(stored_run(str(run_dir), overrides)[1].logger.mlflow.runs)
+
+    assert place(tmp_path / "runs") == str(tmp_path / "runs")
+    assert place(tmp_path / "runs", "paths.runs=mine") == "mine"
+    assert place(tmp_path / "others") == composed().paths.runs
