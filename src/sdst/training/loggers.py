@@ -114,7 +114,7 @@ def wandb_logger(
     """
     for package in ("wandb", "matplotlib"):
         if find_spec(package) is None:
-            raise UserError(f"logger.wandb: {package} is not installed; pip install 'sdst[wandb]'")
+            raise UserError(f"logger.wandb: {package} is not installed; pip install 'sdst[track]'")
     if "offline" in options:  # WandbLogger would set WANDB_MODE for all later runs of the process
         raise UserError(
             "logger.wandb.offline: not supported; use logger.wandb.mode=offline or WANDB_MODE=offline"

@@ -261,7 +261,7 @@ def test_missing_package_is_reported_before_the_run_starts(
     train(tmp_path / "runs/run", "logger=wandb", status=2)
     line = capsys.readouterr().err.splitlines()[-1]
     assert package in line
-    assert "pip install 'sdst[wandb]'" in line
+    assert "pip install 'sdst[track]'" in line
     assert not (tmp_path / "runs/run").exists()
 
 

@@ -118,5 +118,5 @@ def test_wandb_finds_the_key_of_its_login(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_wandb_not_installed_is_one_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"pip install 'sdst\[wandb\]'"):
+    with pytest.raises(UserError, match=r"pip install 'sdst\[track\]'"):
         tracking.wandb_logger("run", "p", None, ())
