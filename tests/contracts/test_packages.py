@@ -1,4 +1,4 @@
-"""Extras of pyproject.toml hold what the code imports and the messages name; the locked versions fit; core trains nothing."""
+"""Extras hold what the code imports and the messages name; the locked versions fit; predictions need no Lightning."""
 
 import ast
 import re
