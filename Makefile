@@ -1,9 +1,12 @@
-# make help lists the targets. Targets that run the code first create the environment in .venv if it is missing.
+# make help lists the targets. Targets that run the code first create the environment in .venv if it is missing: for the
+# demo with the packages that it needs, for all others with all packages.
 PYTHON ?= python3
 VENV ?= .venv
 # The release the tests were run with; pip chooses the build for this machine. To use another release, or the file of a
 # smaller CPU build: make install TORCH=...
 TORCH ?= torch==2.13.0
+# LOCKED=1 installs the versions in requirements/, with which the tests were run, instead of the newest.
+LOCKED ?=
 # Settings of make table5 and the like. ARGS are more overrides: ARGS="hydra/launcher=joblib hydra.launcher.n_jobs=2".
 SCALE ?= laptop
 # All tables at laptop scale with two seeds took 4.7 hours on 2 busy cores, with 40 validation and 40 test videos.
@@ -15,6 +18,11 @@ COMMA := ,
 SPACE := $() $()
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO_READY := $(VENV)/.demo-ready
+# Compiling every module takes longer than all else that pip does here; Python compiles those that are used.
+# With uv: make install INSTALLER="uv pip install --python .venv/bin/python"
+INSTALLER ?= $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
+VERSIONS = $(if $(LOCKED),--constraint requirements/$(1).txt)
 
 .DEFAULT_GOAL := help
 TABLES := $(notdir $(basename $(wildcard experiments/*.yaml)))
@@ -27,17 +35,22 @@ help:  ## list the targets
 	@echo 'table5      train and report a table or figure; SCALE=laptop|rehearsal|paper SEEDS="0 1". Choose from:'
 	@echo '            $(TABLES)' | fold -s -w 108 | sed '2,$$s/^/            /'
 
-install: $(READY)  ## create the environment in .venv
+install: $(READY)  ## create the environment in .venv with all packages; LOCKED=1 for the versions in requirements/
 
-$(READY): pyproject.toml
+$(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is required; set PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check '$(TORCH)'
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+
+$(DEMO_READY): pyproject.toml | $(BIN)/pip
+	$(INSTALLER) $(call VERSIONS,demo) '$(TORCH)' --editable '.[extract,plot,train]'
 	@touch $@
 
-demo: $(READY)  ## end-to-end demo on synthetic videos: about 10 minutes on 2 idle cores
+$(READY): pyproject.toml | $(BIN)/pip
+	$(INSTALLER) $(call VERSIONS,test) '$(TORCH)' --editable '.[dev]'
+	@touch $(DEMO_READY) $@
+
+demo: $(DEMO_READY)  ## end-to-end demo on synthetic videos: about 10 minutes on 2 idle cores
 	$(BIN)/sdst demo
 
 world: data/world/features.h5  ## make the small world's videos and features, the data of tables at laptop scale

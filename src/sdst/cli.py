@@ -68,6 +68,8 @@ GROUPS = ("data", "model", "attention", "order", "levels", "pooling", "loss", "s
 """Groups of the configuration that the help lists, if they exist."""
 LINE = 90
 """Length at which a line of choices is broken."""
+TRAINING = ("lightning", "torchmetrics")
+"""Packages of the extra ``train``, which the other commands do not need."""
 NEW_OBJECTS = 50_000
 """New objects after which Python looks for unused cycles; with its usual 700, importing Lightning takes longer."""
 
@@ -112,7 +114,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, arguments: Sequence[str]) -> int:
-    status: int = importlib.import_module(COMMANDS[command][0]).main(arguments)
+    try:
+        status: int = importlib.import_module(COMMANDS[command][0]).main(arguments)
+    except ModuleNotFoundError as error:
+        if error.name not in TRAINING:
+            raise
+        raise UserError(f"sdst {command}: {error.name} is not installed; pip install 'sdst[train]'") from None
     return status
 
 

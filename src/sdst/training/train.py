@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -201,7 +202,13 @@ def _run_hydra() -> None:
 
 
 def _train(args: Arguments, overrides: list[str]) -> None:
-    """Train one run, or all runs of a multirun; bad input of a job is reported after the other jobs are done."""
+    """Train one run, or all runs of a multirun; bad input of a job is reported after the other jobs are done.
+
+    Raises:
+        UserError: Lightning is not installed, or a job was refused.
+    """
+    if find_spec("lightning") is None:  # here, because Hydra would log more than one line about it
+        raise UserError(f"{PROGRAM}: lightning is not installed; pip install 'sdst[train]'")
     refused: list[UserError] = []
     here = os.getpid()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,9 @@ def main(argv: Sequence[str]) -> int:
     """Make a world, extract features, train, compare with trivial baselines, plot, ask about a video, make a page.
 
     The results of an earlier call in the same folder are reused.
+
+    Raises:
+        UserError: A package of a later step is not installed.
     """
     parser = Parser(
         prog="sdst demo",
@@ -69,6 +73,9 @@ def main(argv: Sequence[str]) -> int:
         help="number of train, val and test videos (default: {} {} {})".format(*SIZES["demo"]),
     )
     args = parser.parse_args(argv)
+    for package in ("lightning", "matplotlib", "transformers"):  # of steps that come after minutes of work
+        if find_spec(package) is None:
+            raise UserError(f"sdst demo: {package} is not installed; pip install 'sdst[extract,plot,train]'")
     out: Path = args.out
 
     world = out / "world"

@@ -13,6 +13,7 @@ from sdst.errors import UserError
 from sdst.training import provenance
 from sdst.training.loggers import wandb as tracking
 from sdst.training.provenance import describe_run, parameter_table
+from sdst.version import __version__
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -36,6 +37,7 @@ def test_description_is_plain_and_names_command_versions_and_machine(monkeypatch
     versions = facts["versions"]
     assert versions.pop("python") == ".".join(map(str, sys.version_info[:3]))
     assert {"sdst", "torch", "lightning", "numpy"} <= set(versions)
+    assert versions.pop("sdst") == __version__
     assert versions == {name: metadata.version(name) for name in versions}
     assert set(facts["machine"]) == {"platform", "cpus", "gpu"}
 

@@ -10,6 +10,8 @@ from sdst.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+EXTRA = "train"
+"""Extra of sdst that training needs."""
 ALSO = ("hydra-joblib-launcher",)
 """Packages of the parts that are skipped without them."""
 THERE = "torch"
@@ -48,8 +50,8 @@ def _closure(*roots: str) -> set[str]:
 
 
 def _requirements(name: str) -> Iterator[str]:
-    """Names of what a distribution needs without extras, on Linux with any of :data:`PYTHONS`."""
-    from packaging.requirements import Requirement  # Lightning needs it
+    """Names of what a distribution needs on Linux with any of :data:`PYTHONS`; without extras, except for sdst."""
+    from packaging.requirements import Requirement  # Hydra needs it
     from packaging.utils import canonicalize_name
 
     try:
@@ -58,7 +60,8 @@ def _requirements(name: str) -> Iterator[str]:
         raise UserError(
             f"{name} must be installed here for the list of packages; pip install {name}"
         ) from None
-    linux = {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64", "extra": ""}
+    linux = {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"}
+    linux["extra"] = EXTRA if name == "sdst" else ""
     for requirement in map(Requirement, lines):
         marker = requirement.marker
         versions = [linux | {"python_version": v, "python_full_version": f"{v}.0"} for v in PYTHONS]
