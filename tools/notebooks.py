@@ -1,0 +1,119 @@
+"""Run every notebook on a demo and write it with its outputs as a page of the documentation; ``make pictures`` does it.
+
+Needs IPython and Pillow; wants the demo of ``make demo``.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+import nbformat
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+from matplotlib import pyplot
+from PIL import Image
+
+from pictures import shrink
+from sdst.files.atomic import write_atomically
+from sdst.training.provenance import describe_process
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+DOTS_PER_INCH = 80
+WIDEST = 900
+"""Width of a picture in pixels."""
+
+
+def run_notebook(cells: list[nbformat.NotebookNode]) -> Iterator[tuple[nbformat.NotebookNode, str, list[Image.Image]]]:
+    """Run cells in order in this process.
+
+    Yields:
+        Each cell, what it printed and returned as text, and its pictures.
+    """
+    InteractiveShell.clear_instance()
+    shell = InteractiveShell.instance()
+    for cell in cells:
+        if cell.cell_type != "code":
+            yield cell, "", []
+            continue
+        with capture_output() as captured:
+            shell.run_cell(cell.source).raise_error()
+        pictures = [
+            Image.open(io.BytesIO(output.data["image/png"]))
+            for output in captured.outputs
+            if "image/png" in output.data
+        ]
+        texts = [output.data["text/plain"] for output in captured.outputs if "image/png" not in output.data]
+        yield cell, captured.stdout + "\n".join(texts), pictures + drawn()
+
+
+def drawn() -> list[Image.Image]:
+    """Pictures of all open figures, which are closed."""
+    pictures = []
+    for number in pyplot.get_fignums():
+        stream = io.BytesIO()
+        pyplot.figure(number).savefig(stream, dpi=DOTS_PER_INCH, bbox_inches="tight")
+        pictures.append(Image.open(stream))
+    pyplot.close("all")
+    return pictures
+
+
+def page(path: Path, origin: str, images: Path) -> str:
+    """Run a notebook, write its pictures and return its page."""
+    parts: list[str] = []
+    count = 0
+    for cell, text, pictures in run_notebook(nbformat.read(path, as_version=4).cells):
+        if cell.cell_type == "markdown":
+            parts.append(cell.source)
+            if len(parts) == 1:
+                parts.append(f"*`notebooks/{path.name}`, {origin}.*")
+            continue
+        parts.append(f"```py\n{cell.source}\n```")
+        if text.strip():
+            parts.append(f"```text\n{text.rstrip()}\n```")
+        for picture in pictures:
+            count += 1
+            name = f"{path.stem}-{count}.png"
+            picture.thumbnail((WIDEST, picture.height))
+            shrink(picture, images / name)
+            heading = next(part for part in reversed(parts) if part.startswith("#")).splitlines()[0]
+            parts.append(f"![{heading.lstrip('# ')}](../images/notebooks/{name})")
+    return "\n\n".join(parts) + "\n"
+
+
+def commit() -> str:
+    """The commit of the code that runs the notebooks."""
+    git = describe_process()["git"]
+    return f"`{git['commit'][:10]}`{' with uncommitted changes' * git['dirty']}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("notebooks", nargs="*", type=Path, help="notebooks to run (default: all)")
+    parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="folder of the demo")
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the documentation")
+    args = parser.parse_args()
+    notebooks = [path.resolve() for path in args.notebooks] or sorted(NOTEBOOKS.glob("*.ipynb"))
+    out, demo = args.out.resolve(), args.demo.resolve()
+    made_by = json.loads((demo / "run/run.json").read_text())["git"]["commit"][:10]
+    origin = f"executed at commit {commit()} on a demo of commit `{made_by}`"
+    images = out / "images/notebooks"
+    images.mkdir(parents=True, exist_ok=True)
+    os.environ["SDST_DEMO"] = str(demo)
+    matplotlib.use("agg")
+    pyplot.show = lambda: None  # figures are collected when the cell ends
+    for path in notebooks:
+        for old in images.glob(f"{path.stem}-*.png"):
+            old.unlink()
+        with contextlib.chdir(path.parent):  # as Jupyter does
+            text = page(path, origin, images)
+        write_atomically(out / "notebooks" / f"{path.stem}.md", text)
+        print(out / "notebooks" / f"{path.stem}.md")
+
+
+if __name__ == "__main__":
+    main()
