@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,9 @@ WIDEST = 900
 """Width of a picture in pixels."""
 
 
-def run_notebook(cells: list[nbformat.NotebookNode]) -> Iterator[tuple[nbformat.NotebookNode, str, list[Image.Image]]]:
+def run_notebook(
+    cells: list[nbformat.NotebookNode],
+) -> Iterator[tuple[nbformat.NotebookNode, str, list[Image.Image]]]:
     """Run cells in order in this process.
 
     Yields:
@@ -112,7 +115,7 @@ def main() -> None:
         with contextlib.chdir(path.parent):  # as Jupyter does
             text = page(path, origin, images)
         write_atomically(out / "notebooks" / f"{path.stem}.md", text)
-        print(out / "notebooks" / f"{path.stem}.md")
+        sys.stdout.write(f"{out / 'notebooks' / path.stem}.md\n")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,8 @@ from sdst.cli import main
 from sdst.config.schema import Decoding
 from sdst.features import simulate
 from sdst.inference import stored
-from sdst.plotting.predictions import plot_predictions
 from sdst.training.run_folder import BEST
-from sdst.types import Batch, Output, Prediction, Record
+from sdst.types import Batch, Output, Prediction
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 

@@ -23,7 +23,8 @@ SHOWN = {"R1@0.5": "r1_at_50", "R1@0.7": "r1_at_70", "mAP": "mean_ap"}
 """Label of a metric -> attribute of ``GroupScores``."""
 GROUPS_LEGEND = (
     "bars: true moments of the group; dotted lines: all queries with all their true moments\n"
-    "Upper panels: predictions of a query's moments in other groups count as wrong, so all bars can lie below the lines."
+    "Upper panels: predictions of a query's moments in other groups count as wrong, so all bars can lie below the "
+    "lines."
 )
 
 
