@@ -14,7 +14,9 @@ from pathlib import Path
 
 import matplotlib
 import nbformat
+from IPython import display
 from IPython.core.interactiveshell import InteractiveShell
+from IPython.lib.pretty import pretty
 from IPython.utils.capture import capture_output
 from matplotlib import pyplot
 from PIL import Image
@@ -25,6 +27,8 @@ from sdst.training.provenance import describe_process
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 DOTS_PER_INCH = 80
+WIDTH = 100
+"""Characters of a line of results."""
 WIDEST = 900
 """Width of a picture in pixels."""
 
@@ -44,14 +48,16 @@ def run_notebook(
             yield cell, "", []
             continue
         with capture_output() as captured:
-            shell.run_cell(cell.source).raise_error()
-        pictures = [
-            Image.open(io.BytesIO(output.data["image/png"]))
-            for output in captured.outputs
-            if "image/png" in output.data
-        ]
-        texts = [output.data["text/plain"] for output in captured.outputs if "image/png" not in output.data]
-        yield cell, captured.stdout + "\n".join(texts), pictures + drawn()
+            shell.display_trap.hook = lambda result: None  # the result follows below, without "Out[1]:"
+            done = shell.run_cell(cell.source)
+            done.raise_error()
+        pictures = drawn()
+        text = captured.stdout
+        if isinstance(done.result, display.Image):
+            pictures.append(Image.open(io.BytesIO(done.result.data)))
+        elif done.result is not None:
+            text += pretty(done.result, max_width=WIDTH)
+        yield cell, text, pictures
 
 
 def drawn() -> list[Image.Image]:
