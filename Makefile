@@ -80,6 +80,7 @@ docs: $(READY)  ## build the documentation as a site, in site/
 
 pictures:  ## make the documentation's pictures and the README's numbers anew, after make demo; needs Chromium
 	PYTHONPATH=tests $(BIN)/python tools/pictures.py
+	PYTHONPATH=tests $(BIN)/python tools/notebooks.py
 
 test: lint unit  ## run everything that CI checks
 

@@ -31,6 +31,8 @@ WIDTH = 100
 """Characters of a line of results."""
 WIDEST = 900
 """Width of a picture in pixels."""
+LARGEST, FEWER_COLOURS = 100_000, 64
+"""Bytes of a picture, and the colours of one that would need more."""
 
 
 def run_notebook(
@@ -48,15 +50,15 @@ def run_notebook(
             yield cell, "", []
             continue
         with capture_output() as captured:
-            shell.display_trap.hook = lambda result: None  # the result follows below, without "Out[1]:"
-            done = shell.run_cell(cell.source)
-            done.raise_error()
-        pictures = drawn()
-        text = captured.stdout
-        if isinstance(done.result, display.Image):
-            pictures.append(Image.open(io.BytesIO(done.result.data)))
-        elif done.result is not None:
-            text += pretty(done.result, max_width=WIDTH)
+            results: list[object] = []
+            shell.display_trap.hook = results.append
+            shell.run_cell(cell.source).raise_error()
+        pictures, text = drawn(), captured.stdout
+        for result in results:
+            if isinstance(result, display.Image):
+                pictures.append(Image.open(io.BytesIO(result.data)))
+            elif result is not None:
+                text += pretty(result, max_width=WIDTH)
         yield cell, text, pictures
 
 
@@ -69,6 +71,15 @@ def drawn() -> list[Image.Image]:
         pictures.append(Image.open(stream))
     pyplot.close("all")
     return pictures
+
+
+def write_small(picture: Image.Image, path: Path) -> None:
+    """Write a picture with few colours, and smaller until its file has at most ``LARGEST`` bytes."""
+    picture.thumbnail((WIDEST, picture.height))
+    shrink(picture, path)
+    while path.stat().st_size > LARGEST:
+        shrink(picture, path, FEWER_COLOURS)
+        picture = picture.resize((picture.width * 9 // 10, picture.height * 9 // 10))
 
 
 def page(path: Path, origin: str, images: Path) -> str:
@@ -87,8 +98,7 @@ def page(path: Path, origin: str, images: Path) -> str:
         for picture in pictures:
             count += 1
             name = f"{path.stem}-{count}.png"
-            picture.thumbnail((WIDEST, picture.height))
-            shrink(picture, images / name)
+            write_small(picture, images / name)
             heading = next(part for part in reversed(parts) if part.startswith("#")).splitlines()[0]
             parts.append(f"![{heading.lstrip('# ')}](../images/notebooks/{name})")
     return "\n\n".join(parts) + "\n"
