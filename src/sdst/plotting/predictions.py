@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sdst.console.terminal import printable
 from sdst.plotting.figure import PALETTE, literal, make_figure, save_figure
+from sdst.plotting.fonts import use_fonts_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,6 +71,7 @@ def plot_predictions(
     )
     if note:
         figure.suptitle(note)
+    use_fonts_for(figure)
     figure.draw_without_rendering()  # the layout decides how wide a panel is
     for of_panel, record in zip(labels, records, strict=True):
         for label, start, end in of_panel:
