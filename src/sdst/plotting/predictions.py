@@ -24,7 +24,7 @@ Thumbnail = tuple[float, NDArray[np.uint8]]
 """Time in seconds, and RGB picture (height, width, 3)."""
 THUMBNAIL_POINTS = 44
 """Height of a thumbnail in points."""
-THUMBNAIL_ROW = 14.5
+THUMBNAIL_ROW = 13.6
 """Width of a panel, as a multiple of the height of a thumbnail."""
 SHOWN_MOMENTS = 3
 TRUE_COLOUR, PREDICTED_COLOUR, SALIENCY_COLOUR = PALETTE[:3]
