@@ -1,6 +1,6 @@
 """Run every notebook on a demo and write it with its outputs as a page of the documentation; ``make pictures`` does it.
 
-Needs IPython and Pillow; wants the demo of ``make demo``.
+Needs IPython, nbformat and Pillow.
 """
 
 import argparse
