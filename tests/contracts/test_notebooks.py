@@ -38,7 +38,7 @@ def test_notebooks_define_nothing_and_store_no_outputs(path: Path) -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_pages_have_the_code_of_their_notebooks(path: Path) -> None:
-    """``make pictures`` makes stale pages anew."""
+    """After a change, ``make pictures`` on a clean commit renews the pages."""
     page = (PAGES / f"{path.stem}.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```py\n(.*?)\n```$", page, flags=re.DOTALL | re.MULTILINE)
     assert blocks == [cell.source for cell in code_cells(path)]
