@@ -92,6 +92,7 @@ docs: $(READY)  ## build the documentation as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 pictures:  ## make the documentation's pictures and the README's numbers anew, after make demo; needs Chromium
+	PYTHONPATH=tests $(BIN)/python tools/notebooks.py
 	PYTHONPATH=tests $(BIN)/python tools/pictures.py
 
 test: lint unit  ## run everything that CI checks

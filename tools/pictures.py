@@ -32,9 +32,9 @@ DESKTOP, PHONE, PLOT = (1280, 900), (390, 844), (900, 1400)
 """Width and height in pixels."""
 
 
-def shrink(picture: Image.Image, path: Path) -> None:
+def shrink(picture: Image.Image, path: Path, colours: int = COLOURS) -> None:
     """Write a picture with few colours."""
-    picture.convert("RGB").quantize(COLOURS).save(path, optimize=True)
+    picture.convert("RGB").quantize(colours).save(path, optimize=True)
 
 
 def screenshot(browser: Browser) -> Image.Image:

@@ -82,6 +82,15 @@ class Prediction:
     windows: NDArray[np.float64]
     saliency: NDArray[np.float64] | None = None
 
+    def __repr__(self) -> str:
+        """One line; the arrays appear as the best moment and their lengths."""
+        best = "".join(f", best {s:.1f}-{e:.1f} s ({score:.2f})" for s, e, score in self.windows[:1].tolist())
+        clips = "no saliency" if self.saliency is None else f"saliency of {len(self.saliency)} clips"
+        return (
+            f"Prediction(qid={self.qid!r}, vid={self.vid!r}, query={self.query!r}, {len(self.windows)} moments{best}, "
+            f"{clips})"
+        )
+
     def to(self, device: torch.device | str) -> Prediction:
         """Return this prediction, whose arrays are in main memory; ``Trainer.predict`` moves what steps return."""
         return self

@@ -308,6 +308,7 @@ def test_analysis_of_a_run(
     markdown = text.read_text()
     assert markdown.startswith("# finished, test, SIMULATED features (n = 4 queries)\n")
     assert "Omitted (no queries): middle, long." in markdown
+    assert 'all groups by length or position can lie below "all"' in markdown
     pictures = sorted(path.name for path in out.glob("*.png"))
     assert pictures == ["calibration.png", "ceilings.png", "groups.png", "kinds.png"]
     assert all(f"]({name})" in markdown for name in pictures)

@@ -282,7 +282,7 @@ def test_predict_and_show_take_a_run_folder_or_a_checkpoint(
         capsys.readouterr()
     assert predicted[0] == predicted[1] != ""
     line = one_line(capsys, ["predict", "--checkpoint", str(tmp_path), *stored])
-    assert f"{tmp_path}: expected a checkpoint, or a run folder" in line
+    assert f"{tmp_path}: expected a checkpoint, or a folder of sdst push, or a run folder" in line
 
 
 def test_missing_small_world_names_make_world_and_the_demos(

@@ -12,9 +12,8 @@ from sdst.cli import main
 from sdst.config.schema import Decoding
 from sdst.features import simulate
 from sdst.inference import stored
-from sdst.plotting.predictions import plot_predictions
 from sdst.training.run_folder import BEST
-from sdst.types import Batch, Output, Prediction, Record
+from sdst.types import Batch, Output, Prediction
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
@@ -121,26 +120,6 @@ def test_plot_writes_a_picture(predict: Any, corpus: Corpus, tmp_path: Path, lab
     written = (tmp_path / "p.png").read_bytes()
     assert written.startswith(PNG_MAGIC)
     assert len(written) > 5000
-
-
-@pytest.mark.parametrize("start", [0.0, 0.5, 40.0, 90.0, 97.0, 99.5])
-@pytest.mark.parametrize("end", [98.0, 100.0])
-def test_score_labels_stay_inside_the_panel(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: float, end: float
-) -> None:
-    figure_module = pytest.importorskip("matplotlib.figure")
-    figures: list[Any] = []
-    monkeypatch.setattr(
-        figure_module.Figure, "savefig", lambda figure, path, **_: (figures.append(figure), path.touch())
-    )
-    windows = np.array([[min(start, end - 0.5), end, 0.87]])
-    prediction = Prediction("q", "v", "a dog", windows, np.linspace(0, 1, 50))
-    plot_predictions([prediction], [Record("q", "v", "a dog", 100.0)], tmp_path / "p.png", 2.0)
-    (axes,) = figures[0].axes
-    figures[0].canvas.draw()
-    (label,) = (text for text in axes.texts if text.get_text().strip() == "0.87")
-    box, panel = label.get_window_extent(), axes.get_window_extent()
-    assert panel.x0 <= box.x0 < box.x1 <= panel.x1
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

@@ -15,7 +15,12 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: Mapping[str, list[str]] = PROJECT["optional-dependencies"]
-IMPORTED_AS = {"pyyaml": "yaml", "hydra-core": "hydra", "python-multipart": "python_multipart"}
+IMPORTED_AS = {
+    "pyyaml": "yaml",
+    "mlflow-skinny": "mlflow",
+    "hydra-core": "hydra",
+    "python-multipart": "python_multipart",
+}
 """Distribution -> name of its package, where they differ."""
 UNDECLARED = {"sdst", "hydra_plugins", "packaging", "typing_extensions"}
 """Imported packages that are ours, or that Hydra and torch bring."""

@@ -111,6 +111,39 @@ def test_site_contains_the_model_card_and_small_pictures(site: Path) -> None:
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_wide_tables_scroll_inside_a_narrow_page_and_show_it(site: Path, tmp_path: Path) -> None:
+    browser = Browser(tmp_path)
+    try:
+        browser.resize(400, 800)
+        browser.open(site / "tables/table5.html")
+        assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        browser.evaluate("window.wide = document.querySelector('.md-typeset__scrollwrap')")
+        assert browser.evaluate("wide.scrollWidth > 2 * wide.clientWidth")
+        style = "getComputedStyle(wide)"
+        assert browser.evaluate(f"{style}.overflowX") == "auto"
+        assert browser.evaluate(f"{style}.backgroundAttachment") == "local, local, scroll, scroll"
+        see_through = "getComputedStyle(wide.querySelector('table')).backgroundColor"
+        assert browser.evaluate(see_through) == "rgba(0, 0, 0, 0)"  # otherwise it would hide the shadows
+    finally:
+        browser.close()
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_colours_follow_the_system_at_every_visit(site: Path, tmp_path: Path) -> None:
+    browser = Browser(tmp_path)
+    try:
+        for wanted, scheme in (("light", "default"), ("dark", "slate"), ("light", "default")):
+            features = [{"name": "prefers-color-scheme", "value": wanted}]
+            browser.send("Emulation.setEmulatedMedia", features=features)
+            browser.open(site / "index.html")
+            browser.wait(f"document.body.dataset.mdColorScheme === '{scheme}'")
+    finally:
+        browser.close()
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_browser_fetches_only_local_files(site: Path, tmp_path: Path) -> None:
     browser = Browser(tmp_path)
     try:

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 SHOWN = {"R1@0.5": "r1_at_50", "R1@0.7": "r1_at_70", "mAP": "mean_ap"}
 """Label of a metric -> attribute of ``GroupScores``."""
+GROUPS_LEGEND = (
+    "bars: true moments of the group; dotted lines: all queries with all their true moments\n"
+    "Upper panels: predictions of a query's moments in other groups count as wrong, so all bars can lie below the "
+    "lines."
+)
 
 
 def draw(analysis: Analysis, title: str, folder: Path) -> dict[str, str]:
@@ -53,7 +58,7 @@ def _draw_groups(analysis: Analysis, figure: Figure) -> None:
             axes.axhline(overall, color=colour, lw=0.8, ls=":")
         axes.set_title(grouping, fontsize=9)
         axes.set_ylabel("%")
-    _legend(figure, "bars: queries of the group; dotted lines: all queries")
+    _legend(figure, GROUPS_LEGEND)
 
 
 def _draw_kinds(analysis: Analysis, figure: Figure) -> None:

@@ -51,7 +51,8 @@ def _groups(analysis: Analysis) -> list[str]:
     lines = [
         "In percent. A query belongs to the group of each of its moments; there it keeps only the true moments of that "
         "group, but all predictions, as in the official evaluation by length "
-        f"(in seconds: {', '.join(lengths)}).",
+        f"(in seconds: {', '.join(lengths)}). Predictions of a query's other moments count as wrong there, so all "
+        'groups by length or position can lie below "all".',
     ]
     for grouping, groups in analysis.groups.items():
         shown = {"all": analysis.overall} | {name: found for name, found in groups.items() if found}

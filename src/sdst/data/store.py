@@ -92,6 +92,14 @@ class FeatureStore:
         self._handle_pid = -1
         self._items: dict[str, hdf5.Item] = {}  # looked up through the open handle
 
+    def __repr__(self) -> str:
+        info = self.info
+        layers = f"video_layers={self.video_layers}, text_layers={self.text_layers}"
+        return (
+            f"FeatureStore({str(info.path)!r}, pooling={self.pooling!r}, {layers}, backbone {info.backbone}, "
+            f"{info.num_videos} videos, {info.num_queries} queries)"
+        )
+
     def video(self, vid: str) -> NDArray[np.float16]:
         """Features (K, T, Dv) of a video's clips in the wanted layers; not contiguous: the file has clips first.
 

@@ -101,6 +101,10 @@ class EncodedVideo:
     duration: float
     features: NDArray[np.float16]
 
+    def __repr__(self) -> str:
+        """One line; the array appears as its shape."""
+        return f"EncodedVideo(vid={self.vid!r}, duration={self.duration:g}, features {self.features.shape})"
+
 
 class Grounder:
     """A trained model and the backbone of its features; see ``load``.
@@ -127,6 +131,13 @@ class Grounder:
         self._decoding = decoding
         self._backbone = backbone
         self._device = device
+
+    def __repr__(self) -> str:
+        loaded = "" if self._backbone is not None else ", not loaded"
+        return (
+            f"Grounder({type(self._model).__name__} on {self._device}, {len(self.recipe['video_layers'])} levels, "
+            f"backbone {self.recipe['backbone']}{loaded})"
+        )
 
     def unseen_words(self, queries: Sequence[str]) -> list[str]:
         """Words of the queries, in lower case, that no training query has or that the backbone's vocabulary lacks.

@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 
 from sdst.console.terminal import printable
 from sdst.plotting.figure import PALETTE, literal, make_figure, save_figure
+from sdst.plotting.fonts import use_fonts_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
+    from matplotlib.text import Annotation
 
     from sdst.types import Prediction, Record
 
@@ -22,10 +24,8 @@ Thumbnail = tuple[float, NDArray[np.uint8]]
 """Time in seconds, and RGB picture (height, width, 3)."""
 THUMBNAIL_POINTS = 44
 """Height of a thumbnail in points."""
-THUMBNAIL_ROW = 14.5
+THUMBNAIL_ROW = 13.6
 """Width of a panel, as a multiple of the height of a thumbnail."""
-SCORE_SHARE = 0.035
-"""Part of a panel's width that a score label needs."""
 SHOWN_MOMENTS = 3
 TRUE_COLOUR, PREDICTED_COLOUR, SALIENCY_COLOUR = PALETTE[:3]
 
@@ -39,6 +39,8 @@ def plot_predictions(
     thumbnails: Sequence[Sequence[Thumbnail]] | None = None,
 ) -> None:
     """One panel per query: predicted and annotated saliency, true moments, and the best predicted moments.
+
+    All panels have one saliency scale, from the lowest to the highest predicted score in the picture.
 
     Args:
         predictions: Predictions to show; a picture of more than a dozen is hard to read.
@@ -54,8 +56,11 @@ def plot_predictions(
     panel_height = 2.6 if thumbnails is None else 3.4
     figure = make_figure(10, panel_height * len(predictions) + 0.6)
     panels = figure.subplots(len(predictions), squeeze=False)[:, 0]
+    levels = [one.saliency for one in predictions if one.saliency is not None]
+    scale = (min(level.min() for level in levels), max(level.max() for level in levels)) if levels else None
+    labels = []
     for axes, prediction, record in zip(panels, predictions, records, strict=True):
-        _draw(axes, prediction, record, clip_seconds)
+        labels.append(_draw(axes, prediction, record, clip_seconds, scale))
     for axes, pictures in zip(panels, thumbnails or (), strict=False):
         _draw_thumbnails(axes, pictures)
     panels[-1].set_xlabel("time [s]")
@@ -66,27 +71,46 @@ def plot_predictions(
     )
     if note:
         figure.suptitle(note)
+    use_fonts_for(figure)
+    figure.draw_without_rendering()  # the layout decides how wide a panel is
+    for of_panel, record in zip(labels, records, strict=True):
+        for label, start, end in of_panel:
+            _place_score(label, start, end, record.duration)
     save_figure(figure, path)
 
 
-def _draw(axes: Axes, prediction: Prediction, record: Record, clip_seconds: float) -> None:
+def _draw(
+    axes: Axes, prediction: Prediction, record: Record, clip_seconds: float, scale: tuple[float, float] | None
+) -> list[tuple[Annotation, float, float]]:
+    """Draw a panel; ``scale`` is the lowest and highest saliency of the picture.
+
+    Returns:
+        Score label, start and end of each predicted moment.
+    """
     title = printable(f"{prediction.vid}: “{prediction.query}”")
     axes.set_title(literal(title), fontsize=10, loc="left", wrap=True)
     axes.set_xlim(0, record.duration)
     axes.set_ylim(-0.72, 1.05)
-    axes.set_yticks([0, 0.5, 1], ["0", "", "1"])
+    axes.set_yticks([])
     axes.set_ylabel("saliency", y=0.7)
-    if prediction.saliency is not None:
-        _curve(axes, _unit_range(prediction.saliency), clip_seconds, "predicted saliency (scaled)", "-")
+    if scale is not None and prediction.saliency is not None:
+        low, high = scale
+        heights = np.full(len(prediction.saliency), 0.5)
+        if high > low:
+            heights = (prediction.saliency - low) / (high - low)
+        ticks = {0: low, 1: high} if high > low else {0.5: low}
+        axes.set_yticks(list(ticks), [f"{score:.3g}" for score in ticks.values()])
+        _curve(axes, heights, clip_seconds, "predicted saliency (left axis)", "-")
     if record.clip_scores is not None:
-        _curve(axes, record.clip_scores.mean(axis=1) / 4, 2.0, "annotators' mean saliency / 4", ":")
+        _curve(axes, record.clip_scores.mean(axis=1) / 4, 2.0, "annotators' mean saliency (right axis)", ":")
+        axes.secondary_yaxis("right").set_yticks([0, 1], ["0", "4"])
     windows = record.windows if record.windows is not None else np.zeros((0, 2))
     for start, end in windows:
         axes.axvspan(start, end, color=TRUE_COLOUR, alpha=0.18, lw=0)
         axes.barh(-0.12, end - start, left=start, height=0.16, color=TRUE_COLOUR, label="true moment")
-    for index, (start, end, score) in enumerate(prediction.windows[:SHOWN_MOMENTS]):
+    labels = []
+    for index, (start, end, score) in enumerate(prediction.windows[:SHOWN_MOMENTS].tolist()):
         height = -0.28 - 0.16 * index
-        label = f"best {SHOWN_MOMENTS} predicted moments, score"
         axes.barh(
             height,
             end - start,
@@ -94,23 +118,24 @@ def _draw(axes: Axes, prediction: Prediction, record: Record, clip_seconds: floa
             height=0.13,
             color=PREDICTED_COLOUR,
             alpha=1 - 0.3 * index,
-            label=label,
+            label=f"best {SHOWN_MOMENTS} predicted moments, score",
         )
-        time, side = _score_place(start, end, record.duration)
-        axes.annotate(
-            f" {score:.2f} ", (time, height), ha=side, va="center", fontsize=7, annotation_clip=True
-        )
+        label = axes.annotate(f" {score:.2f} ", (end, height), va="center", fontsize=7, annotation_clip=True)
+        label.set_in_layout(False)
+        labels.append((label, start, end))
+    return labels
 
 
-def _score_place(start: float, end: float, duration: float) -> tuple[float, str]:
-    """Time and horizontal alignment of a moment's score label, so that it stays inside the panel.
+def _place_score(label: Annotation, start: float, end: float, duration: float) -> None:
+    """Move a moment's score label so that it stays inside the panel.
 
-    The label stands to the right of the moment, or to its left near the right border, or inside it if neither fits.
+    It stands to the right of the moment, or to its left near the right border, or inside it if neither fits.
     """
-    needed = SCORE_SHARE * duration
-    if end + needed <= duration:
-        return end, "left"
-    return (start, "right") if start >= needed else (end, "right")
+    assert label.axes is not None
+    needed = label.get_window_extent().width / label.axes.get_window_extent().width * duration
+    if end + needed > duration:
+        label.set_horizontalalignment("right")
+        label.set_x(start if start >= needed else end)
 
 
 def _draw_thumbnails(axes: Axes, pictures: Sequence[Thumbnail]) -> None:
@@ -129,8 +154,3 @@ def _curve(axes: Axes, values: np.ndarray, step: float, label: str, style: str) 
     times = np.arange(len(values) + 1) * step
     values = np.append(values, values[-1])  # otherwise the last clip would have no line
     axes.step(times, values, style, where="post", color=SALIENCY_COLOUR, lw=1.2, label=label)
-
-
-def _unit_range(values: np.ndarray) -> np.ndarray:
-    low, high = values.min(), values.max()
-    return (values - low) / (high - low) if high > low else np.zeros_like(values)

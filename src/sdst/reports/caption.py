@@ -54,7 +54,7 @@ def describe(results: Results, marks: Collection[str]) -> Frame:
         caption.append(f"Split{'s' * (len(splits) > 1)}: {', '.join(splits)}.")
     caption.append(f"Checkpoint: {_selection(finished)}; in the paper: {experiment.selection}.")
     caption.append(f"Scale: {results.scale}; {_seeds(results)}.")
-    caption += _data(finished)
+    caption += data_sentences(finished)
     if results.scale == "laptop" and experiment.scales["laptop"]:
         caption.append(LAPTOP)
     if results.scale == "rehearsal":
@@ -62,7 +62,7 @@ def describe(results: Results, marks: Collection[str]) -> Frame:
     if results.overrides:
         caption.append(f"All jobs have overrides: {', '.join(results.overrides)}.")
     if finished:
-        caption.append(f"Commit: {_commits(finished)}.")
+        caption.append(f"Commit: {commits(finished)}.")
     return Frame(tuple(caption), tuple(_notes(results, marks)))
 
 
@@ -84,7 +84,8 @@ def _seeds(results: Results) -> str:
     return f"ours: mean ± sample standard deviation over seeds {', '.join(map(str, seeds))}"
 
 
-def _data(finished: list[Run]) -> list[str]:
+def data_sentences(finished: list[Run]) -> list[str]:
+    """What the features of runs are made of, if they are not those of real videos."""
     sentences = []
     backbones = {str(run.facts.get("features", {}).get("backbone", "")) for run in finished}
     if any("small-world" in name for name in backbones):
@@ -94,7 +95,8 @@ def _data(finished: list[Run]) -> list[str]:
     return sentences
 
 
-def _commits(finished: list[Run]) -> str:
+def commits(finished: list[Run]) -> str:
+    """The commits of runs, shortened and separated by commas."""
     commits = set()
     for run in finished:
         git = run.facts.get("git")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from sdst.console.parser import Parser
 from sdst.errors import UserError
 from sdst.files.atomic import write_atomically
 from sdst.reports import caption, render, speed
+from sdst.reports.compact import compact
 from sdst.reports.noise import marks
 from sdst.reports.overview import duration, overview, records, training_seconds
 from sdst.reports.plots import plot
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Sequence
 
-FORMATS = ("md", "csv", "latex")
+FORMATS = ("md", "compact", "csv", "latex")
 APPENDICES = {"tableD": speed.describe, "tableO": describe_published, "tableP": describe_published}
 """Experiment -> function of the experiments folder that returns a further section; only Markdown has it."""
 
@@ -73,19 +75,25 @@ class _Report:
     def __init__(self, experiment: Experiment, scale: str, runs: Path, experiments: Path) -> None:
         path = manifest(runs, experiment.name, scale)
         self.results: Results = collect(experiment, scale, read_manifest(path), runs, read_overrides(path))
-        self.marks = marks(self.results)
-        self.frame = caption.describe(self.results, set(self.marks.values()))
-        appendix = APPENDICES.get(experiment.name)
-        self.appendix = appendix(experiments) if appendix else ""
+        self.experiments = experiments
+
+    @cached_property
+    def marks(self) -> dict[tuple[str, int], str]:
+        """The noise marks of the cells, which take the predictions of all runs."""
+        return marks(self.results)
 
     def text(self, kind: str) -> str:
-        """The report as Markdown, CSV or LaTeX."""
+        """The report in one of ``FORMATS``."""
+        if kind == "compact":
+            return compact(self.results)
         if kind == "csv":
             return render.comma_separated(self.results, self.marks)
+        frame = caption.describe(self.results, set(self.marks.values()))
         if kind == "latex":
-            return render.latex(self.results, self.marks, self.frame)
-        text = render.markdown(self.results, self.marks, self.frame)
-        return f"{text}\n{self.appendix}" if self.appendix else text
+            return render.latex(self.results, self.marks, frame)
+        text = render.markdown(self.results, self.marks, frame)
+        appendix = APPENDICES.get(self.results.experiment.name)
+        return f"{text}\n{appendix(self.experiments)}" if appendix else text
 
     def write(self, folder: Path) -> bool:
         """Write NAME.md, .csv and .tex, and NAME.png if the experiment has a picture.
@@ -110,8 +118,8 @@ def _of_runs(args: Namespace) -> str:
         if not place.is_dir():
             raise UserError(f"{place}: no such folder; give one experiment, or folders of runs")
     rows = of_runs(find_runs([Path(place) for place in args.experiment]))
-    if args.format == "latex":
-        raise UserError("sdst report RUNS: --format must be md or csv, got latex")
+    if args.format not in ("md", "csv"):
+        raise UserError(f"sdst report RUNS: --format must be md or csv, got {args.format}")
     csv = grouped_csv(rows)
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -186,7 +194,12 @@ def _parser() -> Parser:
         metavar="DIR",
         help="folder of the experiments (default: the repository's)",
     )
-    add("--format", choices=FORMATS, default="md", help="format to print (default: %(default)s)")
+    add(
+        "--format",
+        choices=FORMATS,
+        default="md",
+        help="format to print; compact is Markdown with our numbers alone, the best in bold (default: %(default)s)",
+    )
     add(
         "--out",
         type=Path,

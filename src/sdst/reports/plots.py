@@ -11,6 +11,7 @@ import numpy as np
 
 from sdst.errors import UserError
 from sdst.plotting.figure import PALETTE, make_figure, save_figure
+from sdst.reports.render import shown_label
 from sdst.sweeps.tables import number
 from sdst.training.curves import read_curves
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CURVE_METRIC = "MR-full-mAP"
+OWN_RANGES = (
+    "The panels have different mAP ranges: in a shared range, the paper's two curves would hide each other."
+)
 
 
 def plot(results: Results, path: Path) -> bool:
@@ -126,6 +130,7 @@ def _draw_levels(results: Results, figure: Figure) -> None:
         printed = [(k, value) for k, cell in rows if (value := number(cell.paper)) is not None]
         if printed:
             paper.plot(*zip(*printed, strict=True), "s--", color=colour, label=source)
+    figure.supxlabel(OWN_RANGES, fontsize=8)
     for axes, title in ((ours, "ours (mean ± std)"), (paper, "paper")):
         axes.xaxis.get_major_locator().set_params(integer=True)
         _label(axes, title, "levels K", "mAP")
@@ -135,7 +140,7 @@ def _draw_lengths(results: Results, figure: Figure) -> None:
     """Draw bars by length of the moments, one group per column."""
     columns = results.experiment.columns
     for axes, title, is_ours in zip(
-        figure.subplots(1, 2), ("ours (mean ± std)", "paper"), (True, False), strict=True
+        figure.subplots(1, 2, sharey=True), ("ours (mean ± std)", "paper"), (True, False), strict=True
     ):
         for position, row in enumerate(results.rows):
             numbers = [cell.mean if is_ours else number(cell.paper) for cell in row.cells]
@@ -143,7 +148,7 @@ def _draw_lengths(results: Results, figure: Figure) -> None:
             errors = [cell.std or 0.0 for cell in row.cells] if is_ours else None
             places = np.arange(len(columns)) + 0.25 * position
             colour = PALETTE[position % len(PALETTE)]
-            axes.bar(places, heights, 0.22, yerr=errors, color=colour, label=row.row.label)
+            axes.bar(places, heights, 0.22, yerr=errors, color=colour, label=shown_label(row.row))
         groups = [column.header.removeprefix("mAP").strip() or "all" for column in columns]
         axes.set_xticks(np.arange(len(columns)) + 0.25, groups)
         _label(axes, title, "length of moments", "mAP")
@@ -155,7 +160,8 @@ def _draw_learning(results: Results, figure: Figure) -> None:
     for (style, colour), row in zip(product(("-", "--", ":"), PALETTE), results.rows, strict=False):
         values, seeds = learning_curve(row.runs)
         if seeds:
-            label = f"{row.row.label}, {seeds} seeds" if seeds > 1 else row.row.label
+            label = shown_label(row.row)
+            label = f"{label}, {seeds} seeds" if seeds > 1 else label
             axes.plot(np.arange(1, len(values) + 1), values, style, color=colour, label=label)
     axes.locator_params(axis="x", integer=True)
     _label(axes, "after each epoch, mean over the seeds", "epoch", "selecting metric")
@@ -182,7 +188,7 @@ def _draw_offsets(results: Results, figure: Figure) -> None:
             axes.set_xticks(levels)
         for boundary in (-1, 1):
             axes.axhline(boundary, color="0.5", lw=0.8, ls=":")
-        _label(axes, f"{row.row.label}, {state}", "refinement level", "offset [half widths]")
+        _label(axes, f"{shown_label(row.row)}, {state}", "refinement level", "offset [half widths]")
 
 
 def _label(axes: Axes, title: str, x: str, y: str) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from sdst.reports.caption import Frame
     from sdst.reports.results import Cell, Results, RowResult
+    from sdst.sweeps.tables import Column, Row
 
 NOTHING = "–"
 CSV_COLUMNS = (
@@ -56,15 +57,25 @@ class Line:
     cells: tuple[str, ...]
 
 
+def shown_label(row: Row) -> str:
+    """A row's label; the paper's "Ours" is SDST, because "ours" are our own runs here."""
+    is_sdst = row.overrides == () and row.label.rstrip("†") == "Ours"
+    return f"SDST ({row.label})" if is_sdst else row.label
+
+
 def lines(results: Results, marks: Mapping[tuple[str, int], str]) -> list[Line]:
     """The table's lines in the order of its rows; a row of published numbers has only the paper's line."""
     table = []
     for row in results.rows:
-        label = row.row.label
+        label = shown_label(row.row)
         if row.row.overrides is not None:
             state = results.state(row)
             whose = f"ours, n = {row.num_seeds}" if row.num_seeds else "ours"
-            ours = [_ours(cell, marks.get((label, i), "")) for i, cell in enumerate(row.cells)]
+            columns = results.experiment.columns
+            ours = [
+                _ours(cell, column, marks.get((row.row.label, i), ""))
+                for i, (cell, column) in enumerate(zip(row.cells, columns, strict=True))
+            ]
             table.append(Line(f"{label} [{state}]" if state else label, whose, tuple(ours)))
             label = ""
         if row.row.overrides is None or any(cell.paper for cell in row.cells):
@@ -76,7 +87,7 @@ def lines(results: Results, marks: Mapping[tuple[str, int], str]) -> list[Line]:
 
 def markdown(results: Results, marks: Mapping[tuple[str, int], str], frame: Frame) -> str:
     """The table between its caption and its notes."""
-    parts = [f"# {results.experiment.source}", "", _plain(" ".join(frame.caption)), ""]
+    parts = [f"# {results.experiment.source}", "", plain_markdown(" ".join(frame.caption)), ""]
     columns = results.experiment.columns
     if columns:
         headers = ["", "", *(f"{c.title} {c.header}".strip() for c in columns)]
@@ -84,7 +95,7 @@ def markdown(results: Results, marks: Mapping[tuple[str, int], str], frame: Fram
         parts.append("|".join(["", "---", "---", *("---:" for _ in columns), ""]))
         parts += [_markdown_line([line.label, line.whose, *line.cells]) for line in lines(results, marks)]
         parts.append("")
-    parts += [f"- {_plain(note)}" for note in frame.notes]
+    parts += [f"- {plain_markdown(note)}" for note in frame.notes]
     return "\n".join(parts) + "\n"
 
 
@@ -150,10 +161,11 @@ def escape_latex(text: str) -> str:
     return "".join(_LATEX.get(character, character if character.isascii() else "?") for character in text)
 
 
-def _ours(cell: Cell, mark: str) -> str:
+def _ours(cell: Cell, column: Column, mark: str) -> str:
     if cell.mean is None:
         return NOTHING
-    deviation = "" if cell.std is None else f" ± {cell.std:.2f}"
+    # All seeds have the same number of parameters.
+    deviation = "" if cell.std is None or column.key == "parameters.total" else f" ± {cell.std:.2f}"
     return f"{cell.mean:.2f}{deviation}{mark}"
 
 
@@ -189,9 +201,9 @@ def _rules(blocks: list[tuple[str, int]]) -> list[str]:
 
 
 def _markdown_line(cells: list[str]) -> str:
-    return f"| {' | '.join(map(_plain, cells))} |"
+    return f"| {' | '.join(map(plain_markdown, cells))} |"
 
 
-def _plain(text: str) -> str:
+def plain_markdown(text: str) -> str:
     """Text that Markdown shows unchanged."""
     return _MARKDOWN.sub(r"\\\1", text)

@@ -65,6 +65,13 @@ def test_written_features_are_read_back_levels_first(path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["f.h5"]  # no journal is left
 
 
+def test_a_store_prints_as_one_line(path: Path) -> None:
+    assert repr(FeatureStore(path, video_layers=[38])) == (
+        f"FeatureStore({str(path)!r}, pooling='adaptive', video_layers=(38,), text_layers=(18, 19), backbone net, "
+        "3 videos, 2 queries)"
+    )
+
+
 def test_info_has_attributes_and_dimensions(path: Path) -> None:
     info = read_info(path)
     assert (info.backbone, info.clip_seconds, info.simulated, info.complete) == ("net", 2.0, True, True)

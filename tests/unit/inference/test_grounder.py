@@ -53,6 +53,14 @@ def test_importing_the_package_does_not_import_torch():
         _ = sdst.laod
 
 
+def test_a_grounder_and_a_video_print_as_one_line():
+    recipe = {"backbone": "small-world", "video_layers": [9, 10]}
+    grounder = Grounder(torch.nn.Identity(), PLAIN, recipe, None, torch.device("cpu"))
+    assert repr(grounder) == "Grounder(Identity on cpu, 2 levels, backbone small-world, not loaded)"
+    video = EncodedVideo("v", 8.0, np.zeros((2, 4, 3), np.float16))
+    assert repr(video) == "EncodedVideo(vid='v', duration=8, features (2, 4, 3))"
+
+
 @needs_shared
 def test_features_equal_those_of_the_feature_file(video_run, grounder):
     store = open_matching_store(video_run.features, grounder.recipe)
