@@ -49,7 +49,7 @@ def numbers(run: Path) -> str:
         read_annotations(run.parent / f"world/{name}.jsonl").records for name in ("train", "val", "test")
     )
     found = {
-        "commit": json.loads((run / "run.json").read_text())["commit"],
+        "commit": json.loads((run / "run.json").read_text())["git"]["commit"],
         "queries": {"val": len(val), "test": len(test)},
         "SDST": json.loads((run / "metrics.json").read_text())["best"],
         "mean moment": {"val": evaluate(mean_moment(val, train), val, "qvhighlights")["brief"]},
