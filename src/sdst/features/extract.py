@@ -65,13 +65,15 @@ def main(argv: Sequence[str]) -> int:
     import torch
 
     from sdst.features.backbone.backbone import load_backbone, usable_device
+    from sdst.features.threads import at_most_threads, usable_cores
 
     dtypes = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     device = usable_device(args.device)
     backbone = load_backbone(
         args.checkpoint, args.config, vocab=args.vocab, device=device, dtype=dtypes[args.dtype]
     )
-    with explain_dead_worker("--workers", "repeat the command to continue"):
+    free = usable_cores() - args.workers if device.type == "cpu" else torch.get_num_threads()
+    with explain_dead_worker("--workers", "repeat the command to continue"), at_most_threads(free):
         failures |= _extract(args, out, backbone, records, paths)
     return _report(out, failures)
 
