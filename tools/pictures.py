@@ -7,6 +7,8 @@ import argparse
 import base64
 import io
 import json
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -41,6 +43,35 @@ def screenshot(browser: Browser) -> Image.Image:
     """Return a picture of the window."""
     answer = browser.send("Page.captureScreenshot", format="png")
     return Image.open(io.BytesIO(base64.b64decode(answer["data"])))
+
+
+ASK = """(() => {
+    document.getElementById("queries").value = %s;
+    document.getElementById("ask").requestSubmit();
+})()"""
+QUERIES = ("The tangerine circle falls slowly.", "A dog jumps.")
+
+
+def serve_page(browser: Browser, run: Path, path: Path) -> None:
+    """Ask two queries about a video of the test split on the page of ``sdst serve``, and draw the page."""
+    command = [sys.executable, "-m", "sdst", "serve", "--checkpoint", str(run), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            browser.resize(*DESKTOP)
+            browser.send("Page.navigate", url=server.stdout.readline().strip())
+            browser.wait("document.querySelector('input[type=file]')")
+            root = browser.send("DOM.getDocument")["root"]["nodeId"]
+            field = browser.send("DOM.querySelector", nodeId=root, selector="input[type=file]")["nodeId"]
+            video = run.parent / "world/videos/world-test-0000.mp4"
+            browser.send("DOM.setFileInputFiles", files=[str(video.resolve())], nodeId=field)
+            for number, query in enumerate(QUERIES, start=1):
+                browser.evaluate(ASK % json.dumps(query))
+                browser.wait(f"document.querySelectorAll('#view h2').length === {number}")
+            browser.wait("document.querySelector('video')?.readyState >= 2")
+            shrink(screenshot(browser), path)
+        finally:
+            server.terminate()
 
 
 def numbers(run: Path) -> str:
@@ -84,6 +115,7 @@ def main() -> None:
                 browser.evaluate(OPEN_SAMPLE)
                 browser.wait(THUMBNAILS_DRAWN)
                 shrink(screenshot(browser), args.out / f"show-{name}.png")
+            serve_page(browser, args.run, args.out / "serve.png")
         finally:
             browser.close()
 

@@ -9,6 +9,7 @@ from sdst.data.annotations import read_annotations
 from sdst.errors import UserError
 from sdst.features.backbone.sizes import SHIPPED
 from sdst.files.yaml import read_yaml
+from sdst.inference.commands import SMALL_WORLD as SMALL_WORLD_MODEL
 from sdst.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def describe_model(checkpoint: str | Path, grounder: Grounder) -> dict[str, Any]
     metrics = _readable(run.metrics) if run.is_finished else {}
     git = _readable(run.facts).get("git")
     return {
-        "name": "/".join(run.path.resolve().parts[-2:]),
+        "name": "the small world's model"
+        if run.path == SMALL_WORLD_MODEL
+        else "/".join(run.path.resolve().parts[-2:]),
         "dataset": data.get("name"),
         "backbone": recipe["backbone"],
         "clip_seconds": recipe["clip_seconds"],

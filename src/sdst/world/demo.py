@@ -17,7 +17,6 @@ from sdst.console.parser import Parser, at_least
 from sdst.data.annotations import read_annotations
 from sdst.errors import UserError
 from sdst.features import extract
-from sdst.features.threads import at_most_threads
 from sdst.inference import commands as predicting
 from sdst.inference.clips import thumbnails
 from sdst.inference.stored import open_matching_store, predict
@@ -87,8 +86,7 @@ def main(argv: Sequence[str]) -> int:
     if args.epochs is not None:
         overrides.append(f"trainer.max_epochs={args.epochs}")
     run_dir = out / ("run" if args.epochs is None else f"run-{args.epochs}-epochs")
-    with at_most_threads(1):  # so small a model is no faster with more, and much slower if the cores are busy
-        result = train_once(run_dir, compose([*overrides, f"run_dir={quoted(run_dir)}"]))
+    result = train_once(run_dir, compose([*overrides, f"run_dir={quoted(run_dir)}"]))
 
     records = {split: read_annotations(path).records for split, path in annotations.items()}
     plot = run_dir / "predictions.png"
