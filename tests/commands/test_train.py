@@ -57,6 +57,16 @@ def test_checkpoints_hold_weights_and_plain_configuration_and_run_no_code(finish
     assert "optimizer_states" not in load(finished / BEST)
 
 
+def test_training_can_begin_with_the_weights_of_another_run(
+    train: Train, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    still = ["optim.lr=1e-30", "optim.weight_decay=0", "trainer.max_epochs=1"]
+    run_dir = train(tmp_path / "tuned", f"init_from={finished}", *still)
+    assert_equal(dict(load(run_dir / LAST)["state_dict"]), dict(load(finished / BEST)["state_dict"]))
+    train(tmp_path / "wider", f"init_from={finished}", "model.dim=32", status=2)
+    assert f"init_from={finished}: weights do not fit the configuration" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_submission_passes_evaluate_with_the_numbers_that_the_run_logged(
     finished: Path, corpus: Corpus, capsys: pytest.CaptureFixture[str], split: str

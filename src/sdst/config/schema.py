@@ -231,6 +231,7 @@ class TrainConfig:
         run_dir: Run folder to write; one that holds a finished run is refused.
         resume: Folder of a run to continue, or ``latest`` for the newest unfinished one below ``paths.runs``;
             ``auto`` continues ``run_dir``, begins it, or leaves it if it is finished; null begins a run.
+        init_from: Run, checkpoint or pushed model whose weights training begins with; null begins with random ones.
         compile: Backend of ``torch.compile`` (``inductor``), or null for eager execution.
         compile_mode: ``reduce-overhead`` captures the compiled model in CUDA graphs, one for each shape of a batch (see
             ``data.pad_to``), where there is a GPU for it; null compiles without them.
@@ -255,6 +256,7 @@ class TrainConfig:
     seed: int = 0
     run_dir: str = MISSING
     resume: str | None = None
+    init_from: str | None = None
     compile: str | None = None
     compile_mode: str | None = None
     recompute: bool = False

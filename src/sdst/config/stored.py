@@ -165,8 +165,9 @@ def with_first_names(values: dict[str, Any]) -> dict[str, Any]:
         first["model"]["attention"] = names[0]
     if not first["callbacks"]:
         del first["callbacks"]
-    if first["compile_mode"] is None:
-        del first["compile_mode"]
+    for name in ("compile_mode", "init_from"):
+        if first[name] is None:
+            del first[name]
     for (section, name), value in LATER_OPTIONS.items():
         if name in first[section] and first[section][name] == value:
             del first[section][name]

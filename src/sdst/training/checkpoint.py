@@ -76,6 +76,15 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], path: str | Path
             raise UserError(f"{path}: weight {name} holds NaN or Inf; use another checkpoint")
 
 
+def begin_with(model: nn.Module, path: str | Path) -> None:
+    """Give a model the weights of another run (``init_from``).
+
+    Raises:
+        UserError: The file cannot be used, or its weights do not fit the model.
+    """
+    load_weights(model, load(path)[0].state_dict(), f"init_from={path}")
+
+
 def _require_as_large(
     config: dict[str, Any], recipe: dict[str, Any], weights: dict[str, Any], path: str | Path
 ) -> None:

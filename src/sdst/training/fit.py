@@ -109,6 +109,8 @@ def _train_here(config: DictConfig, run: RunFolder, resume: bool, world: int) ->
     _check_limits(config, data)
     data.hold(trainer.strategy.root_device)
     begun = _restore(config, run, data, module) if resume and run.last.exists() else None
+    if begun is None and options.init_from is not None:
+        checkpoint.begin_with(module.model, options.init_from)
     if trainer.is_global_zero:
         _write_origin(config, run, data, module, trainer)
     _fit(run, data, module, trainer, begun)
