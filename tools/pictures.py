@@ -65,6 +65,7 @@ def serve_page(browser: Browser, run: Path, path: Path) -> None:
             field = browser.send("DOM.querySelector", nodeId=root, selector="input[type=file]")["nodeId"]
             video = run.parent / "world/videos/world-test-0000.mp4"
             browser.send("DOM.setFileInputFiles", files=[str(video.resolve())], nodeId=field)
+            browser.wait("document.querySelector('video')?.readyState >= 2")  # the video is chosen
             for number, query in enumerate(QUERIES, start=1):
                 browser.evaluate(ASK % json.dumps(query))
                 browser.wait(f"document.querySelectorAll('#view h2').length === {number}")

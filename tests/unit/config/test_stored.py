@@ -287,7 +287,7 @@ def test_identity_is_computed_with_the_old_option_names(corpus: Corpus) -> None:
         "order": "descending",
         "text_stride": 1,
     }
-    del before["callbacks"], before["compile_mode"], before["model"]["attention"]
+    del before["callbacks"], before["compile_mode"], before["init_from"], before["model"]["attention"]
     for later in ("repeat", "longer", "missing", "domain", "pad_to"):
         del before["data"][later]
     del before["loss"]["over_levels"]
