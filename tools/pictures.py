@@ -60,7 +60,7 @@ def serve_page(browser: Browser, run: Path, path: Path) -> None:
             assert server.stdout is not None
             browser.resize(*DESKTOP)
             browser.send("Page.navigate", url=server.stdout.readline().strip())
-            browser.wait("document.querySelector('input[type=file]')")
+            browser.wait("location.protocol === 'http:' && document.readyState === 'complete'")
             root = browser.send("DOM.getDocument")["root"]["nodeId"]
             field = browser.send("DOM.querySelector", nodeId=root, selector="input[type=file]")["nodeId"]
             video = run.parent / "world/videos/world-test-0000.mp4"
