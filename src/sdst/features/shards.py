@@ -56,7 +56,7 @@ def extract_in_processes(
         device = devices[index % len(devices)]
         arguments = [*argv, "--shard", f"{index}/{count}", *(["--device", device] if device else [])]
         log = path.with_suffix(".log")
-        running[index] = context.Process(target=_extract_shard, args=(arguments, log))
+        running[index] = context.Process(target=_extract_shard, args=(arguments, log, count))
         running[index].start()
         logger.info("shard %d of %d%s: log %s", index, count, f" on {device}" if device else "", log)
     shown: dict[int, str] = {}
@@ -76,8 +76,6 @@ def extract_in_processes(
 def join(out: Path, count: int) -> None:
     """Join the shards' files and lists, and remove them with their logs."""
     shards = [shard_path(out, index, count) for index in range(count)]
-    if written := [path for path in shards if path.exists()]:  # a shard whose videos all failed has no file
-        merge(written, out, all_shards=False)
     for ending in LISTS:
         lists = [path.with_suffix(ending) for path in shards]
         rows = "".join(path.read_text(encoding="utf-8") for path in lists if path.exists())
@@ -85,19 +83,25 @@ def join(out: Path, count: int) -> None:
             write_atomically(out.with_suffix(ending), rows)
         else:
             out.with_suffix(ending).unlink(missing_ok=True)  # left by an earlier run
+    # After the lists, because a repeated command refuses a finished file and would not write them.
+    if written := [path for path in shards if path.exists()]:  # a shard whose videos all failed has no file
+        merge(written, out, all_shards=False)
     for path in shards:
         for ending in (path.suffix, ".log", *LISTS):
             path.with_suffix(ending).unlink(missing_ok=True)
 
 
-def _extract_shard(arguments: Sequence[str], log: Path) -> None:
-    """Run ``sdst extract`` in a child process, which writes to its log instead of the terminal."""
+def _extract_shard(arguments: Sequence[str], log: Path, count: int) -> None:
+    """Run ``sdst extract`` in one of ``count`` child processes, which writes to its log instead of the terminal."""
     begin_worker()
     with log.open("w", encoding="utf-8") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
     from sdst.cli import main  # imported here because it imports this package's commands
+    from sdst.features.threads import at_most_threads, usable_cores  # and this because it imports torch
 
-    sys.exit(main(["extract", *arguments]))
+    with at_most_threads(usable_cores() // count):
+        status = main(["extract", *arguments])
+    sys.exit(status)
 
 
 def _last_line(log: Path) -> str:

@@ -121,9 +121,8 @@ def _check_class(node: dict[str, Any], kind: type, path: str | Path) -> None:
     """Refuse a node that builds anything but a ``kind`` of sdst, or has nodes below it that build something."""
     target = str(node.get("_target_"))
     nested = "_target_" in str([value for key, value in node.items() if key != "_target_"])
-    acts = "._" in target  # importing sdst.__main__ would run the command again
     try:
-        found = get_class(target) if target.startswith("sdst.") and not (nested or acts) else object
+        found = get_class(target) if target.startswith("sdst.") and not nested else object
     except (ImportError, ValueError):
         found = object
     if not (issubclass(found, kind) and found.__module__.startswith("sdst.")):

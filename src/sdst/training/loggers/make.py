@@ -65,7 +65,7 @@ def start_trackers(trainer: L.Trainer, run: RunFolder, config: dict[str, Any], f
     for tracker in trainer.loggers:
         if isinstance(tracker, Tracker):
             tracker.start(run, {**config, "run": facts})
-            # log_model=true logs the checkpoints it was told of at the end. After resuming, a best epoch from before
-            # would not be among them.
+            # With log_model=true a tracker only logs checkpoints that were saved in this process. A resumed run may
+            # have its best epoch from before.
             for callback in trainer.checkpoint_callbacks:
                 tracker.after_save_checkpoint(callback)  # type: ignore[arg-type]  # all are ModelCheckpoint
