@@ -10,22 +10,32 @@ import torch
 import torch.distributed as dist
 from omegaconf import OmegaConf
 
-from helpers.tiny_baselines import build, configured, make_batch, run
+from helpers.tiny_baselines import build, configured, make_batch
 from sdst.errors import UserError
 from sdst.losses.criterion import Criterion
 from sdst.training.gather import gather, pad_alike, world_size
 from sdst.types import Batch
 
+DENOISING = "denoising"
+"""SDST with denoising queries. Their noise is so small that it does not matter which numbers a process draws."""
+CHANGES = {DENOISING: {"denoising_groups": 2, "denoising_noise": 1e-6}}
 VIDEOS = ("u", "v", "w", "u")
 """Video of each sample; the first and the last sample share one."""
 
 
+def _model(name: str) -> str:
+    return "sdst" if name == DENOISING else name
+
+
 def share(name: str, order: tuple[int, ...]) -> Batch:
     """Batch of these samples only."""
-    batch = make_batch(configured(name)["levels"]["count"], order)
+    batch = make_batch(configured(_model(name))["levels"]["count"], order)
+    most = int(batch.moment_mask.sum(dim=1).max())
     vids = [VIDEOS[record.qid] for record in batch.records]
     return replace(
         batch,
+        moments=batch.moments[:, :most],
+        moment_mask=batch.moment_mask[:, :most],
         records=[replace(record, vid=vid) for record, vid in zip(batch.records, vids, strict=True)],
         video_index=torch.tensor([vids.index(vid) for vid in vids]),
     )
@@ -33,11 +43,11 @@ def share(name: str, order: tuple[int, ...]) -> Batch:
 
 def gradients(name: str, batch: Batch) -> dict[str, torch.Tensor]:
     """Loss and gradients of a step over the shares of all processes, averaged over the processes."""
-    config = OmegaConf.create(configured(name)).loss
-    criterion = Criterion(**config)
-    model = build(name)
+    criterion = Criterion(**OmegaConf.create(configured(_model(name))).loss)
+    model = build(_model(name), **CHANGES.get(name, {})).train()  # it has no dropout
     batch = pad_alike(batch)
-    output, batch = gather(run(model, batch), batch)
+    truth = {"truth": (batch.moments, batch.moment_mask)} if name == DENOISING else {}
+    output, batch = gather(model(*batch.inputs(), **truth), batch)
     loss, _ = criterion(output, batch)
     (loss * world_size()).backward()
     found = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}

@@ -14,7 +14,7 @@ import torch
 
 from helpers.corpus import Corpus
 from helpers.forked import Command, fork_ranks, server, terminate_at_step_2
-from helpers.ranks import end_in_different_ways, gradients, save_gradients, share
+from helpers.ranks import DENOISING, end_in_different_ways, gradients, save_gradients, share
 from helpers.same_result import assert_same_result
 from sdst.cli import main
 from sdst.errors import UserError
@@ -38,7 +38,7 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_two_processes_compute_the_loss_and_gradients_of_the_whole_batch(
     forked: None, tmp_path: Path
 ) -> None:
-    names = ["sdst", "r2_tuning"]
+    names = ["sdst", DENOISING, "r2_tuning"]
     run_processes(2, save_gradients, names, SHARES, tmp_path)
     for name in names:
         whole = gradients(name, share(name, (0, 1, 2, 3)))
