@@ -400,61 +400,35 @@ def test_shards_merged_equal_one_run(corpus, backbone, capsys):
 
 
 @pytest.mark.slow
-def test_processes_share_the_videos_and_join_what_they_wrote(demo, tmp_path, caplog, capsys):
+def test_processes_share_the_videos_name_the_one_that_fails_and_join_what_they_wrote(demo, tmp_path, capsys):
     videos, out = tmp_path / "videos", tmp_path / "f.h5"
     shutil.copytree(demo / "world/videos", videos)
     lost = sorted(videos.iterdir())[0]
     lost.unlink()
     annotations = sorted(map(str, (demo / "world").glob("*.jsonl")))
-    options = [
-        "--annotations",
-        *annotations,
-        "--videos",
-        str(videos),
-        "--config",
-        "small-world",
-        "--workers",
-        "0",
-    ]
-    assert main(["extract", *options, "--out", str(tmp_path / "whole.h5")]) == 3
-    whole = capsys.readouterr().err
-    assert main(["extract", *options, "--out", str(out), "--processes", "2"]) == 3
-    assert_same_features(out, tmp_path / "whole.h5")
-    listings = [path.with_suffix(".failed.jsonl").read_text() for path in (out, tmp_path / "whole.h5")]
-    assert lost.stem in listings[0]
-    assert listings[0] == listings[1]
-    assert f"{lost.stem}: " in whole
+    options = ["--annotations", *annotations, "--videos", str(videos), "--config", "small-world"]
+    options += ["--workers", "0"]
+    whole = tmp_path / "whole.h5"
+    assert main(["extract", *options, "--out", str(whole)]) == 3
     assert f"{lost.stem}: " in capsys.readouterr().err
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "videos",
-        "f.h5",
-        "f.failed.jsonl",
-        "whole.h5",
-        "whole.failed.jsonl",
-    }
 
-
-@pytest.mark.slow
-def test_a_process_that_fails_is_named_and_the_other_shard_is_kept(demo, tmp_path, capsys):
-    annotations = sorted(map(str, (demo / "world").glob("*.jsonl")))
-    options = [
-        "--annotations",
-        *annotations,
-        "--videos",
-        str(demo / "world/videos"),
-        "--config",
-        "small-world",
-    ]
-    second = shard_path(tmp_path / "f.h5", 1, 2)
-    second.with_suffix(".h5.partial").mkdir()
-    arguments = ["extract", *options, "--out", str(tmp_path / "f.h5"), "--processes", "2", "--workers", "0"]
+    shards = [shard_path(out, index, 2) for index in range(2)]
+    blocked = shards[1].with_suffix(".h5.partial")
+    blocked.mkdir()
+    arguments = ["extract", *options, "--out", str(out), "--processes", "2"]
     assert main(arguments) == 2
     assert "shard 1 of 2 failed: " in capsys.readouterr().err
-    assert shard_path(tmp_path / "f.h5", 0, 2).exists()
-    second.with_suffix(".h5.partial").rmdir()
-    assert main(arguments) == 0
-    assert not second.exists()
-    assert (tmp_path / "f.h5").exists()
+    assert [path.exists() for path in shards] == [True, False]
+    blocked.rmdir()
+    assert main(arguments) == 3
+    assert f"{lost.stem}: " in capsys.readouterr().err
+    assert_same_features(out, whole)
+    listing, expected = (path.with_suffix(".failed.jsonl").read_text() for path in (out, whole))
+    assert lost.stem in listing
+    assert listing == expected
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("videos", "f.h5", "f.failed.jsonl", "whole.h5", "whole.failed.jsonl")
+    }
 
 
 REAL = {  # data/README.md

@@ -40,6 +40,7 @@ FILES = {
 }
 SMALL = ["trainer.max_epochs=1", "model.dim=16", "data.num_workers=0"]
 SMALLER: dict[tuple[str, ...], list[str]] = {
+    ("train", "run_dir=runs/first"): ["levels=k1"],
     ("features", "simulate"): ["--video-dim", "16", "--text-dim", "16"],
     ("world", "make"): ["--train", "1", "--val", "1", "--test", "1", "--workers", "0"],
     ("extract", "--annotations"): ["--workers", "0", "--processes", "1"],
@@ -176,7 +177,8 @@ def prepare(found: list[list[str]], scripts: str, request: pytest.FixtureRequest
         shutil.move("runs/demo/run-1-epochs", "runs/demo/run")
         shutil.copy("runs/demo/world/videos/world-test-0000.mp4", "holiday.mp4")
     if "run_dir=runs/first" not in words and any(word.startswith("runs/first") for word in words):
-        assert main(["train", "run_dir=runs/first", *SMALL]) == 0
+        first = ["train", "run_dir=runs/first"]
+        assert main([*first, *SMALLER[tuple(first)], *SMALL]) == 0
 
 
 def write_downloads() -> None:
@@ -216,7 +218,11 @@ def run(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     else:
         small = SMALLER.get(tuple(arguments[:2]), [])
         if arguments[0] == "sweep" or (arguments[0] == "train" and "--cfg" not in arguments):
-            small = [*SMALL, *([TRIALS] if any("optuna" in argument for argument in arguments) else [])]
+            small = [
+                *small,
+                *SMALL,
+                *([TRIALS] if any("optuna" in argument for argument in arguments) else []),
+            ]
         assert main(expanded(arguments) + small) == 0, (command, capsys.readouterr().err)
 
 

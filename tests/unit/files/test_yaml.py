@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -38,6 +38,7 @@ def test_same_values_as_omegaconf(text: str, tmp_path: Path) -> None:
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=6), TREES, max_size=4))
+@example({"0E0": None})
 def test_what_yaml_writes_is_read_as_omegaconf_reads_it(
     tmp_path_factory: pytest.TempPathFactory, tree: dict[str, object]
 ) -> None:
@@ -47,10 +48,13 @@ def test_what_yaml_writes_is_read_as_omegaconf_reads_it(
     try:
         wanted = OmegaConf.to_container(OmegaConf.create(text))
     except Exception:  # of any library below
+        wanted = {}
+    # Text like 0E0 is written without quotes, and read as a number, which cannot be a name.
+    if wanted.keys() == tree.keys():
+        assert read_yaml(path) == wanted
+    else:
         with pytest.raises(UserError):
             read_yaml(path)
-    else:
-        assert read_yaml(path) == wanted
 
 
 @pytest.mark.parametrize(
