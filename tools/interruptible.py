@@ -28,7 +28,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     ".h5": read_info,
 }
 """Readers by file type; these files must be complete whenever they exist."""
-TORCH_LOG = r"[WE]\d{4} [\d:.]+ \d+ torch/"
+TORCH_LOG = r"[WE]\d{4} [\d:.]+ \d+ (\S+/)?torch/"
 """Start of a line that PyTorch logs, such as a warning about an error that it raised in a signal handler itself."""
 MOST_SHOWN = 600
 """Characters of a wrong end's standard error that are shown, the last ones."""
