@@ -93,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
             f"{args.out}: already exists and is never overwritten; delete it or choose another name"
         )
     model, config, recipe = checkpoint.load(args.run)
-    # Before NMS; the loops of fusion cannot be traced.
+    # Neither NMS nor fusion is part of the file.
     decoding = replace(Decoding(**config["decode"]), nms="none")
     network = SideNetwork(model, decoding, recipe["clip_seconds"]).eval()
     write = write_onnx if args.format == "onnx" else write_torch
