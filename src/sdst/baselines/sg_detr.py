@@ -57,7 +57,7 @@ MARGIN = 0.15
 PROPOSAL_WEIGHT = 0.5
 """Weight of the proposals' losses, that of every decoder layer being 1."""
 SECOND_WEIGHTS = {"cls": 0.4, "l1": 0.01, "iou": 2.0, "act": 0.5}
-"""Weights of the second head's losses, those of every decoder layer being 1."""
+"""Weights of the second head's losses (2, 0.1, 2, 0.5), divided by those of every decoder layer (5, 10, 1, 1)."""
 
 
 @dataclass

@@ -15,11 +15,11 @@ from torch import Tensor
 from sdst.spans import aligned_iou
 
 WEIGHTS = (2 * 1 / 3.5, 2 * 2.5 / 3.5)
-"""Weights of the scores of the last level and of the second head, 1 : 2.5; 1 on average."""
+"""Weights of the scores of the last level and of the second head, 1 : 2.5, with mean 1."""
 LEAST_SCORE = 0.1
 """Moments with a lower score are dropped before fusion."""
 DUPLICATE = 0.75
-"""IoU from which on the worse one of two moments of the second head is dropped before fusion."""
+"""IoU above which the worse one of two moments of the second head is dropped before fusion."""
 DETECTIONS = 10
 """Number of moments of the second head that are fused."""
 SMALLEST = 1e-9
@@ -49,7 +49,7 @@ def fuse(windows_se: Tensor, scores: Tensor, iou_threshold: float) -> tuple[Tens
     """
     order = scores.argsort(dim=1, descending=True, stable=True)
     windows_se, scores = windows_se.take_along_dim(order.unsqueeze(-1), dim=1), scores.gather(1, order)
-    is_moment = scores > -torch.inf
+    is_moment = scores != -torch.inf  # NaN stays, see decode_moments
     scores = scores.masked_fill(~is_moment, 0)
     groups, total = torch.zeros_like(windows_se), torch.zeros_like(scores)
     weight, count = torch.zeros_like(scores), torch.zeros_like(scores)

@@ -205,7 +205,11 @@ def naive_assignment(output: GuidedOutput, batch: Batch, clips: int) -> list[lis
                 iou[a] = inter / (right - left + end - start - inter)
             least = fmean(iou.values()) + stdev(iou.values())
             for a in candidates:
-                if iou[a] >= least and start + 1e-3 < float(anchors[a, 0]) < end - 1e-3 and iou[a] > found[a][0]:
+                if (
+                    iou[a] >= least
+                    and start + 1e-3 < float(anchors[a, 0]) < end - 1e-3
+                    and iou[a] > found[a][0]
+                ):
                     found[a] = (iou[a], g)
         result.append([g for _, g in found])
     return result

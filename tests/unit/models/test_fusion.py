@@ -97,6 +97,13 @@ def test_low_scores_are_dropped_but_never_the_best() -> None:
     assert kept.tolist() == [[False, True, True], [False, True, True]]
 
 
+def test_a_score_that_is_no_number_stays() -> None:
+    scores = torch.tensor([[torch.nan, 0.5]])
+    windows = torch.tensor([[[0.0, 4.0], [6.0, 8.0]]])
+    (moments,) = decode_moments(windows, scores, torch.tensor([10.0]), FUSION)
+    assert moments[:, 2].isnan().any()
+
+
 def output() -> Output:
     """Two moments of the last level, and three of a second head: a duplicate, and a point that does not exist."""
     blank = torch.zeros(1, 1, 1, 1)
