@@ -195,6 +195,11 @@ class Output:
             without denoising.
         denoised_references: (B, K, N, 2) the refined references of these.
         anchors: The points that an anchor-based model predicts moments from; None for other models.
+        second_logits: (B, A) class logits of a second head that predicts a moment from each of A points; None without
+            such a head, like the next three. ``decode.nms: fusion`` joins its moments with the last level's.
+        second_references: (B, A, 2) these moments; they may lie outside the video.
+        second_centre_logits: (B, A) logit of how close a point is to the middle of its moment.
+        second_mask: (B, A) true where the video has such a point.
     """
 
     class_logits: Tensor
@@ -211,3 +216,7 @@ class Output:
     denoised_logits: Tensor | None = None
     denoised_references: Tensor | None = None
     anchors: Anchors | None = None
+    second_logits: Tensor | None = None
+    second_references: Tensor | None = None
+    second_centre_logits: Tensor | None = None
+    second_mask: Tensor | None = None

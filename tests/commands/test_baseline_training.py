@@ -14,17 +14,19 @@ from sdst.cli import main
 from sdst.training.run_folder import BEST
 
 Train = Callable[[str, Path], int]
+WITH_FUSION = "sg_detr model.second_head=true decode.nms=fusion decode.iou_threshold=0.8"
 
 
 @pytest.fixture
 def train(corpus: Corpus) -> Train:
-    """Function that trains a tiny model on the corpus and returns the exit status."""
+    """Function that trains a tiny model, given with further overrides, on the corpus and returns the exit status."""
 
     def run(name: str, run_dir: Path) -> int:
         common = [item for item in corpus.overrides if not item.startswith(("model.", "levels."))]
         # The corpus has features of two layers.
-        levels = min(2, configured(name)["levels"]["count"])
-        small = [f"model={name}", "model.dim=16", "model.heads=2", f"levels.count={levels}"]
+        model, *options = name.split()
+        levels = min(2, configured(model)["levels"]["count"])
+        small = [f"model={model}", *options, "model.dim=16", "model.heads=2", f"levels.count={levels}"]
         return main(["train", *common, *small, f"run_dir={run_dir}"])
 
     return run
@@ -34,7 +36,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return sorted(map(json.loads, path.read_text().splitlines()), key=lambda row: row["qid"])
 
 
-@pytest.mark.parametrize("name", ALL_MODELS)
+@pytest.mark.parametrize("name", [*ALL_MODELS, WITH_FUSION])
 def test_predict_and_evaluate_reproduce_the_runs_submission_and_metrics(
     train: Train, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:

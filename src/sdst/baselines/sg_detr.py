@@ -3,31 +3,37 @@
 Source: Gordeev et al., Saliency-Guided DETR for Moment Retrieval and Highlight Detection, arXiv 2410.01615, 2024.
 Checked against descriptions only, not against the official code: no official weights, outputs or losses were compared.
 
-*Reading*, here and in ``sdst.baselines.detr.guided`` and ``.proposals``: sizes, formulas and losses are those of a
-public repository that builds on the method (github.com/chinagalaxy2002/SG_CGP, commit 931cad1). It was read, not run.
+*Reading*, here and in ``sdst.baselines.detr.guided``, ``.proposals``, ``.atss`` and ``.collaborative``: sizes,
+formulas and losses are those of a public repository that builds on the method (github.com/chinagalaxy2002/SG_CGP,
+commit 931cad1). It was read, not run.
 
-Left out: the second head on the pyramid (ATSS), whose positives are additional queries of the decoder in training; the
-fusion of its moments with the decoder's; and the alignment of moment and sentence tokens, which only guides training.
-The published results include them, and the best ones also pre-training on InterVid-MR.
+Options: ``model.second_head=true`` adds the second head on the pyramid (``.atss``), whose positives are more queries of
+the decoder in training (``.collaborative``); ``decode.nms=fusion`` joins the moments of both (``sdst.models.fusion``).
+
+Left out: the alignment of moment and sentence tokens, which only guides training. The published results include it,
+the second head and the fusion, and the best ones also pre-training on InterVid-MR.
 
 Adapted:
 
 * Linear layers are initialised as in the other DETR methods.
-* Keys of the decoder's self-attention read the places of the queries; in the repository they read their projection for
-  queries.
+* Keys of the decoder's self-attention read the queries' places, in the repository their projection for queries.
+* Collaborative queries go through the decoder by themselves; in the repository, a mask keeps them and the others apart.
 * Padding is never read; the repository pads each video to a multiple of four clips and counts these as clips.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Unpack
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from sdst.baselines.detr.adaptive import TokenTypes, differs_from_next
+from sdst.baselines.detr.atss import AtssHead, assign_anchors, atss_losses
+from sdst.baselines.detr.collaborative import CollaborativeQueries, collaborative_losses
 from sdst.baselines.detr.criterion import DetrOutput, SetCriterion, giou_loss
 from sdst.baselines.detr.guided import GuidedDecoder, GuidedEncoder, LocalSaliency
 from sdst.baselines.detr.highlights import clip_pairs, margin_loss, rank_loss, real_rank_loss, votes
@@ -42,6 +48,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sdst.baselines.detr.inputs import Aligned
+    from sdst.baselines.detr.proposals import Level
     from sdst.losses.criterion import Terms
     from sdst.types import Batch, Output
 
@@ -49,6 +56,8 @@ MARGIN = 0.15
 """Difference of two clips' saliency, after a sigmoid, from which on the pair costs nothing."""
 PROPOSAL_WEIGHT = 0.5
 """Weight of the proposals' losses, that of every decoder layer being 1."""
+SECOND_WEIGHTS = {"cls": 0.4, "l1": 0.01, "iou": 2.0, "act": 0.5}
+"""Weights of the second head's losses (2, 0.1, 2, 0.5), divided by those of every decoder layer (5, 10, 1, 1)."""
 
 
 @dataclass
@@ -60,6 +69,11 @@ class GuidedOutput(DetrOutput):
         negative_local_saliency: (B, T) the same for the words of the next sample, in training; else None.
         has_negative: (B,) whether the next sample is about another source video, in training; else None.
         quality_logits: (B, K, M) logit of the predicted IoU with the true moment, per level.
+        second_anchors: (B, A, 2) (centre, width) of the second head's anchors; None without it.
+        collaborative_logits: (B, K - 1, N) class logits of collaborative queries after each decoder layer, in training
+            with a second head; else None, like the next two.
+        collaborative_references: (B, K - 1, N, 2) the moments of these.
+        collaborative_points: (B, N) index of the point in 0..A-1 of each.
     """
 
     per_clip: ClassVar[tuple[str, ...]] = (
@@ -67,11 +81,21 @@ class GuidedOutput(DetrOutput):
         "local_saliency",
         "negative_local_saliency",
     )
+    spans: ClassVar[tuple[str, ...]] = (
+        *DetrOutput.spans,
+        "second_references",
+        "second_anchors",
+        "collaborative_references",
+    )
 
     local_saliency: Tensor | None = None
     negative_local_saliency: Tensor | None = None
     has_negative: Tensor | None = None
     quality_logits: Tensor | None = None
+    second_anchors: Tensor | None = None
+    collaborative_logits: Tensor | None = None
+    collaborative_references: Tensor | None = None
+    collaborative_points: Tensor | None = None
 
 
 class GuidedCriterion(SetCriterion):
@@ -80,8 +104,9 @@ class GuidedCriterion(SetCriterion):
     ``cls`` is the cross-entropy of each query's class, background weighted 0.1, averaged over all queries; ``l1`` the
     smooth L1 distance of centre and width, averaged over both and over matched pairs; ``iou`` the mean of
     1 - generalised IoU; ``act`` the cross-entropy of the predicted IoU of matched queries; all are summed over decoder
-    layers, and half of the proposals' are added. ``sal`` has four parts for local and final saliency each: the
-    cross-entropy of relevant clips, that of wrong words, margins, and ranks.
+    layers, and half of the proposals' are added. A second head's losses (``atss_losses``) are one more level, and those
+    of collaborative queries (``collaborative_losses``) are added to those of their decoder layers. ``sal`` has four
+    parts for local and final saliency each: the cross-entropy of relevant clips, that of wrong words, margins, ranks.
     """
 
     def losses(self, output: Output, batch: Batch) -> Terms:
@@ -91,12 +116,13 @@ class GuidedCriterion(SetCriterion):
         levels = [slice(k, k + 1) for k in range(assignment.shape[1])]
         pairs = [matched_pairs(output.references[:, k], batch.moments, assignment[:, k]) for k in levels]
         weight = torch.tensor([PROPOSAL_WEIGHT] + [1.0] * (len(levels) - 1), device=assignment.device)
-        return super().losses(output, batch) | {
+        terms = super().losses(output, batch) | {
             "cls": lambda: weight * self.class_loss(output, assignment >= 0),
             "l1": lambda: weight * torch.stack([distance_loss(*pair) for pair in pairs]),
             "iou": lambda: weight * torch.stack([giou_loss(*pair) for pair in pairs]),
             "act": lambda: weight * quality_loss(output, assignment, pairs),
         }
+        return terms if output.second_logits is None else with_second_head(terms, output, batch)
 
     @torch.no_grad()
     def assign(self, output: Output, batch: Batch) -> Tensor:
@@ -124,6 +150,35 @@ class GuidedCriterion(SetCriterion):
             output.local_saliency, output.negative_local_saliency, output.has_negative, batch
         )
         return local + highlight_loss(output.saliency, output.negative_saliency, output.has_negative, batch)
+
+
+def with_second_head(terms: Terms, output: GuidedOutput, batch: Batch) -> Terms:
+    """Add the losses of the second head and, in training, of the collaborative queries."""
+    assert output.second_anchors is not None
+    assert output.second_mask is not None
+    exists = output.second_mask.bool()  # the criterion gets floating-point numbers
+    assignment = assign_anchors(output.second_anchors, exists, output.dense.shape[1], batch)
+    second = atss_losses(output, output.second_anchors, assignment, batch)
+    collaborative: dict[str, Tensor] = {}
+    if output.collaborative_logits is not None:
+        assert output.collaborative_references is not None
+        assert output.collaborative_points is not None
+        points = output.collaborative_points.long()
+        collaborative = collaborative_losses(
+            output.collaborative_logits,
+            output.collaborative_references,
+            assignment.gather(1, points),
+            exists.gather(1, points),
+            batch.moments,
+        )
+
+    def added(name: str) -> Tensor:
+        losses = terms[name]()
+        if name in collaborative:
+            losses = losses + F.pad(collaborative[name], (1, 0))  # proposals come before the layers
+        return torch.cat([losses, SECOND_WEIGHTS[name] * second[name].view(1)])
+
+    return terms | {name: partial(added, name) for name in SECOND_WEIGHTS}
 
 
 def distance_loss(predicted: Tensor, true: Tensor) -> Tensor:
@@ -169,7 +224,7 @@ def highlight_loss(
 
 
 class SGDETR(DetrModel):
-    """SG-DETR without its second head.
+    """SG-DETR, with or without its second head.
 
     Args:
         video_dim: Dv, read from the feature store.
@@ -181,6 +236,8 @@ class SGDETR(DetrModel):
         decoder_layers: Number of decoder layers.
         num_queries: M.
         prior: Initial class probability.
+        second_head: Whether a second head detects moments on the pyramid, whose assignment of points gives the decoder
+            further queries in training.
         drop_path: Probability of dropping a whole residual update.
         max_words: Number of words that are read; None for all.
         options: Options of every ``DetrModel``.
@@ -207,6 +264,7 @@ class SGDETR(DetrModel):
         decoder_layers: int = 3,
         num_queries: int = 25,
         prior: float = 0.35,
+        second_head: bool = False,
         drop_path: float = 0.15,
         max_words: int | None = 40,
         **options: Unpack[SameOptions],
@@ -223,6 +281,9 @@ class SGDETR(DetrModel):
         nn.init.zeros_(self.refine_saliency.bias)
         self.pyramid, self.select = Pyramid(dim), Selector(dim, num_queries, prior)
         self.decoder = GuidedDecoder(self.sizes, layers=decoder_layers, prior=prior)
+        # Last, so that the other parameters start the same with it and without it.
+        self.second_head = AtssHead(dim, prior) if second_head else None
+        self.collaborate = CollaborativeQueries(dim) if second_head else None
 
     def ground(self, given: Aligned, labels: Batch | None) -> GuidedOutput:
         """Ground aligned words in aligned clips, in training also the words of the next sample."""
@@ -230,8 +291,8 @@ class SGDETR(DetrModel):
         typed = self.types(given)
         local, saliency, memory = self.highlights(given, typed, sentence)
         memory = amplified(memory, saliency)
-        proposals = self.select(self.pyramid(memory, given.clip_mask))
-        moments = self.decoder(proposals, memory, given.positions, given.clip_mask)
+        levels = self.pyramid(memory, given.clip_mask)
+        moments = self.decoder(self.select(levels), memory, given.positions, given.clip_mask)
         output = GuidedOutput(
             class_logits=moments.logits,
             references=moments.spans,
@@ -243,6 +304,7 @@ class SGDETR(DetrModel):
             actionness=moments.quality[:, -1].sigmoid(),
             local_saliency=local,
             quality_logits=moments.quality,
+            **self.detect(levels, memory, given, labels),
         )
         if labels is None:
             return output
@@ -253,6 +315,26 @@ class SGDETR(DetrModel):
             negative_saliency=wrong,
             has_negative=differs_from_next(labels),
         )
+
+    def detect(
+        self, levels: list[Level], memory: Tensor, given: Aligned, labels: Batch | None
+    ) -> dict[str, Any]:
+        """The fields of the second head and of the collaborative queries; none without this head."""
+        if self.second_head is None or self.collaborate is None:
+            return {}
+        found = self.second_head(levels, given.clip_mask)
+        fields = {f"second_{name}": value for name, value in found._asdict().items()}
+        if labels is None:
+            return fields
+        anchors = self.to_video(found.anchors, labels.video_mask, labels.num_clips)
+        assignment = assign_anchors(anchors, found.mask, memory.shape[1], labels)
+        queries, points = self.collaborate(levels, found, assignment)
+        exists = found.mask.gather(1, points)
+        moments = self.decoder(queries, memory, given.positions, given.clip_mask, exists)
+        fields["collaborative_logits"] = moments.logits[:, 1:]  # without the queries themselves
+        fields["collaborative_references"] = moments.spans[:, 1:]
+        fields["collaborative_points"] = points
+        return fields
 
     def highlights(self, given: Aligned, typed: Aligned, sentence: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute local and final saliency (B, T), and encoded clips (B, T, d)."""

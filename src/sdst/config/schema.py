@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SOURCES = ("intermediate", "last")
 DIRECTIONS = ("ascending", "descending")
-NMS_KINDS = ("linear", "gaussian", "hard", "drop", "none")
+NMS_KINDS = ("linear", "gaussian", "hard", "drop", "fusion", "none")
 SCORES = ("auto", "both", "class", "actionness")
 
 
@@ -156,12 +156,13 @@ class Decoding:
 
     Attributes:
         nms: Factor on the score of a window that overlaps a better one: ``linear`` 1 - IoU,
-            ``gaussian`` exp(-IoU² / sigma), ``hard`` 0, ``none`` 1; ``drop`` removes the window instead.
+            ``gaussian`` exp(-IoU² / sigma), ``hard`` 0, ``none`` 1; ``drop`` removes the window instead, and ``fusion``
+            joins overlapping windows, also those of a second head (``sdst.models.fusion``).
         sigma: Width of the Gaussian.
-        iou_threshold: Windows with an IoU above it lose score; 0 for all that overlap.
+        iou_threshold: Windows with an IoU above it lose score, or are joined; 0 for all that overlap.
         round_to: Starts and ends are rounded to multiples of so many seconds; null keeps them.
-        max_moments: Number of moments to keep, by score before NMS (``drop``: after it); null for all, 0 for data sets
-            without moments, whose runs train no moment loss.
+        max_moments: Number of moments to keep, by score before NMS (``drop`` and ``fusion``: after it); null for all, 0
+            for data sets without moments, whose runs train no moment loss.
         score: Score that ranks the moments: ``both`` class probability and actionness (eq. 23), or one of them if
             the loss of the other is off (Tab. E); ``auto`` is resolved before training, from the loss weights.
 

@@ -57,6 +57,7 @@ AS_BEFORE: dict[str, dict[str, Any]] = {
         "denoising_noise": 1.0,
         "roi_context": 1.0,
     },
+    "sdst.baselines.sg_detr.SGDETR": {"second_head": False},
     "sdst.models.attention.RDSA": {"spread": "circle"},
     "sdst.models.attention.Deformable": {"select_from": "first", "with_place": False, "spread": "circle"},
 }

@@ -5,11 +5,13 @@ Validation, test and prediction all use this decoding.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from sdst.models.fusion import DETECTIONS, DUPLICATE, WEIGHTS, fuse, without_low_scores
 from sdst.spans import count_clips, cw_to_se, pairwise_iou, regrid
 from sdst.types import Prediction
 
@@ -45,17 +47,45 @@ def raw_moments(output: Output, durations: Tensor, decoding: Decoding) -> tuple[
     """Return the last level's moments (B, M, 2), start and end in seconds, and their scores (B, M), both float64.
 
     The score is sqrt(class probability × actionness), eq. 23, or the one of the two that ``decoding.score`` names;
-    -inf for moments of padded points.
+    -inf for moments of padded points. For ``fusion``, low scores are -inf too, and the best moments of a second head
+    follow, if there is one.
     """
     windows_se = cw_to_se(_cpu(output.references[:, -1])) * durations[:, None, None]
-    scores = _cpu(output.class_logits[:, -1]).sigmoid()
-    if decoding.score != "class":
-        assert output.actionness is not None
-        actionness = _cpu(output.actionness)
-        scores = actionness if decoding.score == "actionness" else (scores * actionness).sqrt()
+    actionness = None if output.actionness is None else _cpu(output.actionness)
+    scores = _scores(_cpu(output.class_logits[:, -1]), actionness, decoding)
     if output.anchors is not None:
         scores = scores.masked_fill(~output.anchors.mask.cpu(), -torch.inf)
-    return windows_se, scores
+    if decoding.nms != "fusion":
+        return windows_se, scores
+    scores = without_low_scores(scores)
+    if output.second_logits is None:
+        return windows_se, scores
+    second_se, second = second_moments(output, durations, decoding)
+    scores = torch.cat([WEIGHTS[0] * scores, WEIGHTS[1] * second], dim=1)
+    return torch.cat([windows_se, second_se], dim=1), scores
+
+
+def second_moments(output: Output, durations: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:
+    """The best moments of the second head (B, N, 2) without duplicates, in seconds, and their scores (B, N)."""
+    assert output.second_logits is not None
+    assert output.second_references is not None
+    assert output.second_centre_logits is not None
+    assert output.second_mask is not None
+    limits = durations[:, None, None]
+    windows_se = (cw_to_se(_cpu(output.second_references)) * limits).clamp(min=0).minimum(limits)
+    scores = _scores(_cpu(output.second_logits), _cpu(output.second_centre_logits).sigmoid(), decoding)
+    scores = without_low_scores(scores.masked_fill(~output.second_mask.cpu(), -torch.inf))
+    scores = suppress(windows_se, scores, replace(decoding, nms="drop", iou_threshold=DUPLICATE))
+    best = scores.argsort(dim=1, descending=True, stable=True)[:, :DETECTIONS]
+    return windows_se.take_along_dim(best.unsqueeze(-1), dim=1), scores.gather(1, best)
+
+
+def _scores(class_logits: Tensor, actionness: Tensor | None, decoding: Decoding) -> Tensor:
+    probability = class_logits.sigmoid()
+    if decoding.score == "class":
+        return probability
+    assert actionness is not None
+    return actionness if decoding.score == "actionness" else (probability * actionness).sqrt()
 
 
 def clip_saliency(output: Output, batch: Batch) -> list[NDArray[np.float64]]:
@@ -76,7 +106,8 @@ def clip_saliency(output: Output, batch: Batch) -> list[NDArray[np.float64]]:
 def decode_moments(windows_se: Tensor, scores: Tensor, durations: Tensor, decoding: Decoding) -> list[Tensor]:
     """Cut, clamp, round, soft-NMS and sort the moments of a batch, in float64.
 
-    Rounding precedes NMS, as usual in the field, so that windows that rounding made equal suppress each other.
+    Rounding precedes NMS, as usual in the field, so that windows that rounding made equal suppress each other. It
+    follows ``fusion``, whose windows are means.
 
     Args:
         windows_se: (B, M, 2) start and end in seconds.
@@ -87,14 +118,19 @@ def decode_moments(windows_se: Tensor, scores: Tensor, durations: Tensor, decodi
     Returns:
         For each sample (N, 3) float64 (start, end, score), best score first, equal scores in the order of the queries;
         N is its number of moments, at most ``max_moments``. A window that NMS suppressed stays, with its lower score,
-        unless ``decoding.nms`` is ``drop``.
+        unless ``decoding.nms`` is ``drop`` or ``fusion``.
     """
     scores = scores.double()
-    before = None if decoding.nms == "drop" and decoding.max_moments else decoding.max_moments
+    is_after = decoding.nms in ("drop", "fusion") and decoding.max_moments
+    before = None if is_after else decoding.max_moments
     best = scores.argsort(dim=1, descending=True, stable=True)[:, :before]
     kept = best.sort(dim=1).values
     scores = scores.gather(1, kept)
-    windows_se = fit_windows(windows_se.take_along_dim(kept[..., None], dim=1), durations, decoding)
+    windows_se = windows_se.take_along_dim(kept[..., None], dim=1)
+    if decoding.nms == "fusion":
+        windows_se = fit_windows(windows_se, durations, replace(decoding, round_to=None))
+        windows_se, scores = fuse(windows_se, scores, decoding.iou_threshold)
+    windows_se = fit_windows(windows_se, durations, decoding)
     scores = suppress(windows_se, scores, decoding)
     order = scores.argsort(dim=1, descending=True, stable=True)[..., None]
     moments = torch.cat([windows_se, scores[..., None]], dim=-1).take_along_dim(order, dim=1)
@@ -145,7 +181,7 @@ def suppress(windows_se: Tensor, scores: Tensor, decoding: Decoding) -> Tensor:
         (B, M) new scores, in the order of the input; -inf for windows that ``drop`` removes. Two empty windows do not
         overlap.
     """
-    if decoding.nms == "none":
+    if decoding.nms in ("fusion", "none"):
         return scores
     iou = pairwise_iou(windows_se, windows_se)
     if decoding.nms == "linear":

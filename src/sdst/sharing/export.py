@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 import warnings
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,8 @@ def main(argv: Sequence[str]) -> int:
             f"{args.out}: already exists and is never overwritten; delete it or choose another name"
         )
     model, config, recipe = checkpoint.load(args.run)
-    decoding = Decoding(**config["decode"])
+    # Neither NMS nor fusion is part of the file.
+    decoding = replace(Decoding(**config["decode"]), nms="none")
     network = SideNetwork(model, decoding, recipe["clip_seconds"]).eval()
     write = write_onnx if args.format == "onnx" else write_torch
     write(network, recipe, args.out)

@@ -31,9 +31,11 @@ class DetrOutput(Output):
     Attributes:
         negative_saliency: (B, T) saliency for the words of the next sample, in training; else None.
         per_clip: Fields with one score per clip.
+        spans: Fields with moments, as ``DetrModel.to_video`` maps them.
     """
 
     per_clip: ClassVar[tuple[str, ...]] = ("saliency", "negative_saliency")
+    spans: ClassVar[tuple[str, ...]] = ("references",)
 
     negative_saliency: Tensor | None = None
 

@@ -66,7 +66,14 @@ class DabLayer(nn.Module):
         self.dropout, self.drop = Dropout(sizes.dropout), Drop(sizes.dropout, sizes.drop_path)
 
     def forward(
-        self, content: Tensor, place: Tensor, sine: Tensor, memory: Tensor, positions: Tensor, mask: Tensor
+        self,
+        content: Tensor,
+        place: Tensor,
+        sine: Tensor,
+        memory: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        query_mask: Tensor | None = None,
     ) -> Tensor:
         """Refine the queries' content (B, M, d).
 
@@ -77,10 +84,12 @@ class DabLayer(nn.Module):
             memory: (B, T, d) encoded clips.
             positions: (B, T, d) of the clips.
             mask: (B, T) true for valid clips.
+            query_mask: (B, M) true for queries that others may attend to; None for all.
         """
         query = self.self_query(content) + self.self_query_place(place)
         key = self.self_key(content) + self.self_key_place(place)
-        update = self.self_out(attend(query, key, self.self_value(content), self.heads, None, self.dropout))
+        value = self.self_value(content)
+        update = self.self_out(attend(query, key, value, self.heads, query_mask, self.dropout))
         content = self.norm1(content + self.drop(update))
 
         query, key, key_place = (

@@ -177,8 +177,18 @@ class GuidedDecoder(nn.Module):
             start_at(module, 0.0, std=0.0)
         start_at(self.read_class, math.log(prior / (1 - prior)))
 
-    def forward(self, proposals: Proposals, memory: Tensor, positions: Tensor, mask: Tensor) -> Graded:
-        """Decode encoded clips (B, T, d) with positions (B, T, d) and mask (B, T), from M proposals."""
+    def forward(
+        self,
+        proposals: Proposals,
+        memory: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        query_mask: Tensor | None = None,
+    ) -> Graded:
+        """Decode encoded clips (B, T, d) with positions (B, T, d) and mask (B, T), from M proposals.
+
+        No proposal reads those for which ``query_mask`` (B, M) is false.
+        """
         content, references = proposals.content, proposals.spans.detach()
         logits, spans, quality = [proposals.logits], [proposals.spans], [proposals.quality]
         sine = self.sines(references).to(content.dtype)
@@ -188,7 +198,7 @@ class GuidedDecoder(nn.Module):
             place = self.embed_place(sine)
             sine = sine * self.scale_sine(content)
             sine = sine * self.width_ratio(content).sigmoid() / given[..., 1:]
-            content = layer(content, place, sine, memory, positions, mask)
+            content = layer(content, place, sine, memory, positions, mask, query_mask)
             state = self.norm(content)
             logits.append(self.read_class(state).squeeze(-1))
             spans.append((self.read_span(state) + logit(references)).sigmoid())

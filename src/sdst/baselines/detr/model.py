@@ -123,7 +123,10 @@ class DetrModel(nn.Module, ABC):
         output = self.ground(
             self.inputs(video, video_mask, text, text_mask), labels if self.training else None
         )
-        mapped: dict[str, Any] = {"references": self.to_video(output.references, video_mask, num_clips)}
+        mapped: dict[str, Any] = {}
+        for name in output.spans:
+            if (spans := getattr(output, name)) is not None:
+                mapped[name] = self.to_video(spans, video_mask, num_clips)
         for name in output.per_clip:
             if (scores := getattr(output, name)) is not None:
                 mapped[name] = self.inputs.to_all_clips(scores, video_mask)
