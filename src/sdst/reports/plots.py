@@ -164,7 +164,9 @@ def _draw_learning(results: Results, figure: Figure) -> None:
             label = f"{label}, {seeds} seeds" if seeds > 1 else label
             axes.plot(np.arange(1, len(values) + 1), values, style, color=colour, label=label)
     axes.locator_params(axis="x", integer=True)
-    _label(axes, "after each epoch, mean over the seeds", "epoch", "selecting metric")
+    chosen = [run.metrics["selected"] for run in results.runs if run.status == "finished"]
+    metric = ", ".join(dict.fromkeys(f"{each['split']} {each['metric']}" for each in chosen))
+    _label(axes, "after each epoch, mean over the seeds", "epoch", metric)
 
 
 def _draw_offsets(results: Results, figure: Figure) -> None:
