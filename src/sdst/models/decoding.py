@@ -194,7 +194,7 @@ def suppress(windows_se: Tensor, scores: Tensor, decoding: Decoding) -> Tensor:
 
     given, samples = scores, torch.arange(len(scores), device=scores.device)
     left = scores > -torch.inf
-    for _ in range(scores.shape[1]):
+    for _ in range(max(left.sum(dim=1).tolist(), default=0)):
         best = scores.masked_fill(~left, -torch.inf).argmax(dim=1)
         left[samples, best] = False
         scores = torch.where(left, scores * factors[samples, best], scores)
