@@ -1,5 +1,6 @@
 """The README shows the numbers that are committed beside the code."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -24,3 +25,17 @@ def test_the_demos_numbers_are_the_committed_ones() -> None:
         expected = [str(demo["queries"][split]), *(f"{brief[metric]:.1f}" for metric in METRICS)]
         assert row(f"{method}, {name} split") == expected
     assert f"commit {demo['commit'][:7]}" in README
+
+
+def test_the_numbers_of_table_h_are_the_committed_ones() -> None:
+    with (ROOT / "experiments/results/laptop/tableH.csv").open(encoding="utf-8") as file:
+        cells = list(csv.DictReader(file))
+    methods = list(dict.fromkeys(cell["row"] for cell in cells))
+    assert (
+        f"| | {' | '.join(methods)} |".replace("w/o Tuning", "w/o tuning").replace("Ours", "SDST") in README
+    )
+    for start, key in {"R1@0.7": METRICS[1], "MR mAP": METRICS[2], "HL mAP": METRICS[3]}.items():
+        expected = [
+            f"{float(cell['mean']):.1f} ± {float(cell['std']):.1f}" for cell in cells if cell["key"] == key
+        ]
+        assert row(start) == expected
