@@ -38,7 +38,7 @@ def describe(experiments: Path) -> str:
         commit = measured["git"]["commit"][:10] if measured["git"] else "unknown"
         # Rows without share_of_gemm are ratios of configurations.
         rows = [_row(row) for row in measured["rows"] if "share_of_gemm" in row]
-        command = " ".join(measured["command"])
+        command = " ".join(["sdst", *measured["command"][1:]])  # without the folder of the program
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path}: not written by sdst bench step ({error!r}); measure again") from error
     return "\n".join(
