@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from sdst.training.optim import make_optimizer
-from sdst.types import Output, Prediction
+    from sdst.types import Output, Prediction
 
 CLIP_SECONDS = 2.0
 MOST_MOMENTS = 3

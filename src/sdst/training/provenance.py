@@ -36,7 +36,7 @@ def describe_process() -> dict[str, Any]:
     """Command, commit, versions and machine, as plain values."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "command": sys.argv,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],  # the program's folder is of no use elsewhere
         "git": _git(),
         "versions": {"python": platform.python_version(), "sdst": __version__}
         | {p: metadata.version(p) for p in PACKAGES},

@@ -31,9 +31,9 @@ def test_parameters_are_counted_by_part_without_frozen_ones() -> None:
 
 
 def test_description_is_plain_and_names_command_versions_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["sdst train", "seed=3"])
+    monkeypatch.setattr(sys, "argv", ["/home/me/bin/sdst", "train", "seed=3"])
     facts = json.loads(json.dumps(describe_run(nn.Linear(1, 1))))
-    assert facts["command"] == ["sdst train", "seed=3"]
+    assert facts["command"] == ["sdst", "train", "seed=3"]
     versions = facts["versions"]
     assert versions.pop("python") == ".".join(map(str, sys.version_info[:3]))
     assert {"sdst", "torch", "lightning", "numpy"} <= set(versions)
