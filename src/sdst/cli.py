@@ -41,7 +41,7 @@ COMMANDS = {
     ),
     "serve": (
         "sdst.serve.commands",
-        "open a page on this machine: drop a video, ask about it, play the moments",
+        "serve a page on this machine: drop a video, ask about it, play the moments",
     ),
     "push": ("sdst.sharing.commands", "share a run's model: a folder, a zip file, or the Hugging Face Hub"),
     "export": ("sdst.sharing.export", "write a run's model as one file for torch.export or ONNX Runtime"),

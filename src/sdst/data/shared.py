@@ -1,4 +1,4 @@
-"""``data.cache=memory``: features in a file in shared memory, held once for all jobs of a machine.
+"""``data.cache=memory``: features in a file in shared memory, held once for all jobs of a user.
 
 The file lies in /dev/shm, whose files are main memory: they are never written to a disk, and all processes that map one
 share its pages. Each job holds a shared lock on the file. The last one to end gets the exclusive lock and removes it.

@@ -167,7 +167,7 @@ def _make_parser() -> Parser:
     parser = Parser(
         prog="sdst predict",
         description="Find the moments (start and end in seconds, score) of queries in video files or stored "
-        "features, and the saliency of every clip (a cosine: higher is more relevant, it may be negative). Prints "
+        "features, and the saliency of every clip (higher is more relevant; it may be negative). Prints "
         "JSON lines in the QVHighlights submission format.",
     )
     add = parser.add_argument
