@@ -4,7 +4,7 @@
 ``B``   samples in a batch
 ``T``   clips of a video (2 s each in QVHighlights), padded
 ``L``   tokens of a query, padded; token 0 is CLS
-``K``   refinement levels, shallow to deep
+``K``   refinement levels, in the order of ``levels.direction``
 ``M``   moment queries, or the ``A`` points of an anchor-based model
 ``G``   true moments of a sample, padded
 ``H``   attention heads; ``P`` sampling points of a head

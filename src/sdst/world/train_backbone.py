@@ -223,10 +223,10 @@ a laptop. It only knows that world; it is not InternVideo2 and was not made from
   `sdst.features.backbone.sizes.PRESETS["{NAME}"]`.
 - **Data**: {report["clips"]:,} clips of {report["scenes"]:,} scenes drawn only for this training, not in any of the
   world's splits; every fourth combination of colour, shape and motion is never shown and never named.
-- **Training**: video-text contrast, {report["steps"]:,} steps of {report["batch_size"]} clips, seed {report["seed"]},
-  AdamW; the adaptive pooling of the last block against the mean of the sentence's tokens. The first {LONE_STEPS:.0%} of
-  the steps use clips of a single thing and sentences that only name its motion. The vision tower's CLS token is not
-  aligned, as in InternVideo2.
+- **Training**: a contrastive loss between clips and sentences. It compares the adaptive pooling of the last block with
+  the mean of the sentence's tokens. {report["steps"]:,} steps of {report["batch_size"]} clips, seed {report["seed"]},
+  AdamW. The first {LONE_STEPS:.0%} of the steps use clips of a single thing and sentences that only name its motion.
+  The vision tower's CLS token is not aligned, as in InternVideo2.
   {report["seconds"] / 60:.0f} min on {report["threads"]} thread{"s" * (report["threads"] > 1)}, without drawing clips
   ({report["machine"]}, torch {report["torch"]}). The loss curve is in `training.json`; it ends at
   {report["loss"][-1][1]:.2f}.
