@@ -44,8 +44,8 @@ class Record:
             moment without length in the video is as it stands in the file.
         clip_scores: (number of 2 s clips, 3) int64 scores 0-4 of the three annotators, 0 where a clip is not
             relevant; None where the dataset has no saliency labels.
-        clip_labels: (clips, A) float64 labels of A raters, of clips spread evenly over the video: of several raters 1-5
-            (TVSum), of one 0 or 1 (YouTube Highlights); None where the dataset has none.
+        clip_labels: (clips, A) float64 labels of A raters for clips spread evenly over the video: 1-5 with several
+            raters (TVSum), 0 or 1 with one (YouTube Highlights); None where the dataset has none.
         domain: Domain of the video (TVSum, YouTube Highlights); None where the dataset has none.
     """
 
@@ -72,7 +72,7 @@ class Prediction:
         qid: The query's identifier.
         vid: The video's name.
         query: The sentence.
-        windows: (N, 3) float64 (start s, end s, score), best score first.
+        windows: (N, 3) float64 (start s, end s, score), best score first; read from a file, in the file's order.
         saliency: (T,) float64, one score per clip on any scale, higher is better; None if not predicted.
     """
 
@@ -188,7 +188,7 @@ class Output:
         actionness: (B, M) predicted best IoU of the last level's moments, in (0, 1); None without an actionness head.
         initial_references: (B, M, 2) R^0; None if the model refines no references.
         offsets: (B, K, M, H) sum over points of attention times offset (Fig. 4), in units of half a width:
-            -1 and +1 are the moment's boundaries. None unless requested, and with standard attention.
+            -1 and +1 are the moment's boundaries. None unless requested, and always None with standard attention.
         proposal_logits: (B, M) logit of "this initial reference is a moment" if the initial references are proposals
             (``pure_init``, ``mixed_init``), else None.
         denoised_logits: (B, K, N) class logits of noised true moments, N = groups × (positive, negative) × G; None

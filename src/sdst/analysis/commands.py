@@ -141,8 +141,8 @@ def _parser() -> Parser:
     add(
         "--dataset",
         choices=tuple(PROTOCOLS),
-        help="data set of a prediction file, which defines length groups and metrics (default: qvhighlights if the "
-        "annotations have saliency_scores, else charades)",
+        help="data set of a prediction file, which defines length groups and metrics (default: the one "
+        "that the keys of the annotations fit)",
     )
     add("--out", type=Path, metavar="DIR", help=f"output folder (default: {FOLDER} next to the predictions)")
     return parser

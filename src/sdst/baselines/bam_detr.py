@@ -74,7 +74,7 @@ OFFICIAL_UNUSED = (
 )
 """Beginnings of official names without effect, and at the end those of weights that have two names."""
 OVERLAPS = (0.3, 0.7)
-"""Limits between the three groups of moments whose errors of quality count alike."""
+"""Limits between the three groups of moments whose quality errors have equal weight."""
 INWARD, OUTWARD = 0.1, 0.25
 """Reach of a boundary into its moment and out of it, in lengths of the moment."""
 
@@ -136,7 +136,7 @@ def boundary_loss(output: BamDetrOutput, batch: Batch) -> Tensor:
     """Cross-entropy of "near a start" and "near an end", where near clips weigh as much as all others together.
 
     Returns:
-        Scalar: half of the mean over both boundaries of the two groups' mean losses, added; mean over samples.
+        Scalar: the mean loss of each of the two groups, averaged over groups, both boundaries and samples.
     """
     predicted = output.boundaries
     assert predicted is not None

@@ -1,4 +1,4 @@
-"""CG-DETR: clips that attend to words or to dummies, as much as the query is about them (``model=cg_detr``).
+"""CG-DETR: clips attend to words as far as the query is about them, else to dummies (``model=cg_detr``).
 
 Source: Moon et al., Correlation-Guided Query-Dependency Calibration for Video Temporal Grounding, arXiv 2023, and its
 official code: with the official weights (``convert_official``), outputs, losses and gradients are the same.
@@ -66,7 +66,7 @@ class CGCriterion(SetCriterion):
     """Losses of Moment-DETR, but ``sal`` and ``attn`` as in ``highlight_terms``, and in training three more.
 
     * ``align``: a moment is similar to its own sentence, and to the clips that are relevant;
-    * ``distill``: relevant clips attend to dummies and words as they are similar to them;
+    * ``distill``: the attention of relevant clips to dummies and words follows their similarity;
     * ``ortho``: dummies, and saliency prompts, differ from each other.
     """
 
@@ -92,7 +92,8 @@ def align_loss(output: GuidedOutput, batch: Batch) -> Tensor:
     moment with its own sentence should be highest. With the dummies' sentences, any other class may be: *reading* the
     official code, the target is class 1 for the first sample and class 0 for all others.
 
-    Membership gets no gradient where it is wrong but certain, because probabilities round to 0 or 1, as there.
+    Membership gets no gradient where it is wrong but certain, because probabilities round to 0 or 1, as in that
+    code.
     """
     own = torch.arange(len(output.moment), device=output.moment.device)
     moments = F.normalize(torch.stack([output.moment, output.rest]), dim=-1)  # (2, B, d)
@@ -162,8 +163,8 @@ class CalibratedEncoder(nn.Module):
         Args:
             given: Clips.
             attended: Dummies and words.
-            mean: (B, d) and the next from ``compare``.
-            shares: (B, T, P).
+            mean: (B, d) mean clip, from ``compare``.
+            shares: (B, T, P) share of prompts in a clip, from ``compare``.
 
         Returns:
             (B, T, d) clips, (B, d) saliency token, and (B, T, n + L) attention weights.

@@ -2,8 +2,8 @@
 
 Source: Cao et al., FlashVTG: Feature Layering and Adaptive Score Handling Network for Video Temporal Grounding,
 WACV 2025, and its official code: with the official weights (``convert_official``), outputs, losses and gradients are
-the same. CG-DETR has the same tokens, attention to words and highlight losses; R2-Tuning has the same pyramid, with one
-level less, boundaries and moment losses.
+the same. CG-DETR has the same tokens, attention to words and highlight losses; R2-Tuning has the same boundaries and
+moment losses, and the same pyramid with one level less.
 
 Two things of the official code are left out: padding changes its results, and it misses a part of the highlight losses
 (``highlight_terms``).

@@ -44,7 +44,7 @@ OFFICIAL_UNUSED = ("txt_position_embed.", "contrastive_align_")
 
 
 class DecoderLayer(TransformerLayer):
-    """Self-attention of the queries, cross-attention to the memory, feed-forward network; arguments as its base."""
+    """Self-attention of the queries, cross-attention to the memory, feed-forward network; arguments as in its base."""
 
     def __init__(
         self, dim: int, heads: int, ffn_ratio: int, dropout: float, drop_path: float, activation: nn.Module

@@ -72,7 +72,7 @@ class Pyramid(nn.Module):
         Args:
             mask: (B, T) true for clips from which points are computed.
         """
-        # In main memory, because a GPU is waited for where a shape depends on its values.
+        # In main memory, because a shape that depends on values on a GPU would have to wait for it.
         sizes = torch.tensor([mask.shape[1] // stride for stride in self.strides])
         reach = torch.tensor(list(pairwise([0, *self.strides[1:], math.inf])))
         position = torch.cat([torch.arange(size) for size in sizes.tolist()])

@@ -5,7 +5,7 @@ its official code: with the official weights (``convert_official``), outputs and
 
 Adapted, in addition to the changes in ``sdst.baselines.anchors``: in R2's block, the query first attends to the tokens
 of each clip. With one token per clip the attention weight is always 1, so its two projections are left out. The
-remaining parameters have the number that Tab. H prints.
+number of the remaining parameters is the one that Tab. H prints.
 
 ``model=last_layer`` is the same with K = 1, for the row "w/o tuning" of Tab. H. *Reading*: the paper prints the size of
 R2-Tuning for that row, so the block stays and only reads the last level.

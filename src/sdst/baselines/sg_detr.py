@@ -7,8 +7,9 @@ Checked against descriptions only, not against the official code: no official we
 formulas and losses are those of a public repository that builds on the method (github.com/chinagalaxy2002/SG_CGP,
 commit 931cad1). It was read, not run.
 
-Options: ``model.second_head=true`` adds the second head on the pyramid (``.atss``), whose positives are more queries of
-the decoder in training (``.collaborative``); ``decode.nms=fusion`` joins the moments of both (``sdst.models.fusion``).
+Options: ``model.second_head=true`` adds the second head on the pyramid (``.atss``), whose positives become further
+decoder queries in training (``.collaborative``); ``decode.nms=fusion`` joins the moments of both
+(``sdst.models.fusion``).
 
 Left out: the alignment of moment and sentence tokens, which only guides training. The published results include it,
 the second head and the fusion, and the best ones also pre-training on InterVid-MR.
@@ -16,7 +17,8 @@ the second head and the fusion, and the best ones also pre-training on InterVid-
 Adapted:
 
 * Linear layers are initialised as in the other DETR methods.
-* Keys of the decoder's self-attention read the queries' places, in the repository their projection for queries.
+* Keys of the decoder's self-attention read the queries' places; in the repository they read the projection for queries
+  of these places.
 * Collaborative queries go through the decoder by themselves; in the repository, a mask keeps them and the others apart.
 * Padding is never read; the repository pads each video to a multiple of four clips and counts these as clips.
 """
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
     from sdst.types import Batch, Output
 
 MARGIN = 0.15
-"""Difference of two clips' saliency, after a sigmoid, from which on the pair costs nothing."""
+"""A pair costs nothing if the saliency of its first clip, after a sigmoid, is higher by at least this."""
 PROPOSAL_WEIGHT = 0.5
 """Weight of the proposals' losses, that of every decoder layer being 1."""
 SECOND_WEIGHTS = {"cls": 0.4, "l1": 0.01, "iou": 2.0, "act": 0.5}
@@ -203,7 +205,8 @@ def highlight_loss(
 ) -> Tensor:
     """Sum of the cross-entropy of relevant clips and of wrong words, of margins and of ranks.
 
-    A sample whose next sample is about the same source video has no wrong words, and ranks of its own.
+    A sample whose next sample is about the same source video has no wrong words; the ranks of such samples are averaged
+    separately.
 
     Args:
         scores: (B, T) saliency.
@@ -236,7 +239,7 @@ class SGDETR(DetrModel):
         decoder_layers: Number of decoder layers.
         num_queries: M.
         prior: Initial class probability.
-        second_head: Whether a second head detects moments on the pyramid, whose assignment of points gives the decoder
+        second_head: Whether a second head detects moments on the pyramid; its assignment of points gives the decoder
             further queries in training.
         drop_path: Probability of dropping a whole residual update.
         max_words: Number of words that are read; None for all.
@@ -345,5 +348,5 @@ class SGDETR(DetrModel):
 
 
 def amplified(memory: Tensor, saliency: Tensor) -> Tensor:
-    """Add to each clip (B, T, d) its own embedding in the measure of its saliency (B, T)."""
+    """Multiply each clip (B, T, d) by 1 + the sigmoid of its saliency (B, T)."""
     return memory * (1 + saliency.sigmoid().unsqueeze(-1))

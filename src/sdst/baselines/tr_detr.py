@@ -150,7 +150,7 @@ class Fuser(nn.Module):
 
 
 class Highlighter(nn.Linear):
-    """Sum of the outputs of a linear layer, which is one product with the sum of its rows."""
+    """Sum of the outputs of a linear layer, divided by √d; it is computed as one product with the sum of its rows."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map clips (B, T, d) to scores (B, T)."""

@@ -132,7 +132,7 @@ def assign_clips(anchors: Anchors, batch: Batch) -> Tensor:
     Returns:
         (B, A) int64 index of the clip's moment, -1 if there is none.
     """
-    # One absent moment more, so that there is one to take the maximum of.
+    # One extra moment that does not exist, so that there is a maximum if G = 0.
     moments, moment_mask = F.pad(batch.moments, (0, 0, 0, 1)), F.pad(batch.moment_mask, (0, 1))
     start, end = (
         (cw_to_se(moments) * batch.num_clips.view(-1, 1, 1)).unsqueeze(1).unbind(dim=-1)
@@ -178,7 +178,7 @@ class UniVTG(DetrModel):
         encoder_layers: Number of encoder layers.
         point: Place of a clip's point in the clip, from 0 at its start to 1 at its end. The official value is half of
             the clip's seconds, so 1 for clips of 2 s and 0.5 for clips of 1 s. For clips longer than 2 s the official
-            points would lie in later clips, the last ones behind the video, so 1 is the most.
+            points would lie in later clips, and the last ones after the end of the video, so 1 is the upper limit.
         add_class: Whether the class probability is added to the saliency, as in the official evaluation.
 
     Raises:

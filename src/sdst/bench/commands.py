@@ -36,7 +36,7 @@ AXES = {
 }
 """Quantities that grow in ``sdst bench scale``, one at a time -> measured sizes."""
 GPU_SECONDS = 460
-"""Time of ``sdst bench gpu``: a part that must be ended takes a moment longer, and all shall end within 8 minutes."""
+"""Time of ``sdst bench gpu``, below 8 minutes: a part that is ended at its limit takes a moment longer."""
 
 
 def main(argv: Sequence[str]) -> int:

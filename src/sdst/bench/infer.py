@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def bench_infer(configurations: Mapping[str, Sequence[str]], shape: Shape, rounds: int) -> list[Row]:
-    """Five rows per configuration; further configurations also have the ratio of the first one's time to theirs.
+    """Five rows per configuration, or two with a batch of one query.
+
+    Further configurations also have the ratio of the first one's time to theirs.
 
     Args:
         configurations: Name -> overrides.

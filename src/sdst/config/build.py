@@ -25,8 +25,8 @@ def build(node: DictConfig, /, **arguments: Any) -> Any:
     """Instantiate a node's ``_target_`` with further arguments.
 
     Raises:
-        UserError: A configuration must not build the target, a value does not have the type of the constructor's
-            annotation, or the constructor refuses it.
+        UserError: The target is not one that a configuration may build, a value does not have the type of the
+            constructor's annotation, or the constructor refuses it.
     """
     _check_types(node)
     try:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-# Hydra merges conf/hydra/launcher/X.yaml onto the plugin's options of the same name, which checks names and types, and
-# warns that it does. The filter is set at import because a launcher's processes compose too.
+# Hydra merges conf/hydra/launcher/X.yaml onto the plugin's options of the same name. This checks names and types, but
+# Hydra warns that it does so. The filter is set at import because a launcher's processes compose too.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
 EXPECTED = {"Float": "a number", "Integer": "a whole number"}
@@ -61,15 +61,18 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """Compose the configuration that ``sdst train`` uses with these overrides.
 
     Raises:
-        UserError: An override names an unknown option, or gives a group no choice.
+        UserError: An override names an unknown option, or gives a group no choice or one that it lacks.
     """
-    config = _compose(overrides)
+    try:
+        config = _compose(overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error) from error
     check_keys(config)
     return config
 
 
 def check_keys(config: DictConfig) -> None:
-    """Refuse a key that the schema lacks; ``+key=value`` adds any key, which nothing would read.
+    """Refuse a key that the schema lacks; ``+key=value`` can add any key, but nothing would read it.
 
     The constructors of model, data module, trainer and loggers refuse unknown arguments themselves.
 
@@ -225,7 +228,7 @@ def _owners(key: str, groups: dict[str, list[str]]) -> list[str]:
 
 
 def _is_in_a_file(option: str) -> bool:
-    """Whether any file of the configuration has this option; composing each choice to see takes a second."""
+    """Whether any file of the configuration has this option. Composing each choice to find out would take a second."""
     files = conf_dir().rglob("*.yaml")
     return any(re.search(rf"\b{re.escape(option)}:", file.read_text(encoding="utf-8")) for file in files)
 

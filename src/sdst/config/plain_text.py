@@ -30,7 +30,7 @@ def unquoted(value: str) -> str:
 
 
 def readable(override: str, *, is_multirun: bool) -> str:
-    """An override as Hydra reads it: the value of a path or name in quotes where that is what was meant.
+    """An override for Hydra, in which the value of a path or name is quoted if it was meant literally.
 
     That is so if Hydra's grammar has no such value (``data.features=特征.h5``), if it would be a number
     (``name=007``), and, in a single run, if it looks like several values but cannot be (``epoch=3,step=99.h5``, or a

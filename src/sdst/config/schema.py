@@ -23,18 +23,18 @@ SCORES = ("auto", "both", "class", "actionness")
 class Levels:
     """Which backbone layers the model reads, counted back from the last one stored.
 
-    A tower of which a single layer is stored, as in most published features, gives that layer K times, like ``last``.
+    If only one layer of a tower is stored, as in most published features, that layer is read K times, as with ``last``.
 
     Attributes:
         count: Number of levels K.
         source: ``intermediate`` layers, or the ``last`` layer K times, of both towers.
         stride: Distance between neighbouring levels, in layers of the video tower (Tab. 4).
         text_stride: The same in the text tower. *Reading*: 1, whatever ``stride`` is. Tab. 4 studies how the
-            pooling of eq. 15 works on shallower layers, and only the video tower is pooled; the text levels are
-            always the last K of its layers.
+            pooling of eq. 15 works on shallower layers, and only the video tower is pooled; so the text levels are
+            always the last K layers of the text tower.
         direction: ``ascending`` makes level 1 the shallowest, ``descending`` the deepest. *Reading*: descending for
-            SDST, as in R2-Tuning's recurrence; so SDST also learns sooner (docs/learning.md). The baselines take their
-            levels ascending, and R2-Tuning reverses them itself. The last layer repeated is the same in either.
+            SDST, as in R2-Tuning's recurrence; this also makes SDST learn sooner (docs/learning.md). The baselines take
+            their levels ascending, and R2-Tuning reverses them itself. With ``last``, both directions are the same.
 
     Raises:
         UserError: A value is out of range.
@@ -78,10 +78,10 @@ class LossConfig:
     Attributes:
         weights: Weight of each term. A head that only a term of weight 0 trains is excluded from matching and scoring.
         match_weights: Weights of the costs that match queries with true moments.
-        alpha: Share of the positives in the focal loss; null for no balancing.
+        alpha: Weight of positives in the focal loss, where negatives have 1 - alpha; null gives both weight 1.
         gamma: Exponent of the focal loss.
         temperature: Temperature of the contrastive losses, saliency and alignment.
-        over_levels: How ``cls``, ``l1`` and ``iou`` of the K levels are put together: ``sum``, like DETR's auxiliary
+        over_levels: How ``cls``, ``l1`` and ``iou`` of the K levels are combined: ``sum``, like DETR's auxiliary
             losses, or ``mean``, which keeps the balance of MR and HD for any K. *Reading*: sum.
     """
 
@@ -112,8 +112,8 @@ class Optimization:
         weight_decay: Weight decay of AdamW, on every parameter.
         warmup_steps: Steps of linear warm-up.
         warmup_ratio: Factor on ``lr`` at the first step.
-        decay_epochs: Number of epochs between two falls of the rate, or the epochs after which it falls, such as
-            ``[30, 45]``; it never falls with ``[]``.
+        decay_epochs: Number of epochs between two falls of the rate, or a list of the epochs after which it falls, such
+            as ``[30, 45]``; with ``[]`` it never falls.
         decay: Factor on the rate at each fall.
 
     Raises:
@@ -160,11 +160,12 @@ class Decoding:
             joins overlapping windows, also those of a second head (``sdst.models.fusion``).
         sigma: Width of the Gaussian.
         iou_threshold: Windows with an IoU above it lose score, or are joined; 0 for all that overlap.
-        round_to: Starts and ends are rounded to multiples of so many seconds; null keeps them.
-        max_moments: Number of moments to keep, by score before NMS (``drop`` and ``fusion``: after it); null for all, 0
-            for data sets without moments, whose runs train no moment loss.
-        score: Score that ranks the moments: ``both`` class probability and actionness (eq. 23), or one of them if
-            the loss of the other is off (Tab. E); ``auto`` is resolved before training, from the loss weights.
+        round_to: Starts and ends are rounded to multiples of this many seconds; null keeps them.
+        max_moments: Number of moments to keep, chosen by score before NMS (with ``drop`` and ``fusion``, after it);
+            null for all, 0 for data sets without moments, whose runs train no moment loss.
+        score: Score that ranks the moments: ``both`` class probability and actionness (eq. 23), or ``class`` or
+            ``actionness`` alone if the loss of the other is off (Tab. E); ``auto`` is resolved before training, from
+            the loss weights.
 
     Raises:
         UserError: A value is out of range.
@@ -236,8 +237,8 @@ class TrainConfig:
         compile: Backend of ``torch.compile`` (``inductor``), or null for eager execution.
         compile_mode: ``reduce-overhead`` captures the compiled model in CUDA graphs, one for each shape of a batch (see
             ``data.pad_to``), where there is a GPU for it; null compiles without them.
-        recompute: Compute most activations twice in training instead of keeping them: four tenths of the memory for
-            a quarter more time, and the same result.
+        recompute: Compute most activations twice in training instead of keeping them: activations then take four tenths
+            of the memory, and training a quarter more time, with the same result.
         levels: Backbone layers that the model reads.
         loss: Loss weights and constants.
         optim: Optimizer and schedule.

@@ -1,4 +1,4 @@
-"""Hydra's sources of configurations without repeated work, which takes a third of each composition."""
+"""Hydra's configuration sources, without the repeated work that takes a third of each composition."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class StructuredConfigSource(structured_config_source.StructuredConfigSource):
 
 
 def use_quick_sources() -> None:
-    """Let Hydra read files and schemas through these classes. It knows the second one by its name."""
+    """Let Hydra read files and schemas through these classes. Hydra recognises the second one by its class name."""
     quick: tuple[type[ConfigSource], ...] = (FileConfigSource, StructuredConfigSource)
     for source in quick:
         SourcesRegistry.instance().types[source.scheme()] = source

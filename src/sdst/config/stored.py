@@ -40,7 +40,7 @@ OF_ATTENTION = {
     "cnn_depth": ("cnn_depth", 2),
     "rdsa_dim": ("query_dim", 64),
 }
-"""Former option of SDST, which is one of its attention today -> its name there, and its default."""
+"""Former option of SDST that today is an option of its attention -> its name there, and its default."""
 ATTENTIONS: dict[str, dict[str, Any]] = {
     "rdsa": {"_target_": "sdst.models.attention.RDSA"},
     "deformable": {"_target_": "sdst.models.attention.Deformable", "start": "learned"},
@@ -61,7 +61,7 @@ AS_BEFORE: dict[str, dict[str, Any]] = {
     "sdst.models.attention.RDSA": {"spread": "circle"},
     "sdst.models.attention.Deformable": {"select_from": "first", "with_place": False, "spread": "circle"},
 }
-"""Class -> later options, with the values under which it does what it did before it had them."""
+"""Class -> the options that it got later, with the values that keep its earlier behaviour."""
 
 
 def stored_config(path: Path) -> DictConfig:
@@ -113,13 +113,13 @@ def _with_new_names(values: dict[str, Any]) -> dict[str, Any]:
             model = _with_attention(model)
         new["model"] = _with_later_options(model)
     logger = new.get("logger")
-    if isinstance(logger, dict) and "_target_" in logger:  # runs of before had a single logger
+    if isinstance(logger, dict) and "_target_" in logger:  # earlier runs had a single logger
         new["logger"] = {"wandb" if logger["_target_"] in NEW_TARGETS.values() else "csv": logger}
     return new
 
 
 def _with_attention(model: dict[str, Any]) -> dict[str, Any]:
-    """A stored model of before, with the options of its attention in a node of their own."""
+    """A stored model of an earlier version, with the options of its attention in a node of their own."""
     kept = {name: value for name, value in model.items() if name not in OF_ATTENTION}
     attention = dict(ATTENTIONS[model["attention"]])
     used = {"rdsa": tuple(OF_ATTENTION), "standard": ()}.get(model["attention"], ("num_points",))
@@ -137,7 +137,7 @@ def _with_later_options(node: Any) -> Any:
 
 
 def _without_later_options(node: Any) -> Any:
-    """The same node without them, where they say what the class did before."""
+    """A node and those below it, without later options whose values keep the earlier behaviour."""
     if not isinstance(node, dict):
         return node
     before = AS_BEFORE.get(str(node.get("_target_")), {})

@@ -33,13 +33,13 @@ LONGEST = 80
 
 
 def words(overrides: Iterable[str]) -> dict[str, str]:
-    """Option -> value of the overrides that say what a run is, the last of an option counts."""
+    """Option -> value of the overrides that say what a run is; the last override of an option counts."""
     pairs = (override.lstrip("+~").partition("=") for override in overrides)
     return {key: value for key, _, value in pairs if not key.startswith(PLACES)}
 
 
 def differing(runs: Sequence[Mapping[str, str]]) -> list[str]:
-    """Options in which the runs differ, in the order in which they first appear; one that is missing counts too."""
+    """Options in which the runs differ, in the order in which they first appear; one that only some have differs."""
     keys = dict.fromkeys(key for run in runs for key in run)
     return [key for key in keys if len({run.get(key) for run in runs}) > 1]
 

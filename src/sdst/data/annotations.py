@@ -35,16 +35,16 @@ TVSUM_RATERS = 20
 
 @dataclass
 class Repairs:
-    """Repairs made and oddities found while reading a file: number and first rows of each kind. False without any."""
+    """Repairs made and oddities found while reading a file: number and first rows of each kind. False if none."""
 
     counts: Counter[str] = field(default_factory=Counter)
     rows: defaultdict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, kind: str, row: Row, count: int) -> None:
-        """Note ``count`` windows, or the duration, of a row."""
+        """Note a repair or oddity of ``count`` of a row's windows, or of its duration."""
         if count:
             self.counts[kind] += count
-            if len(self.rows[kind]) <= MOST_NAMED:  # the rows of a large file need much memory
+            if len(self.rows[kind]) <= MOST_NAMED:  # keeping all rows of a large file would need much memory
                 self.rows[kind].append(row)
 
     def __bool__(self) -> bool:
@@ -73,9 +73,10 @@ class Annotations:
 def read_annotations(path: str | Path) -> Annotations:
     """Read an annotation file of any data set, with or without labels.
 
-    Windows given as (end, start) are swapped, and windows that reach out of the video are cut to it; both are
-    counted. Windows without length in the video are counted and kept as they stand: the official evaluation counts
-    them too, though nobody can hit one without length (see ``moments_inside``). Blanks around a query are removed.
+    Windows given as (end, start) are swapped, and windows that extend beyond the video are cut to it; both are
+    counted. Windows that have no length inside the video are counted and kept as they stand, because the official
+    evaluation counts them too, though no prediction can hit one whose length is 0 (see ``moments_inside``). Blanks
+    around a query are removed.
 
     Raises:
         UserError: The file cannot be read, or rows lack a field, have a field of the wrong type, or contradict
@@ -112,12 +113,13 @@ def moments_inside(record: Record) -> NDArray[np.float64]:
 
 
 def clips_of(record: Record, clip_seconds: float, stored: int | None = None) -> float:
-    """Length of a video in clips, not rounded: its labels per clip say it, else its duration.
+    """Length of a video in clips, not rounded: the number of its labels per clip, or its duration / clip length.
 
     Args:
         record: The annotation.
         clip_seconds: Length of a clip.
-        stored: Number of clips of its features. Where these are not one per label, the duration counts.
+        stored: Number of clips of its features. If that differs from the number of labels by more than one, the
+            duration counts.
     """
     if record.clip_labels is not None and (stored is None or abs(stored - len(record.clip_labels)) <= 1):
         return len(record.clip_labels)
@@ -127,8 +129,8 @@ def clips_of(record: Record, clip_seconds: float, stored: int | None = None) -> 
 def label_saliency(labels: NDArray[np.float64]) -> NDArray[np.float64]:
     """(T,) target saliency in [0, 1] of (T, A) ``clip_labels``.
 
-    Several raters rate 1 to 5, as in TVSum: their mean, scaled to [0, 1], as in QD-DETR. One rater says 0 or 1;
-    numbers below 0 count as 0.
+    With several raters, who rate 1 to 5 as in TVSum, it is their mean, scaled to [0, 1] as in QD-DETR. With one rater,
+    it is the label, 0 or 1; numbers below 0 count as 0.
     """
     mean = labels.mean(axis=1)
     target: NDArray[np.float64] = ((mean - 1) / 4 if labels.shape[1] > 1 else mean).clip(0, 1)

@@ -48,7 +48,7 @@ class GroundingDataModule(L.LightningDataModule):
         pooling: Pooling of the features: ``adaptive``, ``avg`` or ``cls`` (Tab. 3).
         clip_seconds: Clip length in seconds; must equal the store's.
         min_duration: Duration in seconds below which a video is left out of training (App. A).
-        batch_size: Queries per step.
+        batch_size: Queries per step of a process.
         repeat: Passes over the training split per epoch, each in an order of its own.
         num_workers: Number of loader processes; ``cache=device`` needs none and starts none.
         cache: Where the features are held: ``none`` reads them from the file for each batch, ``memory`` holds them once
@@ -313,7 +313,7 @@ class GroundingDataModule(L.LightningDataModule):
 
     @cached_property
     def annotation_hashes(self) -> dict[str, str]:
-        """Split -> SHA-256 of its annotation file, as it is at the first call; a script may lack a split's file."""
+        """Split -> SHA-256 of its annotation file at the first call; files that a script lacks are left out."""
         return {
             split: hashlib.sha256(Path(path).read_bytes()).hexdigest()
             for split, path in self.paths.items()
@@ -335,7 +335,8 @@ class GroundingDataModule(L.LightningDataModule):
 
         Raises:
             UserError: An annotation file has changed, so the run would go on with other samples, or choose the best
-                epoch among epochs that were scored against other moments. Older checkpoints do not know.
+                epoch among epochs that were scored against other moments. Older checkpoints hold no
+                hashes and are not checked.
         """
         for split, begun in state_dict.get("annotations", {}).items():
             if self.annotation_hashes.get(split, begun) != begun:

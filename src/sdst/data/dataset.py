@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch.utils.data import Dataset
 
-from sdst.data.annotations import clips_of, label_saliency, moments_inside
+from sdst.data.annotations import LABELLED_CLIP_SECONDS, clips_of, label_saliency, moments_inside
 from sdst.errors import UserError
 from sdst.spans import count_clips, regrid, se_to_cw
 
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
     from sdst.data.store import FeatureStore
     from sdst.types import Record
-
-SCORED_CLIP_SECONDS = 2.0
-"""Length of the clips that the annotators of QVHighlights scored."""
 
 MOST_CUT = 0.5
 """Share of the rows above which longer features are not cut, because their clips must be shorter than stated."""
@@ -107,7 +104,7 @@ def saliency_target(record: Record, num_clips: int, clip_seconds: float) -> NDAr
     target = np.zeros(num_clips, dtype=np.float32)
     if record.clip_scores is not None:
         # Each score covers 2 s of video, whatever the length of feature clips.
-        scored = ((np.arange(num_clips) + 0.5) * clip_seconds / SCORED_CLIP_SECONDS).astype(int)
+        scored = ((np.arange(num_clips) + 0.5) * clip_seconds / LABELLED_CLIP_SECONDS).astype(int)
         known = scored < len(record.clip_scores)
         target[known] = record.clip_scores[scored[known]].sum(axis=1) / 12
     elif record.clip_labels is not None:
@@ -123,7 +120,7 @@ def saliency_target(record: Record, num_clips: int, clip_seconds: float) -> NDAr
 def _longer_features(
     records: Sequence[Record], num_stored: Mapping[str, int], clip_seconds: float
 ) -> UserError:
-    """Features that are more than a clip longer than annotated: how many, and the first three."""
+    """The error about features that are more than a clip longer than annotated: how many, and the first three."""
     expected = {record.vid: count_clips(record.duration, clip_seconds) for record in records}
     longer = [vid for vid in expected if num_stored[vid] - expected[vid] > 1]
     first = ", ".join(f"{vid}: {num_stored[vid]} clips, not {expected[vid]}" for vid in longer[:3])
@@ -138,7 +135,8 @@ class GroundingDataset(Dataset[Sample]):
     """Records with their features.
 
     A key is (pass, index). In training the positive and the negative clip are drawn from a generator seeded by (seed,
-    pass, index), so they depend on neither workers nor batches; in evaluation they are the first of the most salient.
+    pass, index), so they depend on neither workers nor batches. In evaluation each is the most salient
+    candidate, the first one if several are.
 
     Args:
         records: Annotations; every video and query must be in the store.

@@ -80,7 +80,7 @@ class Row:
         return array.astype(np.int64, copy=False)
 
     def table(self, key: str) -> NDArray[np.float64]:
-        """A list of numbers or of lists of equally many, as a float64 (N, A) array; axes of length 1 do not count."""
+        """A list of numbers, or of lists of equal length, as a float64 (N, A) array; axes of length 1 do not count."""
         value = self._get(key)
         try:
             array = np.array(value)

@@ -59,8 +59,8 @@ class DeviceFeatures:
 class DeviceBatches(Dataset[tuple[int, int]]):
     """Batches on the device, equal to those that ``collate`` makes of a dataset's samples.
 
-    An item is a key (pass, index) itself; ``collate`` makes the batch of several. One small tensor with the chosen
-    samples goes to the device for each batch, and no step waits for it.
+    An item is only its key (pass, index); ``collate`` makes a batch from several keys. For each batch, one small tensor
+    with the chosen samples goes to the device, and no step waits for it.
 
     Args:
         dataset: The samples.

@@ -27,7 +27,7 @@ GB = 1e9
 class Table:
     """Where the videos or the queries of a feature file lie among the rows of an array (R, D).
 
-    Row 0 is zero and stands for padding. A layer that several levels read is there once.
+    Row 0 is zero and stands for padding. A layer that several levels read is stored once.
 
     Attributes:
         width: D.
@@ -119,7 +119,7 @@ def require_room(option: str, needed: int, free: int, where: str, advice: str) -
         needed: Bytes of the features.
         free: Bytes that are free.
         where: The place, for the message.
-        advice: What else to do than to leave the option out.
+        advice: What the user can do, besides leaving the option out.
 
     Raises:
         UserError: More bytes are needed than are free.
@@ -142,5 +142,5 @@ def available_memory() -> int:
         kinds = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except OSError:  # no container, or another version of cgroups
         return free
-    used = int(kinds["anon"]) + int(kinds["shmem"])  # the page cache gives way
+    used = int(kinds["anon"]) + int(kinds["shmem"])  # the system frees the page cache when needed
     return free if limit == "max" else min(free, int(limit) - used)

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # a folder of this user within it is used
 OPTION = "data.cache=memory"
 COMPLETE = b"sdst features 1\n"
-"""End of a complete file: rows of videos, rows of queries, JSON, the JSON's length in 8 bytes, and this."""
+"""Last bytes of a complete file, after the rows of videos, the rows of queries, JSON, and its length in 8 bytes."""
 
 
 class SharedFeatures:
@@ -128,8 +128,8 @@ def _folder() -> Path:
 def _key(store: FeatureStore) -> str:
     """Name of the shared file: the same for the same feature file, layers and pooling.
 
-    The fingerprint of a feature file would not do, because it reads a few items only: a file of which others have
-    changed would be taken for the one before.
+    A fingerprint would not do, because it reads only a few items of a feature file: if other items have changed, the
+    file would be taken for the old one.
     """
     file = store.info.path.stat()
     version = [file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns]
@@ -203,7 +203,7 @@ def _is_complete(file: IO[bytes]) -> bool:
 
 
 def _is_at(path: Path, file: IO[bytes]) -> bool:
-    """Whether an open file still has its name, or was removed before this process had its lock."""
+    """Whether an open file still has its name; another process may have removed it before this one had its lock."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

@@ -63,7 +63,7 @@ class FeatureStore:
         pooling: The pooling.
         video_layers: The K wanted layers of the video tower.
         text_layers: The same of the text tower.
-        shared: The same features in shared memory, which are read instead of the file; None without.
+        shared: The same features in shared memory, which are read instead of the file; None if they are not held there.
 
     Raises:
         UserError: The file cannot be used (see ``read_info``), or lacks the pooling or a layer.
@@ -169,7 +169,7 @@ class FeatureStore:
         return hashes
 
     def require_queries(self, records: Iterable[Record]) -> None:
-        """Check that the stored features are of these queries, if they state one, and not of others with the same ids.
+        """Check that the stored features are of these texts, not of others with the same ids; skips empty queries.
 
         Raises:
             UserError: Some are of other queries; the message has their number and the first one.

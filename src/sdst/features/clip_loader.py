@@ -78,7 +78,7 @@ class _ClipBatches(IterableDataset[ClipBatch]):
                     yield ClipBatch(vid, torch.stack(clips), reader.frames_decoded - reported)
                     reported = reader.frames_decoded
                     clips.clear()
-        except Exception as error:  # whatever one video causes, the others are still read
+        except Exception as error:  # whatever error a video causes, the others are still read
             reason = str(error)
             if not isinstance(error, VideoError):
                 words = " ".join(f"{type(error).__name__}: {error}".split())

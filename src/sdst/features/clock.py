@@ -86,7 +86,7 @@ class Clock:
 
     @property
     def can_seek(self) -> bool:
-        """Whether one can seek by timestamps: if they are unique, and every picture has one (not in MPEG-PS)."""
+        """Whether one can seek by timestamps: they must be unique, and each picture must have one (not in MPEG-PS)."""
         return self.zero is not None and not self.jumped and self._container.format.name != "mpeg"
 
     @property
@@ -154,7 +154,7 @@ class Clock:
             if packet.dts is not None or packet.pts is not None:
                 self._place(packet)
                 if packet.size == 0:
-                    continue  # AVI: the picture stays. A decoder would take it for the end.
+                    continue  # in AVI, an empty packet repeats the picture; a decoder would take it for the end
             yield packet
 
     def _find_zero(self) -> float | None:

@@ -149,7 +149,7 @@ def _extract(
             usable = [r for r in records if r.vid in paths and r.vid not in encoded.failures]
             task = progress.add_task("queries", total=len(usable))
             encode_queries(backbone, usable, writer, text_layers, lambda count: progress.advance(task, count))
-        # Those of an interrupted run were measured in clips.
+        # Of videos that an interrupted run has written, the length is known in whole clips only.
         lengths = {
             vid: writer.num_clips(vid, args.pooling[0]) * spec.clip_seconds
             for vid in paths

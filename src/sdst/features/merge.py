@@ -43,7 +43,7 @@ def merge(inputs: Sequence[Path], out: Path, *, all_shards: bool = True) -> None
     Args:
         inputs: Feature files.
         out: Feature file to write.
-        all_shards: Whether to refuse some shards of an extraction without the others.
+        all_shards: Whether to refuse an extraction's shards if some of them are missing.
 
     Raises:
         UserError: An input cannot be read; the inputs were made with different settings; two inputs hold the same
@@ -99,7 +99,7 @@ def _differences(first: StoreInfo, other: StoreInfo) -> str:
 
 
 def _require_all_shards(inputs: Sequence[Path]) -> None:
-    """Refuse inputs that lack a shard, which would otherwise show only in training."""
+    """Refuse inputs that lack a shard; otherwise the gap would show only in training."""
     matches = [re.fullmatch(r"(.*)\.shard-(\d+)-of-(\d+)", path.stem) for path in inputs]
     given = {(match[1], int(match[3])): set[int]() for match in matches if match}
     for match in matches:

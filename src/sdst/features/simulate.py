@@ -59,8 +59,8 @@ NUM_VIDEO_LAYERS, NUM_TEXT_LAYERS = 40, 19  # InternVideo2-1B and its BERT
 
 VIDEO_NOISE, TEXT_NOISE = 1.5, 0.6  # norm of a layer's own noise, in concept space
 STEADY_SHARE = 0.7  # of the squared norm of video noise: the part that changes slowly
-BEST_LAYER = 0.5  # share of the concepts that the last layer sees best, and each shallower one of those left
-LAYERS_SEEN = 1.5  # distance in layers at which a concept's gain has fallen to 1/e, above the least
+BEST_LAYER = 0.5  # share of the concepts that the last layer sees best, the one before of the rest, and so on
+LAYERS_SEEN = 1.5  # distance in layers at which a concept's gain above LEAST_GAIN has fallen to 1/e
 LEAST_GAIN = 0.2
 LAYER_SHARE = 0.5  # weight of a layer's own map; the rest is shared by all layers
 VIDEO_CONE, TEXT_CONE = 1.3, 0.8  # norm of the common direction, about that of concepts and noise together

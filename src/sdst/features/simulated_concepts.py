@@ -29,7 +29,7 @@ COMMON_WORDS = (
     *("white", "black", "red", "blue", "shirt", "hat", "city", "beach", "book", "store", "train"),
     *("talks", "walks", "sits", "stands", "holds", "eats", "drinks", "drives", "opens", "cooks"),
 )
-"""Words of distractors, which queries have, too."""
+"""Words of distractors; real queries use them too."""
 STOP_WORD_GAIN = 0.3
 CONTEXT_SHARE = 0.3  # weight of the whole query in each of its words
 EVENT_GAIN = (1.0, 1.5)  # strength of a query, near miss or other event in its video, drawn for each
@@ -58,7 +58,7 @@ def video_concepts(rows: Sequence[Record], clip_seconds: float, seed: int) -> ND
 
 
 def near_miss(query: str, rng: np.random.Generator) -> NDArray[np.float32]:
-    """(C,) unit direction of an event in which half of the query's content words, at least one, are others."""
+    """(C,) unit direction of an event that differs from the query in half of its content words, at least one."""
     words = _content(query)
     others = rng.choice([word for word in COMMON_WORDS if word not in words] or COMMON_WORDS, len(words))
     changed = rng.permutation(len(words)) < (len(words) + 1) // 2
@@ -118,7 +118,7 @@ def _content(query: str) -> list[str]:
 
 
 def _somewhere(num_clips: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """(T,) 1 in a stretch of clips, 0 elsewhere; every octave of lengths up to half of T is as likely."""
+    """(T,) 1 in a stretch of clips, 0 elsewhere; all octaves of lengths up to half of T are equally likely."""
     length = round(2 ** rng.uniform(0, np.log2(max(2, num_clips / 2))))
     places = np.arange(num_clips) - rng.integers(max(1, num_clips - length + 1))
     return ((places >= 0) & (places < length)).astype(np.float32)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def usable_cores() -> int:
     """Number of cores that this process may use."""
-    # Linux alone knows which; elsewhere all are usable.
+    # Only Linux says which cores; elsewhere all of them count.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -11,7 +11,7 @@ How unusual files are read:
   times. 120 fps: most frames are decoded and not taken. The first frame is also shown before its time, and the last
   one until the file ends, e.g. while its sound goes on.
 * Rotation metadata is applied, mirroring is not. Odd sizes and sizes that change within the video are read.
-* The content decides about the format, not the file extension.
+* The content of a file decides its format, not the file extension.
 * Missing or unreadable end: if it is shorter than one clip, the last frame is repeated; otherwise the video is
   refused. The same holds for damage in the middle. In formats that state no length (MPEG-TS, AVI, raw streams) a
   missing end looks like a shorter video.
@@ -142,7 +142,7 @@ class VideoReader:
         """Yield the frame on screen at each time, decoding only what is needed.
 
         Args:
-            times: Times in seconds, increasing. Before the first frame the first is yielded, past the last the last.
+            times: Increasing times in seconds. One before the first frame yields the first, one past the last the last.
 
         Raises:
             VideoError: The file cannot be opened or no frame decodes.

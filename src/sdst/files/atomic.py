@@ -30,8 +30,8 @@ def atomic_path(path: str | Path, *, alone: bool = False) -> Iterator[Path]:
 
     Args:
         path: The file to write.
-        alone: Whether no other process writes this file now. If so, the temporary file of a killed process is
-            overwritten instead of left behind.
+        alone: Whether no other process writes this file now. If so, the temporary file always has the same name, so
+            what a killed process left behind is overwritten.
 
     Raises:
         UserError: The file cannot be written.
@@ -57,7 +57,7 @@ def atomic_path(path: str | Path, *, alone: bool = False) -> Iterator[Path]:
 
 
 def _remove_of_dead_processes(target: Path) -> None:
-    """Remove the temporary files of this file that processes of this machine which no longer run have left behind."""
+    """Remove the temporary files beside this file that dead processes of this machine have left behind."""
     prefix = _own_prefix(target)
     for path in target.parent.glob(f"{glob.escape(prefix)}*.tmp"):
         number = path.name.removeprefix(prefix).removesuffix(".tmp")

@@ -1,4 +1,4 @@
-"""Child processes that end with their parent, however it ends, and leave Ctrl-C to it; and their death in one line."""
+"""Child processes that end with their parent, however it ends, and ignore Ctrl-C; the one-line error if one dies."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def _watch(_pid: int) -> None:
 
 
 def _wait() -> None:
-    # A child of multiprocessing has a pipe that its parent's end closes; one of joblib knows its parent's number only,
-    # which differs from that of its present parent if the first has already died.
+    # A child of multiprocessing has a pipe that closes when its parent ends. A child of joblib only knows its parent's
+    # number; if that parent has already died, the number of the present one differs from it.
     known = parent_process()
     if known is not None and known.sentinel is not None:
         connection.wait([known.sentinel])

@@ -1,4 +1,4 @@
-"""Text that users bring: UTF-8 with or without a byte order mark; other formats are refused by their names."""
+"""Text that users bring: UTF-8 with or without a byte order mark. Other formats are recognised, named and refused."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def open_text(path: str | Path) -> Iterator[TextIO]:
     """Open a text file, without its byte order mark; pipes are read too.
 
     Raises:
-        UserError: The file cannot be read or is not UTF-8 text, which may come to light while it is read.
+        UserError: The file cannot be read or is not UTF-8 text, which may be noticed only while it is read.
     """
     if "\0" in str(path):
         raise UserError(f"{str(path)!r}: must be a valid path, but it has a null character; correct it")
@@ -74,5 +74,5 @@ def read_text(path: str | Path) -> str:
 
 
 def encodable(text: str) -> str:
-    """The text with halves of characters escaped: JSON and file names may have them, but UTF-8 has not."""
+    """The text with halves of characters escaped: JSON and file names may have them, but UTF-8 cannot encode them."""
     return text.encode("utf-8", "backslashreplace").decode()

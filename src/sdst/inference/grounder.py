@@ -112,7 +112,7 @@ class Grounder:
     Attributes:
         recipe: How the training features were made.
         spec: How the recipe cuts a video file into clips; None without a backbone.
-        words: Words of the training queries; None if the model does not list them, as a run's checkpoint.
+        words: Words of the training queries; None if the model does not list them, and a run's checkpoint does not.
     """
 
     def __init__(

@@ -73,5 +73,5 @@ def level_alignment(
 
 
 def _positive_clips(video: Tensor, positive_clip: Tensor) -> Tensor:
-    """(B, K, d) embeddings of the positive clips; of the first clip where a sample has none, so that no GPU waits."""
+    """(B, K, d) embeddings of the positive clips; a sample without one gives its first, so no GPU is waited for."""
     return video[torch.arange(len(video), device=video.device), :, positive_clip.clamp(min=0)]

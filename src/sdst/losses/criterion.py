@@ -41,8 +41,8 @@ class Criterion(nn.Module):
     * The matching cost at each level is the sum of focal class, L1 and IoU costs, weighted by ``match_weights``.
     * ``cls``, ``l1`` and ``iou`` are summed over levels, like DETR's auxiliary losses, or averaged, and divided by the
       number of true moments in the batch (at least 1), which with several processes is the batch of all of them.
-      Initial references that are proposals of the model enter these three as one more level, as in DINO, and so do
-      noised true moments at each level (``sdst.losses.denoising``).
+      Initial references that are proposals of the model enter these three as one more level, as in DINO. The losses of
+      noised true moments (``sdst.losses.denoising``) are added to those of each level.
     * ``act`` and ``sal`` only use the last level; ``video`` and ``layer`` are averaged over levels.
     * Two samples of one video are not used as negatives of each other in ``sal`` and ``video``.
     * The columns of ``sal`` are R2-Tuning's (see ``sampled_nce``).

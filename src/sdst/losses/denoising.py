@@ -24,7 +24,7 @@ def denoising_losses(
 ) -> dict[str, Tensor]:
     """Class and boundary losses of noised moments at each level.
 
-    A positive query is to give back its true moment, a negative one is to be called no moment.
+    A positive query should return its true moment, and a negative one should be classified as no moment.
 
     Args:
         class_logits: (B, K, N) logits, N = groups × (positive, negative) × G.

@@ -67,7 +67,7 @@ def assign(matching_cost: Tensor, moment_mask: Tensor) -> Tensor:
     Raises:
         FloatingPointError: A cost of a true moment is NaN or infinite.
     """
-    # One transfer, because the GPU is waited for at each: the mask is one more query.
+    # One transfer, because each transfer waits for the GPU: the mask travels as one more query.
     mask = moment_mask[:, None, None].expand_as(matching_cost[:, :, :1]).to(matching_cost.dtype)
     transferred = torch.cat([matching_cost, mask], dim=2).cpu().numpy()
     cost, valid = transferred[:, :, :-1], transferred[:, 0, -1]

@@ -22,7 +22,7 @@ def focal_errors(
         class_logits: Logits of any shape.
         matched: Bool of the same shape.
         alpha: Weight of matched queries, see ``class_weights``.
-        gamma: Focal exponent: the larger, the less well-classified queries count.
+        gamma: Focal exponent; the larger it is, the less a well-classified query counts.
 
     Returns:
         Loss of each query, in the same shape.
@@ -71,7 +71,7 @@ def matched_pairs(references: Tensor, moments: Tensor, assignment: Tensor) -> tu
 def matched_moments(moments: Tensor, assignment: Tensor) -> Tensor:
     """Return the true moment of each query.
 
-    A GPU does not wait for it, unlike for ``matched_pairs``, whose shape depends on the assignment.
+    Nothing waits for a GPU here, unlike in ``matched_pairs``, whose shape depends on the assignment.
 
     Args:
         moments: (B, G, 2) true (centre, width).

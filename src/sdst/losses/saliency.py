@@ -50,7 +50,7 @@ def sampled_nce(
     used = positive_clip >= 0
     positive = positive_clip.clamp(
         min=0
-    )  # a sample without one is computed too, which no GPU waits for, and left out
+    )  # a sample without one is computed too and left out below, so that nothing waits for a GPU
     scores = F.cosine_similarity(dense, text[:, None], dim=-1) / temperature  # (B, T)
     candidate = video_mask & (saliency <= saliency.gather(1, positive[:, None]))
     scores = scores.masked_fill(~candidate, -torch.inf)

@@ -48,7 +48,7 @@ class PredictionCollector(Metric):
         return [prediction for prediction, _ in ordered], [record for _, record in ordered]
 
     def compute(self) -> dict[str, Any]:
-        """Evaluate the rows of all ranks; {} if annotations have no labels."""
+        """Evaluate the rows of all ranks; {} if there are no rows, or if an annotation has no labels."""
         predictions, records = self.gather()
         if not records or not all(record.is_labelled for record in records):
             return {}

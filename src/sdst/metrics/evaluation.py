@@ -33,12 +33,12 @@ class Protocol:
 
     Attributes:
         recall_thresholds: IoU thresholds of R1 in the details.
-        brief_recalls: IoU thresholds of R1 in the summary, a part of ``recall_thresholds``.
+        brief_recalls: IoU thresholds of R1 in the summary, some of ``recall_thresholds``.
         longest: Upper end in seconds of the group of long moments.
         mean_iou: Whether mIoU is reported.
         highlights: Whether highlight detection is evaluated.
-        recall_counts: Number N of first predictions in each recall RN.
-        ranking: How ranked clips are scored, the only metrics then; None for data sets with moments.
+        recall_counts: Values of N for which the recall RN among the first N predictions is reported.
+        ranking: How ranked clips are scored; these are then the only metrics. None for data sets with moments.
     """
 
     recall_thresholds: tuple[float, ...]
@@ -51,7 +51,7 @@ class Protocol:
 
     @property
     def length_groups(self) -> dict[str, tuple[float, float]]:
-        """Group of moments -> (lower end, upper end) of their lengths in seconds, without and with the end itself."""
+        """Group of moments -> exclusive lower and inclusive upper end of their lengths in seconds."""
         return {"long": (30, self.longest), "middle": (10, 30), "short": (0, 10)}
 
 
@@ -96,7 +96,8 @@ def evaluate(
         Percentages rounded to two decimals, None where a group has no queries. For QVHighlights the keys are those of
         the official result (with highlights only if the predictions have saliency); for the small world mIoU is
         added. For data sets without moments ``brief`` has mAP, also by domain (see ``domain_metrics``). For the others
-        it has R1 at the data set's IoU thresholds, mIoU and mAP, and each length group has its details.
+        it has the recalls at the data set's IoU thresholds, mIoU if the data set reports it, and mAP, and each length
+        group has its details.
 
     Raises:
         UserError: The queries of the two differ, labels are missing, or only some queries have saliency.

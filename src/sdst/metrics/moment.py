@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAP_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
-"""IoU thresholds of mAP. By division, because sums of 0.05 are not exactly 0.6 and would lose windows on it."""
+"""IoU thresholds of mAP. By division, because sums of 0.05 miss 0.6 slightly and would lose windows with that IoU."""
 
 MAX_PREDICTIONS = 10
 """Number of windows per query that are evaluated, the first ones listed."""
@@ -32,7 +32,7 @@ def moment_metrics(
         predictions: (N, 3) start, end, score per query; N = 0 counts as a miss.
         moments: (G, 2) true start and end per query, G > 0.
         recall_thresholds: IoU thresholds of R1.
-        recall_counts: Number N of windows, the first ones, one of which is to reach the threshold in RN.
+        recall_counts: Values of N in RN, for which one of the first N windows must reach the threshold.
 
     Returns:
         ``{"MR-mAP": {"0.5": ..., "average": ...}, "MR-R1": {"0.5": ...}, "MR-mIoU": ...}``, not rounded.
@@ -106,8 +106,8 @@ def _rank(predictions: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
 def _match(iou: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Find true positives: map (Q, N, G) IoUs, best score first, to (Q, N, thresholds).
 
-    Each prediction in turn takes the free moment of the highest IoU, if that reaches the threshold; the last of
-    equal ones.
+    Each prediction in turn takes the free moment of the highest IoU (of equal ones the last), if that reaches the
+    threshold.
     """
     num_queries, num_predictions, num_moments = iou.shape
     thresholds = np.array(MAP_THRESHOLDS)

@@ -24,8 +24,8 @@ class Ranking:
 
     Attributes:
         top: Number of clips that count, the most salient ones; None for all.
-        by_median: A clip is a highlight for a rater who rated it above the rater's median in the video (of an even
-            number of ratings the lower middle one, as in torch). Else it is a highlight if its label is above 0.
+        by_median: If true, a clip is a highlight for a rater who rated it above the rater's median in the video (of an
+            even number of ratings the lower middle one, as in torch). If false, it is one if its label is above 0.
     """
 
     top: int | None

@@ -113,7 +113,8 @@ class ContextCNN(nn.Module):
 class DeformableAttention(nn.Module):
     """Deformable attention around a moment (eq. 9) whose sampling depends on the moment's clips: RDSA (eq. 10-11).
 
-    Without ``sampling``, sampling depends on the decoder queries: z of eq. 11 is Q̂ itself, which gives eq. 8.
+    Without ``sampling``, sampling depends on the decoder queries: z of eq. 11 is Q̂ (see ``with_place``), which
+    gives eq. 8.
 
     Args:
         dim: d.
@@ -123,9 +124,9 @@ class DeformableAttention(nn.Module):
         cnn_depth: Number of convolutions that give those clips local context, 0 for none (Tab. M). Unused by eq. 8.
         query_dim: Width of z in eq. 10. Unused by eq. 8.
         with_place: Whether z of eq. 8 is Q̂ plus its positional part. Unused by RDSA.
-        spread: Where the heads look at the start. ``circle``: cos(2πh/H) half widths from the centre, as in
-            Deformable-DETR in one dimension; at least two heads look at the centre alone if H is a multiple of 4, which
-            is half of 4 heads. ``line``: evenly from boundary to boundary.
+        spread: Where the heads look before training. ``circle``: cos(2πh/H) half widths from the centre, as in
+            Deformable-DETR in one dimension; if H is a multiple of 4, two heads look at the centre alone, which is half
+            of 4 heads. ``line``: evenly from boundary to boundary.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class DeformableAttention(nn.Module):
         self.weight = nn.Linear(query_dim, heads * num_points)
         self.value = nn.Linear(dim, dim)
         self.out = nn.Linear(dim, dim)
-        # At the start the points of a head lie at 1/P to P/P of the way to its place.
+        # Before training, the points of a head lie at 1/P to P/P of the way from the centre to the head's place.
         turn = torch.cos(2 * math.pi * torch.arange(heads) / heads)
         reach = turn if spread == "circle" else torch.linspace(-1, 1, heads)
         steps = torch.arange(1, num_points + 1) / num_points
@@ -202,7 +203,7 @@ class DeformableAttention(nn.Module):
             where = torch.cat([centre + side * half_width for side in self.sampling], dim=-1)  # (B, M, sides)
             clips = interpolate(memory.context, axis.position(where).flatten(1), axis.count, outside="clamp")
             z = self.query(rearrange(clips, "B (M s) d -> B M (s d)", s=len(self.sampling)))
-        # Positions and the softmax stay float32 under autocast: half precision does not separate clips 1000 and 1000.5.
+        # Positions and the softmax stay float32 under autocast: half precision does not separate clips 2000 and 2000.5.
         offsets = rearrange(self.offset(z).float(), "B M (H P) -> B M H P", H=self.heads)
         attention = rearrange(self.weight(z).float(), "B M (H P) -> B M H P", H=self.heads).softmax(dim=-1)
 
@@ -249,7 +250,7 @@ class Deformable(AttentionOptions):
             selects from its finished encoder.
         with_place: Whether the query's position takes part in the choice of sampling points. *Reading*: yes, as in
             Deformable-DETR and TadTR.
-        spread: Where the heads look at the start, see :class:`DeformableAttention`.
+        spread: Where the heads look before training, see :class:`DeformableAttention`.
 
     Raises:
         UserError: A value is out of range.
@@ -288,7 +289,7 @@ class RDSA(AttentionOptions):
         sampling: Clips of the moment that determine where it samples, any of l, c, r (Tab. M).
         cnn_depth: Number of convolutions over the clips before ``sampling`` (Tab. M), 0 for none.
         query_dim: Width of the query z of eq. 10.
-        spread: Where the heads look at the start, see :class:`DeformableAttention`.
+        spread: Where the heads look before training, see :class:`DeformableAttention`.
 
     Raises:
         UserError: A value is out of range.

@@ -61,7 +61,7 @@ class Denoising:
         """(B, M + N, M + N) true where the query of a row may attend to that of a column; the M learned come first.
 
         Only its own group sees a noised query, because it shows where a true moment is. A noised query of a moment
-        that the sample lacks, by its (B, G) mask, sees itself, because attention needs at least one key.
+        that the sample lacks, by its (B, G) mask, is seen by itself alone.
         """
         group = torch.arange(self.groups, device=moment_mask.device).repeat_interleave(
             2 * moment_mask.shape[1]

@@ -27,7 +27,7 @@ SMALLEST = 1e-9
 
 
 def without_low_scores(scores: Tensor) -> Tensor:
-    """Scores (B, M) with -inf for those below ``LEAST_SCORE``, but for the best of each sample."""
+    """Scores (B, M) with -inf for those below ``LEAST_SCORE``, except the best of each sample."""
     is_low = (scores < LEAST_SCORE) & (scores < scores.amax(dim=1, keepdim=True))
     return scores.masked_fill(is_low, -torch.inf)
 

@@ -38,7 +38,7 @@ def regression_head(dim: int) -> nn.Sequential:
 
 
 class ActionnessHead(nn.Module):
-    """Predicts the overlap of a moment with a true one from the clips inside it (eq. 20).
+    """Predicts the overlap of a moment with a true one from the clips in and around it (eq. 20).
 
     RoI-align: ``bins`` samples of D^K at the centres of equal parts of the moment, widened by ``context`` around its
     centre, then three linear layers. Samples outside the video read its first or last clip.

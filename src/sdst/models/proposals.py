@@ -67,7 +67,7 @@ class ProposalHead(nn.Module):
             axis: Positions of the clips.
         """
         scores = self.classify(dense).squeeze(-1).float().masked_fill(~axis.mask, -torch.inf)
-        # M places more, so that there are enough whatever T is: a branch on T could not be exported.
+        # M extra places, so that there are enough for any T: a branch on T could not be exported.
         scores = F.pad(scores, (0, len(queries)), value=-torch.inf)
         # A stable sort, because the order of equal scores must not depend on the length of the padding.
         best = scores.argsort(dim=1, descending=True, stable=True)[:, : len(queries)]

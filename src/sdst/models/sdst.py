@@ -196,7 +196,7 @@ class SDST(nn.Module):
             start, signal, aligned_text, text_mask, axis, truth
         )
         class_logits = self.classify(all_queries).squeeze(-1)
-        count = len(self.queries)  # noised queries come behind
+        count = len(self.queries)  # noised queries come last
         references = all_references[:, :, :count]
         return Output(
             class_logits=class_logits[:, :, :count],

@@ -79,7 +79,7 @@ class _Report:
 
     @cached_property
     def marks(self) -> dict[tuple[str, int], str]:
-        """The noise marks of the cells, which take the predictions of all runs."""
+        """The noise marks of the cells; computing them reads the predictions of all runs."""
         return marks(self.results)
 
     def text(self, kind: str) -> str:

@@ -1,4 +1,4 @@
-"""A table of our numbers alone, as Markdown whose columns are aligned, so that a terminal shows it as well."""
+"""A table of our numbers alone, as Markdown whose columns are aligned, so that it is readable in a terminal too."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Scores:
     values: NDArray[np.float64]
 
     def complete(self, drop: Literal["columns", "methods"]) -> Scores:
-        """The scores without all columns, or without all methods, that lack a number."""
+        """The scores without the columns that lack a number, or without the methods that lack one."""
         missing = np.isnan(self.values)
         keep_methods = ~missing.any(axis=1) if drop == "methods" else np.ones(len(self.methods), bool)
         keep_columns = ~missing.any(axis=0) if drop == "columns" else np.ones(len(self.columns), bool)

@@ -1,4 +1,4 @@
-"""What a list of runs shows of each, read from the small files of its folder; a damaged folder has a reason."""
+"""What a list shows of each run, read from the small files of its folder; for a damaged folder, the reason."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _damaged(path: Path, said: Mapping[str, str], error: UserError) -> RunRow:
 
 
 def _config(run: RunFolder) -> dict[str, Any]:
-    """The run's configuration; of a job without one, because it has not started, the frozen one."""
+    """The run's configuration, or the frozen one of a job that has not started and so has no other."""
     frozen = run.path.with_name(f"{run.path.name}.yaml")
     if run.is_begun or not frozen.is_file():
         return run.plain_config()
@@ -122,7 +122,7 @@ def _config(run: RunFolder) -> dict[str, Any]:
 
 
 def _words(run: RunFolder, options: Mapping[str, str]) -> dict[str, str]:
-    """The run's choices and overrides; of a run that stored none, data set and model."""
+    """The run's data set, model and seed, with its choices and overrides if it stored them."""
     facts = run.facts()
     choices, overrides = facts.get("choices"), facts.get("overrides")
     said = {

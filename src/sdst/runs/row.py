@@ -26,7 +26,7 @@ class RunRow:
         split: Split that selected the checkpoint; "" without result.
         metric: Metric that selected it.
         metrics: "SPLIT METRIC" -> value, of the best checkpoint.
-        folder: Run folder; None of a refused job.
+        folder: Run folder; None for a refused job.
         reason: First line of the reason why it failed or was refused.
         features: "SIMULATED" if its features are, else "".
     """
@@ -60,7 +60,7 @@ def of_job(jobs: Path, name: str, said: Mapping[str, str]) -> RunRow:
 
 
 def of_runs(folders: Sequence[Path]) -> list[RunRow]:
-    """The rows of run folders, in the words of their run.json; in all options if an older run has no words.
+    """The rows of run folders, with the words of their run.json, or with all options if an older run has no words.
 
     Raises:
         UserError: A folder is not a run's, or a file is damaged.

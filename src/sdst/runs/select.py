@@ -77,7 +77,7 @@ def ordered(runs: Sequence[ListedRun], key: str, *, reverse: bool = False) -> li
 
 
 def _metric(runs: Sequence[ListedRun], key: str) -> Callable[[ListedRun], float | None] | None:
-    """The values of a metric, as ``test MR-full-mAP``; without a split, that which selected the checkpoint."""
+    """The values of a metric such as ``test MR-full-mAP``; without a split, on the one that selected the checkpoint."""
 
     def value(run: ListedRun) -> float | None:
         metrics = run.row.metrics or {}

@@ -196,7 +196,7 @@ async def _explain(request: Request, error: Exception) -> Response:
 
 
 def _text(content: str, media_type: str) -> Any:
-    """A handler of a fixed text, which another version of the server may change."""
+    """A handler that sends a fixed text; browsers must not keep it, because another version may send another text."""
 
     async def send_text(request: Request) -> Response:
         return Response(content, media_type=media_type, headers={"cache-control": "no-store"})

@@ -19,13 +19,13 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "referrer-policy": "no-referrer",
 }
-"""Headers of every response. An uploaded file that is no video, but a page, may run nothing."""
+"""Headers of every response. Even if an uploaded file is a web page instead of a video, it cannot run anything."""
 
 
 class OwnPageOnly:
     """Rejects requests from pages of other sites.
 
-    They are known by their host name (DNS rebinding), by their origin, and, where browsers send no origin, by what
+    They are recognised by their host name (DNS rebinding), by their origin, and, where browsers send no origin, by what
     they say about the site (Fetch Metadata). A link to the page itself may be followed from anywhere.
 
     Args:

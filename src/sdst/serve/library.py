@@ -201,7 +201,7 @@ class VideoLibrary:
             file.clips = expected_clips(self._grounder, file.path)
             with self._model.encoding():
                 encoded = self._grounder.encode(file.path, advance)
-        except Exception as error:  # whatever one video causes, the server answers about the others
+        except Exception as error:  # whatever error a video causes, the others can still be asked about
             failure = error
             if not isinstance(error, UserError):
                 logger.exception("encoding a video failed")

@@ -54,8 +54,8 @@ def collect(run: RunFolder, title: str, license_id: str | None) -> dict[str, byt
     Args:
         run: A finished run.
         title: Title of the model card.
-        license_id: Licence of the weights, for the card; None for that of this package if the model was trained on
-            nothing but what comes with it, otherwise unknown.
+        license_id: Licence of the weights, for the card. None means this package's licence if the model was trained
+            only on what comes with the package, and "unknown" otherwise.
 
     Raises:
         UserError: The run is not finished, its files are damaged, or its model's options name a file.
@@ -108,7 +108,7 @@ def _weights(model: nn.Module) -> bytes:
         raise UserError(
             "sdst push needs safetensors, which is not installed; pip install 'sdst[hub]'"
         ) from error
-    # Copies, because the format has no two names for one tensor.
+    # Copies, because the format cannot store one tensor under two names.
     return save({name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()})
 
 

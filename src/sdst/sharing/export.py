@@ -130,7 +130,7 @@ def write_onnx(network: SideNetwork, recipe: dict[str, Any], out: Path) -> None:
             )
     except torch.onnx.OnnxExporterError as error:
         raise _cannot_export(error) from error
-    assert made is not None  # it is one with dynamo
+    assert made is not None  # with dynamo, the program is returned
     for part in (made.model.graph, *made.model.functions.values()):
         for node in part.all_nodes():
             node.metadata_props.clear()  # places in PyTorch's source code
@@ -168,7 +168,7 @@ WITHOUT_ONNX_OPERATOR = {
 
 
 def _forget_origin(program: ExportedProgram) -> None:
-    """Remove the places in the source code of each operation: they make the file larger and name folders."""
+    """Remove the source locations of each operation: they make the file larger and name folders."""
     for node in program.graph.nodes:
         for key in [key for key in node.meta if key != "val"]:
             del node.meta[key]

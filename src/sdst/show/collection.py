@@ -1,6 +1,6 @@
 """The page of many runs: a table to sort and filter, groups over seeds, curves, and wins and losses by query.
 
-Reads only the small files of each run; predictions only of as many runs as :data:`MOST_COMPARED`.
+Reads only the small files of each run, and predictions only if at most :data:`MOST_COMPARED` runs are finished.
 """
 
 from __future__ import annotations

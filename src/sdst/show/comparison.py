@@ -52,7 +52,7 @@ def show(
     Runs with other queries than the first are compared by metrics and curves, but not query by query; a note says so.
 
     Args:
-        folders: Run folders, or checkpoints in them; at most :data:`MOST_RUNS`.
+        folders: Run folders, or checkpoints in them; at most :data:`~sdst.show.commands.MOST_RUNS`.
         out: HTML file to write; by default in the first run's folder.
         split: Split whose predictions are shown; by default the one that selected the first run's checkpoint.
         annotations: Annotation file of the split; by default the one in the first run's configuration.

@@ -1,4 +1,4 @@
-"""What can go wrong with a launcher, in one line; its options are in ``conf/hydra/launcher``."""
+"""Checks of a launcher, and its errors in one line; the launchers' options are in ``conf/hydra/launcher``."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ class Composer:
 def product_jobs(
     composer: Composer, params: Mapping[str, str], further: Sequence[Sequence[str]], arguments: Sequence[str]
 ) -> tuple[list[Job], list[Refused]]:
-    """Every combination of ``params`` and ``arguments``, and of each list in ``further`` and ``arguments``.
+    """Every combination of ``params`` with ``arguments``, and every combination of each list in ``further`` with them.
 
     An argument replaces the parameter of the same name. Combinations with the same result are one job.
 

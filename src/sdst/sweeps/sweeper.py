@@ -1,6 +1,6 @@
 """The runner of every multirun: plan all jobs, train those that are left through a launcher, list what came out.
 
-``hydra_plugins.sdst_jobs.JobSweeper`` is its door from Hydra. Jobs lie in ``RUNS/jobs`` (:mod:`sdst.sweeps.jobs`); the
+Hydra calls it through ``hydra_plugins.sdst_jobs.JobSweeper``. Jobs lie in ``RUNS/jobs`` (:mod:`sdst.sweeps.jobs`); the
 multirun's own folder has a link to each, named by what differs, and their table as ``jobs.csv``.
 """
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "sdst train"
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-"""What ``--info`` can show; alone it shows all."""
+"""What ``--info`` can show; without a value it shows all."""
 MULTIRUNS = ("experiment", "hparams_search")
 """Groups whose choices set ``hydra.mode: MULTIRUN``."""
 INSTEAD = {

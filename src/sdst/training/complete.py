@@ -27,7 +27,7 @@ DATA_FROM_RUN = {"seed": "seed", "levels": "levels", "validation_split": "select
 
 
 def complete(config: DictConfig) -> DictConfig:
-    """A resolved and checked copy of a composed configuration, options of value ``auto`` filled in.
+    """A resolved and checked copy of a composed configuration, with ``decode.score: auto`` filled in.
 
     Raises:
         UserError: An option is bad.

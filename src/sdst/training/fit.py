@@ -129,7 +129,7 @@ def _train_here(config: DictConfig, run: RunFolder, resume: bool, world: int) ->
         "best": {},
     }
     if isinstance(trainer.limit_val_batches, int) or trainer.limit_val_batches < 1:  # 1 is one batch, 1.0 all
-        # Part of a split is not the split: the "last" metrics and the choice of the epoch come from so much of it.
+        # Part of a split is not the split: the "last" metrics and the choice of the epoch come from this part alone.
         result["selected"]["limit_val_batches"] = trainer.limit_val_batches
     if longer := data.longer_features():
         result["longer_features"] = longer

@@ -60,7 +60,7 @@ def gather(output: Output, batch: Batch) -> tuple[Output, Batch]:
         batch: The share, from ``pad_alike``.
 
     Returns:
-        Outputs and batch of all processes, in the order of their ranks, without features.
+        Outputs and batch of all processes, in the order of their ranks; features stay those of this process's share.
     """
     if world_size() == 1:
         return output, batch

@@ -219,7 +219,7 @@ def make_module(config: DictConfig, recipe: dict[str, Any]) -> GroundingModule:
     if options.compile is not None:
         model.compile(backend=options.compile, mode=_compile_mode(options, config.trainer.accelerator))
     loss = options.loss
-    # Methods with losses of their own name them; SDST and R2-Tuning's heads share one criterion.
+    # A method with its own losses names their class as ``criterion``; SDST and R2-Tuning's heads share one.
     criterion_type: type[Criterion] = getattr(model, "criterion", Criterion)
     criterion = criterion_type(
         loss.weights,
@@ -243,7 +243,7 @@ def make_module(config: DictConfig, recipe: dict[str, Any]) -> GroundingModule:
 
 
 def _compile_mode(options: TrainConfig, accelerator: str) -> str | None:
-    """The mode of ``torch.compile``: without CUDA graphs where they cannot be used, which a line says."""
+    """The mode of ``torch.compile``; where CUDA graphs cannot be used it is None, and a log line says why."""
     if options.compile_mode is None:
         return None
     lacking = ""

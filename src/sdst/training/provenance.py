@@ -78,8 +78,8 @@ def parameter_table(model: nn.Module) -> dict[str, int]:
 def _git() -> dict[str, Any] | None:
     """Commit of the source, and whether it has uncommitted changes; None outside a checkout.
 
-    Untracked files count in the folders that a run reads its code and configuration from: a model of one's own may
-    be one. Elsewhere, data and results may lie around.
+    Untracked files count in the folders that a run reads its code and configuration from, because a user's own model
+    may be one. Elsewhere they may be data and results.
     """
     try:
         commit, changes = (

@@ -82,7 +82,7 @@ def stored_run(resume: str, overrides: Sequence[str], *, trusts: bool = False) -
             raise UserError(
                 f"resume={resume}: {run_dir} has another {key}, which cannot change; start a new run"
             )
-    if num_processes(config.trainer) != world:  # each takes a batch, so a step would differ
+    if num_processes(config.trainer) != world:  # each takes a batch of its own, so a step would differ
         raise UserError(f"resume={resume}: {run_dir} was started with trainer.devices={world}; give as many")
     return run_dir, config
 
@@ -112,7 +112,7 @@ def begun_run(overrides: Sequence[str]) -> str:
 
 
 def batches_done(checkpoint: Mapping[str, Any], path: Path) -> tuple[int, int]:
-    """The epoch in which a run continues, the next one after a whole epoch, and how many of its batches are done.
+    """The epoch in which a run continues, and how many of its batches are done; after a whole epoch, the next and 0.
 
     Raises:
         UserError: The checkpoint lacks this, because it holds only weights or is damaged.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sdst.types import Prediction
 
 Status = Literal["finished", "failed", "missing"]
-"""State of a run on disk; missing is one that was not started or not finished."""
+"""State of a run on disk; a run that was not started or not finished is missing."""
 
 LAST = Path("checkpoints/last.ckpt")
 """Everything that resuming needs, written after every epoch."""
@@ -66,7 +66,7 @@ class RunFolder:
 
     @property
     def is_running(self) -> bool:
-        """Whether a process trains the run: it holds the lock, whose file a killed run leaves behind."""
+        """Whether a process trains the run and holds its lock; a killed run leaves the lock's file, not the lock."""
         try:
             with self.lock_path.open("rb") as file:
                 return not lock(file, shared=True)
@@ -81,7 +81,7 @@ class RunFolder:
         return "failed" if self.failed_path.is_file() else "missing"
 
     def failure(self) -> str:
-        """First line of why the run failed, of a traceback the last; "" if it did not fail."""
+        """First line of the reason why the run failed, or last line of its traceback; "" if it did not fail."""
         if not self.failed_path.is_file():
             return ""
         lines = self.failed_path.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""]
@@ -131,7 +131,7 @@ class RunFolder:
         return stored_config(self.config_path)
 
     def plain_config(self) -> dict[str, Any]:
-        """The run's configuration as stored, without the schema, which needs torch.
+        """The run's configuration as stored, without the schema, which needs Hydra.
 
         Raises:
             UserError: The file is missing or damaged.

@@ -176,13 +176,14 @@ def _complete(arguments: Sequence[str]) -> None:
     if word.startswith("-"):
         sys.stdout.write(("\n" if shell == "fish" else " ").join(flags_like(word)) + "\n")
         return
-    # Of several values with commas between, Hydra completes none, and refuses them elsewhere: give it the last one.
+    # Hydra completes no comma-separated list, and refuses one in an earlier word: it gets only the last value of this
+    # word, and the first value of earlier ones.
     given, _, last = word.rpartition(",")
     key, first = given.split("=", 1) if "=" in given else ("", "")
     asked = f"{key}={last}" if key else word
     os.environ["COMP_LINE"] = f"{re.sub(r',[^ ]*', '', before)} {asked}"
     answer = io.StringIO()
-    # An unfinished command line may be refused, and the shell's prompt is no place to say so.
+    # Hydra may refuse an unfinished command line, but the message must not appear at the shell's prompt.
     with (
         contextlib.redirect_stdout(answer),
         contextlib.redirect_stderr(io.StringIO()),
@@ -237,7 +238,7 @@ def _train(args: Arguments, overrides: list[str]) -> None:
 
     register_schema()
     version.setbase("1.3")
-    # What hydra.main does for a command without flags, but for composing everything once more to see hydra.mode.
+    # As hydra.main does for a command without flags, but without composing everything once more to see hydra.mode.
     application = Hydra.create_main_hydra2("train", _search_path(args.config_dir))
     name = args.config_name or "train"
     is_multirun = args.is_multirun

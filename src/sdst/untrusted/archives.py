@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 MOST_UNPACKED = 20
 """Most unpacked bytes per stored byte; features and weights stay far below."""
 UNPACKED_FREELY = 64 * 2**20
-"""Unpacked bytes that are always allowed, because a little content may be all zeros."""
+"""Unpacked bytes that are always allowed, because a small array may be all zeros, which take almost no stored bytes."""
 
 
 def most_unpacked(stored: int) -> int:

@@ -1,4 +1,4 @@
-"""Strangers' HDF5 files: only arrays of the file itself are opened, and only as large as their stored bytes.
+"""Strangers' HDF5 files: an array is opened only if it is in the file itself and its stored bytes account for its size.
 
 HDF5 can lead a reader elsewhere (external and soft links, values kept in other files, virtual arrays), and a few
 bytes can declare or unpack to any amount of memory. All other code reads feature files through these functions.

@@ -1,6 +1,6 @@
 """The files of models that ``sdst push`` writes: a folder, also one of the Hub's cache, or a zip file.
 
-Only files with the names below are read, at most so many bytes of each text, and nothing is unpacked to disk.
+Only files with the names below are read, texts only up to ``MOST_BYTES``, and nothing is unpacked to disk.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def read_files(path: Path, names: Iterable[str]) -> dict[str, bytes]:
     """Name -> content of those of the named files that a folder or zip file has.
 
     Raises:
-        UserError: A text is too long, or the zip file is damaged, holds anything else or unpacks to too much.
+        UserError: The path does not exist, a text is too long, or the zip file is damaged, holds anything else or
+            unpacks to too much.
     """
     if path.is_dir():
         return {

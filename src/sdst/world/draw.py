@@ -47,7 +47,7 @@ RGB_SPREAD = 12
 def draw_scene(
     vid: str, *, held_out: bool, rng: np.random.Generator, grid: tuple[int, int] | None = None
 ) -> Scene:
-    """Draw a scene in which every thing shares its colour or shape with another; half of the scenes have both kinds.
+    """Draw a scene in which every thing shares its colour or its shape with another, and in half of the scenes both.
 
     Args:
         vid: The video's name.

@@ -125,7 +125,7 @@ def _paint(
     rgb: tuple[int, ...],
 ) -> None:
     """Blend a colour into pictures (N, SIDE, SIDE, 3) at rows (N, R) and columns (N, C) by shares (N, R or 1, C)."""
-    # By one index per pixel, which NumPy follows several times as fast as three.
+    # With one index per pixel, NumPy is several times as fast as with three.
     picture = np.arange(len(pictures)).reshape(-1, 1, 1)
     where = (picture * SIDE + rows[:, :, None]) * SIDE + columns[:, None, :]
     pixels = pictures.reshape(-1, 3)

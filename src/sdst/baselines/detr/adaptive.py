@@ -199,8 +199,8 @@ def highlight_terms(output: AdaptiveOutput, batch: Batch) -> Terms:
 
     Both are the margin between clips, their ranks, and in training the wrong words of the next sample; ``attn`` is also
     the cross-entropy of attention as "relevant", over all clips. A sample whose next sample is about the same source
-    video has no wrong words. Such samples have ranks of their own, averaged over them: in the official code these are
-    missing for the attention, and for saliency if a batch has exactly one such sample.
+    video has no wrong words. The ranks of such samples are averaged separately; in the official code they are missing
+    for the attention, and for saliency if a batch has exactly one such sample.
     """
     labels, pairs, mask = votes(batch), clip_pairs(batch), batch.video_mask
 

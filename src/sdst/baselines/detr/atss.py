@@ -11,7 +11,7 @@ Adapted:
 * Padded points are never read, assigned or trained; in the repository they are anchors like others.
 * True moments keep their bounds; the repository cuts them down to whole seconds.
 * The narrowest moment that the head predicts has width 0; in the repository the end may come before the start.
-* Of points that are equally far from a moment, earlier ones are nearer.
+* If points are equally far from a moment, the earlier ones count as nearer.
 """
 
 from __future__ import annotations
@@ -149,8 +149,8 @@ def assign_anchors(anchors: Tensor, mask: Tensor, clips: int, batch: Batch) -> T
     """Assign points to true moments.
 
     Candidates are the ``NEAREST`` points of each level whose centres are nearest to the moment's. Of these, a point
-    gets the moment if its centre lies inside the moment and their IoU is at least the mean of all candidates' plus
-    their standard deviation. A point that several moments suit gets the one with the highest IoU.
+    gets the moment if its centre lies inside the moment and their IoU is at least the mean plus the standard deviation
+    of all candidates' IoUs. A point that several moments suit gets the one with the highest IoU.
 
     Args:
         anchors: (B, A, 2) centre and width, as shares of the video.
@@ -196,7 +196,7 @@ def atss_losses(output: Output, anchors: Tensor, assignment: Tensor, batch: Batc
 
     ``cls`` is the focal loss of all points, divided by the number of assigned ones; ``act`` the cross-entropy of the
     centre-ness of these, averaged. ``l1``, the smooth L1 distance of start plus that of end in clips, and ``iou``,
-    1 - generalised IoU, are means over these, weighted by centre-ness. All are 0 without any, but for ``cls``.
+    1 - generalised IoU, are means over these, weighted by centre-ness. Without assigned points, all but ``cls`` are 0.
 
     Args:
         output: Output with a second head.

@@ -1,4 +1,4 @@
-"""Collaborative queries: points that a second head's assignment gave a moment are more queries in training (Co-DETR).
+"""Collaborative queries: points that the second head assigns a moment become queries in training (Co-DETR).
 
 Source: Zong et al., DETRs with Collaborative Hybrid Assignments Training, ICCV 2023. *Reading*: see
 ``sdst.baselines.sg_detr`` for the source of every formula.
@@ -79,7 +79,7 @@ def choose(assignment: Tensor, mask: Tensor) -> Tensor:
 def collaborative_losses(
     logits: Tensor, references: Tensor, assigned: Tensor, exists: Tensor, moments: Tensor
 ) -> dict[str, Tensor]:
-    """Losses of the collaborative queries after each decoder layer, each (K,); they have ``WEIGHT``.
+    """Losses of the collaborative queries after each decoder layer, each (K,) and weighted by ``WEIGHT``.
 
     ``cls`` is the cross-entropy of the class, averaged over all these queries; ``l1`` the mean distance of start and
     end, and ``iou`` the mean of 1 - generalised IoU, over those with a moment, 0 without any.

@@ -99,7 +99,7 @@ class LocalSaliency(nn.Module):
 
 
 class GuidedLayer(nn.Module):
-    """Saliency-guided cross-attention: clips attend to words in the measure of their local saliency.
+    """Saliency-guided cross-attention: clips attend to words, scaled by their local saliency.
 
     There are no projections before the softmax, whose result is multiplied by the clip's saliency after a sigmoid. The
     first residual is not normalised.
@@ -124,7 +124,7 @@ class GuidedLayer(nn.Module):
 
 
 class GuidedEncoder(nn.Module):
-    """Clips attend to words as far as they are salient, then to each other.
+    """Clips attend to words, scaled by their saliency, then to each other.
 
     Args:
         sizes: Sizes of every layer.

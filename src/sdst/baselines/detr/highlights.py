@@ -1,4 +1,4 @@
-"""Highlight losses of the DETR methods: margins between pairs of clips, ranks, and pairs of wrong words."""
+"""Highlight losses of the DETR methods: margins between pairs of clips, ranks, and wrong words."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def clip_pairs(batch: Batch) -> ClipPairs:
     """Two pairs of clips per sample.
 
     *Reading*: the first of the clips with equal votes counts, because the official data sets sort them in an order that
-    depends on the machine. Where all clips are relevant, the first pair counts twice, as there.
+    depends on the machine. Where all clips are relevant, the first pair counts twice, as in the official code.
     """
     seen, score = annotated(batch), votes(batch)
     highest = score.masked_fill(~seen, -1).argmax(dim=1)
@@ -76,7 +76,7 @@ def margin_loss(scores: Tensor, pairs: ClipPairs, margin: float = MARGIN) -> Ten
     Args:
         scores: (B, T) saliency.
         pairs: Pairs of clips.
-        margin: Difference from which on a pair costs nothing.
+        margin: A pair costs nothing if its first clip scores higher by at least this.
     """
     gaps = (margin + scores.gather(1, pairs.lower) - scores.gather(1, pairs.higher)).clamp(min=0)
     return 2 * gaps[pairs.mask].sum() / gaps.numel()
@@ -87,7 +87,7 @@ def rank_loss(scores: Tensor, negatives: Tensor | None, labels: Tensor, video_ma
 
     Args:
         scores: (B, T) saliency.
-        negatives: (B, T) saliency for wrong words, which is never positive; None leaves it out.
+        negatives: (B, T) saliency for wrong words, under which no clip is a positive; None leaves it out.
         labels: (B, T) votes.
         video_mask: (B, T) true for valid clips.
 
@@ -110,7 +110,7 @@ def rank_loss(scores: Tensor, negatives: Tensor | None, labels: Tensor, video_ma
 def real_rank_loss(
     scores: Tensor, negatives: Tensor, is_real: Tensor, labels: Tensor, video_mask: Tensor
 ) -> Tensor:
-    """``rank_loss`` of the samples (B,) whose wrong words ``is_real``, plus that of the others without wrong words."""
+    """``rank_loss`` of samples with real wrong words (``is_real`` (B,)), plus that of others, without wrong words."""
     own = ~is_real
     loss = rank_loss(scores[is_real], negatives[is_real], labels[is_real], video_mask[is_real])
     return loss + rank_loss(scores[own], None, labels[own], video_mask[own])

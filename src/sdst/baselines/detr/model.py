@@ -53,7 +53,8 @@ class DetrModel(nn.Module, ABC):
         ffn_ratio: Hidden width of the feed-forward networks, in d.
         dropout: Dropout probability before each linear layer of the projections.
         layer_dropout: Dropout probability in the layers of encoder and decoder.
-        drop_path: Probability of dropping a whole residual update; if it is 0, its elements are dropped.
+        drop_path: Probability of dropping a whole residual update; if it is 0, single elements are dropped
+            instead, with probability ``layer_dropout``.
         normalize: Whether features are divided by their length.
         places: Whether each clip's start and end, as shares of the video, are two more features.
         max_clips: Number of clips that are read; None for all.
@@ -117,7 +118,7 @@ class DetrModel(nn.Module, ABC):
             text: (B, K, L, Dt).
             text_mask: (B, L).
             num_clips: (B,).
-            labels: In training, the batch with its labels; methods with losses on their insides read it.
+            labels: In training, the batch with its labels; methods with losses on inner results read it.
         """
         check_levels(self.levels, video=video, text=text)
         output = self.ground(

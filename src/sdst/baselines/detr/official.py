@@ -57,7 +57,7 @@ DAB = {
 
 
 def encoder_names(official: str, ours: str) -> dict[str, str]:
-    """Patterns for ``renamed`` of the layers of an encoder: its official name, as a pattern, and its name here."""
+    """Patterns for ``renamed`` that rename the layers of an encoder, from its official name (a pattern) to ours."""
     return {
         rf"{official}\.layers\.(\d+)\.(linear1|linear2|activation)": rf"{ours}.\1.ffn.\2",
         rf"{official}\.layers\.(\d+)": rf"{ours}.\1",
@@ -96,7 +96,7 @@ def renamed(
     for name, value in weights.items():
         if name.startswith(tuple(unused)):
             continue
-        # The official MLPs number their linear layers; ours have an activation between them.
+        # The official MLPs number only their linear layers; ours also number the activations between them.
         ours = re.sub(r"\.layers\.(\d+)\.(weight|bias)$", lambda m: f".{2 * int(m[1])}.{m[2]}", name)
         matches = (
             (re.match(rf"{pattern}(?=\.|$)", ours), replacement) for pattern, replacement in names.items()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 WIDTHS = (0.05, 0.2, 0.4, 0.85)
 """Width of the moments of each level, from the finest to the coarsest, as shares of the video."""
 MARGIN = 0.0125
-"""Points must be so far from the video's ends, as shares of it."""
+"""A point's centre and width must be this far from 0 and from 1, as shares of the video."""
 
 
 class Proposals(NamedTuple):

@@ -71,7 +71,7 @@ class Guide(nn.Module):
     def forward(
         self, given: Aligned, attended: Attended, positions: Tensor, weights: Tensor, relevant: Tensor
     ) -> dict[str, Tensor]:
-        """Compute the fields of ``GuidedOutput``, but for ``redundancy``.
+        """Compute the fields that ``GuidedOutput`` adds, except ``redundancy``.
 
         Args:
             given: Clips and words before they attend to anything.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TOLERANCES = {"32-true": 1e-4, "16-mixed": 1e-2, "bf16-mixed": 5e-2}
 """``trainer.precision`` -> largest difference from the CPU in float32.
 
-In half precision it is the median, not the norm, because a choice may flip: a proposal, or the match of a query.
+In half precision it is a median, not a norm, because rounding may flip a choice: a proposal, or the match of a query.
 """
 GRADIENT_TOLERANCE = 1e-3
 """The same for all gradients together, in float32 alone."""

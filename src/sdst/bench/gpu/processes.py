@@ -1,4 +1,4 @@
-"""Functions in processes of their own: one that crashes or never ends ends alone, and what it had found stays.
+"""Functions in processes of their own: if one crashes or hangs, the others go on, and what it had found is kept.
 
 The processes are forked from a server that has imported PyTorch and Lightning but never touched a GPU, because each
 would otherwise spend seconds on imports. Where CUDA does not work in such a process, each starts anew.

@@ -61,7 +61,7 @@ SIZES = {
         timed=("model=last_layer", "model.dim=16", "model.heads=2", "model.dropout=0", "model.drop_path=0"),
         precisions=("16-mixed",),
         trainings=("data.num_workers=0",),
-        jobs=1,  # so joblib starts no processes, each of which spends seconds on imports; other tests do
+        jobs=1,  # so joblib starts no processes, which spend seconds on imports; other tests start them
         step=_TINY,
         check=_TINY,
         resumed=("sdst",),

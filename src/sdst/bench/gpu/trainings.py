@@ -70,7 +70,7 @@ def train(
 
 
 def interrupted(overrides: Sequence[str], run_dir: Path, steps: int) -> Iterator[Row]:
-    """Train, and stop by SIGTERM in the step after so many."""
+    """Train, send SIGTERM after a number of steps, and so stop after the next one."""
     yield from train(overrides, run_dir, stop=lambda done: done == steps)
 
 
@@ -197,7 +197,7 @@ def paper(settings: Settings, seconds: float) -> Iterator[Row]:
 
 
 def until(overrides: Sequence[str], run_dir: Path, deadline: float) -> Iterator[Row]:
-    """Train until a time of ``time.time``, because clocks of processes need not agree otherwise."""
+    """Train until a time of ``time.time``: the other clocks of two processes need not agree."""
     yield from train(overrides, run_dir, stop=lambda _: time.time() > deadline)
 
 

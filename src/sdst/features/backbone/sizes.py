@@ -189,7 +189,8 @@ def read_config(source: str | Path) -> BackboneConfig:
     ignored.
 
     Raises:
-        UserError: The preset or file does not exist, a size is missing or impossible, or the architecture is another.
+        UserError: The preset or file does not exist, a size is missing or impossible, or the architecture is not
+            that of stage-2 models.
     """
     if str(source) in PRESETS:
         return PRESETS[str(source)]

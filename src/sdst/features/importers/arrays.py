@@ -1,4 +1,4 @@
-"""Read the array of one strangers' file: ``.npy``, ``.npz`` or ``.pt``, as data, never as code."""
+"""Read the array in a stranger's file, ``.npy``, ``.npz`` or ``.pt``, as data, never as code."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _file(content: Content) -> Any:
 
 
 def _read_pt(content: Content, path: str, usual: Sequence[str], key: str | None, option: str) -> Contents:
-    # Imported here because it takes seconds, and most files are not of PyTorch.
+    # Imported here because it takes seconds, and most files are not PyTorch's.
     import torch
 
     if zipfile.is_zipfile(_file(content)):

@@ -166,7 +166,7 @@ def _axes_of_text(files: Sequence[Contents], shapes: list[Shape], named: int | N
     """The order of a query's axes as the files show it, or None if they do not.
 
     Lengths of queries vary from file to file and layers do not. Where all queries are equally long, a mask or the
-    number of layers that the user named may tell.
+    number of layers that the user named may decide.
     """
     first, second = shapes[0][:2]
     varies = [len({shape[axis] for shape in shapes}) > 1 for axis in (0, 1)]

@@ -1,4 +1,4 @@
-"""The report of an import: which annotated videos and queries have features, and whether these are long enough."""
+"""The report of an import: which annotated videos and queries have features, and which videos have another length."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ MOST_HELD = 64
 MOST_BYTES = 64 * 2**20
 """Most bytes of such files."""
 MOST_APART = 2
-"""Most clips by which the features of one video may differ that are joined."""
+"""Largest difference in clips between the features of one video that are joined."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Intake:
         )
 
     def write_held(self) -> None:
-        """Write what was held back, if it is decided how.
+        """Write the files that were held back, if it is decided how to read them.
 
         Raises:
             UserError: A file cannot be used.

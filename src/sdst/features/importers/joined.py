@@ -26,7 +26,7 @@ def joined(
 
     Args:
         sources: The files of each source.
-        streamed: Whether a source is a tar archive, whose files can only be read when they come.
+        streamed: Whether a source is a tar archive, whose files can only be read in their order in the archive.
 
     Raises:
         UserError: Tar archives hold the videos in such different order that memory would not suffice.

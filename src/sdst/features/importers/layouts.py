@@ -25,7 +25,7 @@ class Files:
     Attributes:
         names: Patterns of the file names without extension.
         suffixes: Extensions.
-        keys: Names of the array in a file with names, the preferred one first.
+        keys: Names of the array, the preferred one first, in files that name their arrays.
         ranks: Numbers of axes, without a batch axis.
         widths: Widths of a layer's vector; empty if any.
         last_layer: Number of the last stored layer; None numbers the layers 1, 2, ...
@@ -158,7 +158,7 @@ LAYOUTS = (
         clip_seconds=(2.0, 1.0),
     ),
 )
-"""The known layouts; where files fit several, the first is taken."""
+"""The known layouts. Where files fit several, the first that fits both videos and queries is taken, else the first."""
 
 
 def find(name: str) -> tuple[Layout, ...]:

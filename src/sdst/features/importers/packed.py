@@ -121,7 +121,7 @@ class _Parts(io.RawIOBase):
 
 
 class _Entry(tarfile.TarInfo):
-    """A member of an archive that must end with its end mark; tarfile takes damage between members for the end."""
+    """A member of an archive that must end with its end mark; plain tarfile takes damage between members for it."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:

@@ -129,7 +129,7 @@ class Import:
         self._finish()
 
     def _decide(self) -> None:
-        """Decide how the files are read that were looked at.
+        """Decide how to read the files that were looked at.
 
         Raises:
             UserError: There is no file of a kind, or it is unclear how to read them.
@@ -191,7 +191,7 @@ class Import:
         return specific or list(self._args.roots)
 
     def _open(self) -> FeatureWriter:
-        """The writer, opened when the first features are written, so that a refusal leaves nothing behind."""
+        """The writer, opened at first use, so that a refusal before it leaves nothing behind."""
         if self._writer is None:
             args = self._args
             asked = ("layout", "pooling", "video_key", "query_key", "text_axes")

@@ -196,7 +196,7 @@ def _in_tars(
 
 
 def _data_sets(path: str) -> set[tuple[str, str]]:
-    """The (video folder, query folder) of a layout, one of which is on the way to a file."""
+    """The pairs (video folder, query folder) of all layouts of which at least one folder is on the path to a file."""
     found = layouts.places(path)
     return {pair for layout in layouts.LAYOUTS for pair in layout.folders if found.intersection(pair)}
 
@@ -221,7 +221,7 @@ def _one_data_set(listed: list[Match]) -> list[Match]:
 
 
 def _spread(rows: list[Match], count: int = 64) -> Iterator[Match]:
-    """All rows, those first that are spread evenly over each kind."""
+    """All rows: first ``count`` of each kind that are spread evenly over it, then the rest."""
     first: set[int] = set()
     for kind in FIELDS:
         places = [place for place, row in enumerate(rows) if row[0] == kind]

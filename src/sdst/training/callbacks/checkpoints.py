@@ -1,4 +1,4 @@
-"""The checkpoints of a run folder: the best epoch's weights, and all that resuming needs of the last one."""
+"""The checkpoints of a run folder: the weights of the best epoch, and the whole state of the last one for resuming."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RunCheckpoint(ModelCheckpoint):
     """Remembers the best epoch even if the run folder was moved, where Lightning would forget it."""
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save, unless the choice needs a validation that this epoch lacks: Lightning would warn that it is missing."""
+        """Save, unless choosing the best needs a validation that this epoch lacks: Lightning would warn of it."""
         if self.monitor is None or has_validated(trainer):
             super().on_train_epoch_end(trainer, pl_module)
 

@@ -18,14 +18,14 @@ class EpochBar(RichProgressBar):
 
     def _get_train_description(self, current_epoch: int) -> str:
         text = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
-        return text.ljust(len(self.validation_description))  # both bars as wide, or they flicker
+        return text.ljust(len(self.validation_description))  # bars of unequal width flicker
 
 
 class EpochLog(Callback):
     """Logs one line per epoch with the values that the progress bar would show."""
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the epoch's loss and the metrics of its validation; without one, Lightning still has those of before."""
+        """Log the epoch's loss, and metrics if it had a validation; else Lightning still has earlier ones."""
         prefix = "" if has_validated(trainer) else "train/"
         values = trainer.progress_bar_metrics.items()
         shown = {key: value for key, value in values if "/" in key and key.startswith(prefix)}

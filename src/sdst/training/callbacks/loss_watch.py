@@ -50,12 +50,12 @@ class LossWatch(Callback):
         self._overflows = 0
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Forget the queries of the step before at the first batch of a step."""
+        """At the first batch of a step, forget the queries of the step before."""
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._batches.clear()
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: Any, loss: Tensor) -> None:
-        """Keep the loss until the optimizer's step: a GPU is then waited for once, and not at each check."""
+        """Keep the loss until the optimizer's step, so that all checks together wait for a GPU only once."""
         module: GroundingModule = pl_module
         self._batches.append(module.qids)
         self._unchecked.append(loss.detach())

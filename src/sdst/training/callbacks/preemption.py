@@ -74,7 +74,7 @@ class StopOnSignal(Callback):
             self._stop(came)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop after an epoch, whose end was saved.
+        """Stop between two epochs; the one before was saved at its end.
 
         Raises:
             Stopped: A signal has come.

@@ -17,7 +17,7 @@ class StepTimer(Callback):
     Checkpoints keep both times, so a resumed run counts all its parts; steps that were lost and repeated count once.
 
     Attributes:
-        steps: Batches so far, in this process.
+        steps: Batches of this process so far, with those of the parts before a resumption.
         seconds: Time that they took, without validation and checkpoints.
     """
 

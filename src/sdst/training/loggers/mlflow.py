@@ -35,7 +35,7 @@ URI = "MLFLOW_TRACKING_URI"
 
 
 class MlflowTracker(Tracker, MLFlowLogger):
-    """An MLflow logger that logs each step of a run once; MLflow keeps all values of a step."""
+    """An MLflow logger that logs each step of a run once; MLflow would keep both values of a repeated step."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

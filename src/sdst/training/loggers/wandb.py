@@ -133,7 +133,7 @@ def wandb_logger(
 
 @contextmanager
 def tracked_run() -> Iterator[None]:
-    """End the process's wandb run with the block, as failed after an error; the next run would continue it."""
+    """End the process's wandb run with the block, as failed after an error; else the next run would continue it."""
     failed = True
     try:
         yield
