@@ -102,7 +102,7 @@ class TextTower(nn.Module):
         """
         for layer in layers:
             if not 0 <= layer <= self.num_layers:
-                raise UserError(f"text layer {layer} does not exist; choose from 0 to {self.num_layers}")
+                raise UserError(f"text layer {layer} does not exist; choose from 1 to {self.num_layers}")
         # Positions and types are passed because BERT's own buffers have no values in a tower built on "meta".
         out = self.bert(
             input_ids,
