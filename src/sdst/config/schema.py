@@ -238,7 +238,7 @@ class TrainConfig:
         compile_mode: ``reduce-overhead`` captures the compiled model in CUDA graphs, one for each shape of a batch (see
             ``data.pad_to``), where there is a GPU for it; null compiles without them.
         recompute: Compute most activations twice in training instead of keeping them: activations then take four tenths
-            of the memory, and training a quarter more time, with the same result.
+            of the memory, and training a fifth more operations, with the same result.
         levels: Backbone layers that the model reads.
         loss: Loss weights and constants.
         optim: Optimizer and schedule.
