@@ -76,7 +76,7 @@ class SDST(nn.Module):
 
     Attributes:
         recompute: Whether training recomputes the activations of both streams and of the actionness head in the
-            backward pass instead of keeping them: four tenths of the memory, a fifth more operations, the same gradients.
+            backward pass instead of keeping them: four tenths of the memory, a fifth more operations, equal gradients.
             The activations of the alignment MLPs, the widest, and of RDSA's preparation per level are kept.
         has_actionness: Whether the model predicts ``Output.actionness``, which the term ``act`` trains.
     """
