@@ -8,8 +8,7 @@ formulas and losses are those of a public repository that builds on the method (
 commit 931cad1). It was read, not run.
 
 Options: ``model.second_head=true`` adds the second head on the pyramid (``.atss``), whose positives become further
-decoder queries in training (``.collaborative``); ``decode.nms=fusion`` joins the moments of both
-(``sdst.models.fusion``).
+queries in training (``.collaborative``); ``decode.nms=fusion`` joins the moments of both (``sdst.models.fusion``).
 
 Left out: the alignment of moment and sentence tokens, which only guides training. The published results include it,
 the second head and the fusion, and the best ones also pre-training on InterVid-MR.
@@ -17,8 +16,7 @@ the second head and the fusion, and the best ones also pre-training on InterVid-
 Adapted:
 
 * Linear layers are initialised as in the other DETR methods.
-* Keys of the decoder's self-attention read the queries' places; in the repository they read the projection for queries
-  of these places.
+* Keys of the decoder's self-attention read the queries' places; in the repository, these places projected for queries.
 * Collaborative queries go through the decoder by themselves; in the repository, a mask keeps them and the others apart.
 * Padding is never read; the repository pads each video to a multiple of four clips and counts these as clips.
 """
