@@ -20,7 +20,7 @@ def write_committed_runs(runs: Path) -> list[dict[str, Any]]:
         (folder / "config.yaml").write_text(
             "data: {annotations: {val: nowhere.jsonl, test: nowhere.jsonl}}\n"
         )
-        facts = {key: job[key] for key in ("git", "versions", "machine", "parameters")}
+        facts = {key: job[key] for key in ("git", "versions", "machine", "parameters", "features")}
         (folder / "run.json").write_text(json.dumps(facts))
         for table, rows in job["rows"].items():
             planned.setdefault(table, []).extend(

@@ -14,9 +14,10 @@ from sdst.files.atomic import write_atomically
 from sdst.reports import caption, render, speed
 from sdst.reports.compact import compact
 from sdst.reports.noise import marks
-from sdst.reports.overview import duration, overview, records, training_seconds
+from sdst.reports.overview import duration, overview, training_seconds
 from sdst.reports.plots import plot
 from sdst.reports.published import describe as describe_published
+from sdst.reports.records import Record, read_records, records
 from sdst.reports.results import Results, collect
 from sdst.runs.find import find_runs, runs_folder
 from sdst.runs.groups import grouped_csv, grouped_markdown
@@ -44,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
     """Print a report, write it to a folder, or list all experiments."""
     args = _parser().parse_args(argv)
     folder = args.experiments or experiments_dir()
+    kept = [record for path in args.also for record in read_records(path, args.scale)]
     if args.experiment and (all(map(os.path.isdir, args.experiment)) or len(args.experiment) > 1):
         sys.stdout.write(_of_runs(args))
     elif args.list:
@@ -51,11 +53,11 @@ def main(argv: Sequence[str]) -> int:
     elif args.all:
         if args.out is None:
             raise UserError("sdst report --all needs an output folder: give --out DIR")
-        _write_all(args, folder)
+        _write_all(args, folder, kept)
     elif not args.experiment:
         raise UserError("sdst report: no experiment given; give its name, --all or --list")
     else:
-        report = _Report(find_experiment(args.experiment[0], folder), args.scale, args.runs, folder)
+        report = _Report(find_experiment(args.experiment[0], folder), args.scale, args.runs, folder, kept)
         sys.stdout.write(report.text(args.format))
         if args.out is not None:
             report.write(args.out)
@@ -70,11 +72,15 @@ class _Report:
         scale: Scale of its sweep.
         runs: Folder of all runs.
         experiments: Folder of all experiments.
+        kept: Finished jobs of earlier reports.
     """
 
-    def __init__(self, experiment: Experiment, scale: str, runs: Path, experiments: Path) -> None:
+    def __init__(
+        self, experiment: Experiment, scale: str, runs: Path, experiments: Path, kept: Sequence[Record]
+    ) -> None:
         path = manifest(runs, experiment.name, scale)
-        self.results: Results = collect(experiment, scale, read_manifest(path), runs, read_overrides(path))
+        planned, overrides = read_manifest(path), read_overrides(path)
+        self.results: Results = collect(experiment, scale, planned, runs, overrides, kept)
         self.experiments = experiments
 
     @cached_property
@@ -128,14 +134,16 @@ def _of_runs(args: Namespace) -> str:
     return csv if args.format == "csv" else grouped_markdown(rows)
 
 
-def _write_all(args: Namespace, folder: Path) -> None:
+def _write_all(args: Namespace, folder: Path, kept: Sequence[Record]) -> None:
     """Write every report, and an index with all pictures."""
-    entries = overview([read_experiment(path) for path in list_experiments(folder)], args.scale, args.runs)
+    entries = overview(
+        [read_experiment(path) for path in list_experiments(folder)], args.scale, args.runs, kept
+    )
     rows = ["| | title | paper | state | training |", "|---|---|---|---|---|"]
     pictures = []
     for entry in entries:
         name, title = entry.experiment.name, entry.experiment.title
-        if _Report(entry.experiment, args.scale, args.runs, folder).write(args.out):
+        if _Report(entry.experiment, args.scale, args.runs, folder, kept).write(args.out):
             pictures += [f"## [{title}]({name}.md)", "", f"![{title}]({name}.png)", ""]
         cells = (f"[{name}]({name}.md)", title, entry.experiment.source, entry.state, entry.cost)
         rows.append(f"| {' | '.join(cells)} |")
@@ -149,7 +157,8 @@ def _write_all(args: Namespace, folder: Path) -> None:
             "uses it.",
             "",
         ]
-    write_atomically(args.out / "runs.jsonl", records(entries))
+    shown = ((e.experiment.name, row.row.label, run) for e in entries for row in e.rows for run in row.runs)
+    write_atomically(args.out / "runs.jsonl", records(shown, args.scale))
     parts += ["Numbers and origin of every job: [runs.jsonl](runs.jsonl).", ""] if runs else []
     write_atomically(args.out / "index.md", "\n".join([*parts, *pictures]))
     sys.stdout.write(f"{args.out / 'index.md'}\n")
@@ -187,6 +196,14 @@ def _parser() -> Parser:
         default=runs_folder(),
         metavar="DIR",
         help="folder of all runs (default: %(default)s)",
+    )
+    add(
+        "--also",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="RUNS.JSONL",
+        help="runs.jsonl of earlier reports, also of other machines: their jobs fill the places without a finished run",
     )
     add(
         "--experiments",

@@ -138,6 +138,8 @@ def _query_values(row: RowResult, column: Column) -> NDArray[np.float64] | None:
 
 
 def _query_values_of_run(run: Run, key: str, split: str) -> NDArray[np.float64] | None:
+    if not RunFolder(run.folder).is_begun:  # an earlier report kept its numbers only
+        return None
     config = read_yaml(RunFolder(run.folder).config_path)
     try:
         source = config["data"]["annotations"][split]

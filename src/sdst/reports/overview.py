@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sdst.reports.results import collect
 from sdst.sweeps.manifest import manifest, read_manifest
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from sdst.reports.records import Record
     from sdst.reports.results import RowResult, Run
     from sdst.sweeps.tables import Experiment
 
@@ -55,13 +55,16 @@ class Entry:
         return f"{duration(training_seconds(self.runs))}, {jobs} shared" if self.runs else ""
 
 
-def overview(experiments: Sequence[Experiment], scale: str, runs: Path) -> list[Entry]:
+def overview(
+    experiments: Sequence[Experiment], scale: str, runs: Path, kept: Sequence[Record] = ()
+) -> list[Entry]:
     """State of each experiment's sweep.
 
     Args:
         experiments: All experiments, because they can share jobs.
         scale: Scale of their sweeps.
         runs: Folder that contains ``jobs`` and ``sweeps``.
+        kept: Finished jobs of earlier reports.
 
     Raises:
         UserError: A run's file is damaged.
@@ -69,7 +72,7 @@ def overview(experiments: Sequence[Experiment], scale: str, runs: Path) -> list[
     collected = []
     for experiment in experiments:
         planned = read_manifest(manifest(runs, experiment.name, scale))
-        collected.append(collect(experiment, scale, planned, runs))
+        collected.append(collect(experiment, scale, planned, runs, kept=kept))
     uses = Counter(name for results in collected for name in _identities(results.runs))
     return [
         Entry(
@@ -77,27 +80,6 @@ def overview(experiments: Sequence[Experiment], scale: str, runs: Path) -> list[
         )
         for results in collected
     ]
-
-
-def records(entries: Sequence[Entry]) -> str:
-    """JSON Lines with numbers and origin of every finished job, to keep when run folders are deleted.
-
-    Args:
-        entries: Entries of all experiments at one scale.
-    """
-    jobs: dict[str, dict[str, Any]] = {}
-    for entry in entries:
-        for row in entry.rows:
-            for run in row.runs:
-                if run.identity is None or run.status != "finished":
-                    continue
-                origin = {key: run.facts.get(key) for key in ("git", "versions", "machine", "parameters")}
-                job = jobs.setdefault(
-                    run.identity,
-                    {"job": run.identity, "seed": run.seed, "rows": {}, "metrics": run.metrics} | origin,
-                )
-                job["rows"].setdefault(entry.experiment.name, []).append([row.row.label, run.dataset])
-    return "".join(json.dumps(jobs[name], ensure_ascii=False) + "\n" for name in sorted(jobs))
 
 
 def training_seconds(runs: Iterable[Run]) -> float:

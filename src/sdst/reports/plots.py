@@ -13,7 +13,6 @@ from sdst.errors import UserError
 from sdst.plotting.figure import PALETTE, make_figure, save_figure
 from sdst.reports.render import shown_label
 from sdst.sweeps.tables import number
-from sdst.training.curves import read_curves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -100,13 +99,8 @@ def learning_curve(runs: Sequence[Run]) -> tuple[NDArray[np.float64], int]:
     Returns:
         (epochs,) mean, empty without any run, and the number of runs with a learning curve.
     """
-    curves = []
-    for run in runs:
-        if run.status == "finished":
-            selected = run.metrics["selected"]
-            found = read_curves(run.folder, run.metrics["epochs"])
-            curves.append(found.get(f"{selected['split']}/{selected['metric']}"))
-    values = [curve.values for curve in curves if curve is not None]
+    curves = [run.curve() for run in runs if run.status == "finished"]
+    values = [curve for curve in curves if curve is not None]
     if not values:
         return np.zeros(0), 0
     shared = min(map(len, values))

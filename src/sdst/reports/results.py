@@ -11,12 +11,14 @@ from sdst.config.words import typed, words
 from sdst.errors import UserError
 from sdst.sweeps.jobs import status
 from sdst.sweeps.tables import RUN_FACTS, number
+from sdst.training.curves import read_curves
 from sdst.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from sdst.reports.records import Record
     from sdst.sweeps.manifest import Planned
     from sdst.sweeps.tables import Column, Experiment, Row
     from sdst.training.run_folder import Status
@@ -33,7 +35,7 @@ class Run:
         status: State of the job on disk.
         folder: Run folder; it may not exist.
         metrics: Content of metrics.json; empty until the run is finished.
-        facts: Content of run.json; empty if the file is missing.
+        facts: Content of run.json, or what an earlier report kept of it; empty if there is neither.
     """
 
     dataset: str
@@ -43,6 +45,19 @@ class Run:
     folder: Path
     metrics: dict[str, Any]
     facts: dict[str, Any]
+
+    def curve(self) -> list[float] | None:
+        """The metric that chose the checkpoint, after each epoch; None without a CSV log.
+
+        Only finished runs have one.
+        """
+        if "curve" in self.facts:
+            kept: list[float] | None = self.facts["curve"]
+            return kept
+        selected = self.metrics["selected"]
+        found = read_curves(self.folder, self.metrics["epochs"])
+        curve = found.get(f"{selected['split']}/{selected['metric']}")
+        return None if curve is None else curve.values
 
     def value(self, column: Column) -> float | None:
         """The run's number for a column, in the column's unit; None if there is no such number."""
@@ -170,6 +185,7 @@ def collect(
     planned: Iterable[Planned],
     runs: Path,
     overrides: Sequence[str] = (),
+    kept: Sequence[Record] = (),
 ) -> Results:
     """Read the results of all jobs of an experiment.
 
@@ -179,18 +195,37 @@ def collect(
         planned: Jobs of the sweep.
         runs: Folder that contains ``jobs``.
         overrides: Overrides that all jobs have, besides those of their rows.
+        kept: Finished jobs of earlier reports. Each fills the place of its row, data set and seed, unless ``runs`` has
+            a finished run for it.
 
     Raises:
-        UserError: A run's file is damaged.
+        UserError: A run's file is damaged, or a kept job belongs to a row that the experiment lacks.
     """
-    by_row: dict[str, list[Run]] = {}
+    found: dict[tuple[str, str, int], Run] = {}
     for job in planned:
         folder = runs / "jobs" / str(job.identity)
         state: Status = "missing" if job.identity is None else status(runs / "jobs", job.identity)
         files = RunFolder(folder)
         metrics = files.metrics() if state == "finished" else {}
         run = Run(job.dataset, job.seed, job.identity, state, folder, metrics, files.facts())
-        by_row.setdefault(job.row, []).append(run)
+        found[job.row, job.dataset, job.seed] = run
+    labels = {row.label for row in experiment.rows}
+    for record in kept:
+        for label, dataset in record.rows.get(experiment.name, ()):
+            if label not in labels:
+                raise UserError(
+                    f"{record.source}: holds a job of row '{label}', which {experiment.name} lacks; "
+                    "correct the name, or delete the line"
+                )
+            place = (label, dataset, record.seed)
+            if place not in found or found[place].status != "finished":
+                folder = runs / "jobs" / record.identity
+                found[place] = Run(
+                    dataset, record.seed, record.identity, "finished", folder, record.metrics, record.facts
+                )
+    by_row: dict[str, list[Run]] = {}
+    for (label, _, _), run in sorted(found.items(), key=lambda item: item[0][2]):
+        by_row.setdefault(label, []).append(run)
     return Results(
         experiment,
         scale,

@@ -1,0 +1,86 @@
+"""``runs.jsonl``: numbers and origin of every finished job of a report, which outlive the run folders."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sdst.errors import UserError
+from sdst.files.text import read_text
+from sdst.training.run_folder import FACTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from sdst.reports.results import Run
+
+ORIGIN = ("git", "versions", "machine", "parameters", "features")
+"""Keys of run.json that a record repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A finished job of an earlier report.
+
+    Attributes:
+        source: File and line that it was read from.
+        identity: Name of the job.
+        seed: Its seed.
+        rows: Experiment -> (label of the row, data set) of each row that shows the job.
+        metrics: Content of its metrics.json.
+        facts: ``ORIGIN``, and as "curve" the value after each epoch of the metric that chose the checkpoint.
+    """
+
+    source: str
+    identity: str
+    seed: int
+    rows: dict[str, list[tuple[str, str]]]
+    metrics: dict[str, Any]
+    facts: dict[str, Any]
+
+
+def records(runs: Iterable[tuple[str, str, Run]], scale: str) -> str:
+    """JSON Lines with one row per finished job, ordered by name.
+
+    Args:
+        runs: (experiment, label of the row, run) of all runs.
+        scale: Scale of their sweeps.
+    """
+    jobs: dict[str, dict[str, Any]] = {}
+    for experiment, label, run in runs:
+        if run.identity is None or run.status != "finished":
+            continue
+        if run.identity not in jobs:
+            head = {"job": run.identity, "scale": scale, "seed": run.seed, "rows": {}, "metrics": run.metrics}
+            jobs[run.identity] = head | {key: run.facts.get(key) for key in ORIGIN} | {"curve": run.curve()}
+        jobs[run.identity]["rows"].setdefault(experiment, []).append([label, run.dataset])
+    return "".join(json.dumps(jobs[name], ensure_ascii=False) + "\n" for name in sorted(jobs))
+
+
+def read_records(path: Path, scale: str) -> list[Record]:
+    """Read a file that :func:`records` wrote.
+
+    Raises:
+        UserError: The file cannot be read, was not written by ``sdst report --all``, or has jobs of another scale.
+    """
+    found = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        source = f"{path}:{number}"
+        try:
+            job = json.loads(line)
+            kept, facts = job["scale"], {key: job[key] for key in (*ORIGIN, "curve")}
+            rows = {name: [(str(row), str(data)) for row, data in rows] for name, rows in job["rows"].items()}
+            if not all(isinstance(job["metrics"].get(key), kind) for key, kind in FACTS.items()):
+                raise ValueError("metrics")
+            found.append(Record(source, str(job["job"]), int(job["seed"]), rows, job["metrics"], facts))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise UserError(
+                f"{source}: not written by sdst report --all of this version ({error}); give its runs.jsonl"
+            ) from error
+        if kept != scale:
+            raise UserError(
+                f"{source}: holds a job of scale '{kept}', expected '{scale}'; give --scale {kept}"
+            )
+    return found
