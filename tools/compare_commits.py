@@ -69,6 +69,9 @@ def main() -> None:
             if all(name in turn for side in SIDES for turn in turns[side])
         }
         report["benchmarks"][benchmark] = rows
+        for side, measured in turns.items():
+            for name in sorted(set(measured[0]) - set(rows)):
+                sys.stdout.write(f"{benchmark} | {name} | not compared: only {side} has it in every turn\n")
         args.out.write_text(json.dumps(report, indent=1) + "\n")
         for name, row in rows.items():
             sys.stdout.write(f"{benchmark} | {name} | {row['before']:.4f} | {row['after']:.4f}\n")
