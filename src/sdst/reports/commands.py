@@ -14,10 +14,10 @@ from sdst.files.atomic import write_atomically
 from sdst.reports import caption, render, speed
 from sdst.reports.compact import compact
 from sdst.reports.noise import marks
-from sdst.reports.overview import duration, overview, training_seconds
+from sdst.reports.overview import duration, overview, records, training_seconds
 from sdst.reports.plots import plot
 from sdst.reports.published import describe as describe_published
-from sdst.reports.records import Record, read_records, records
+from sdst.reports.records import read_records
 from sdst.reports.results import Results, collect
 from sdst.runs.find import find_runs, runs_folder
 from sdst.runs.groups import grouped_csv, grouped_markdown
@@ -35,6 +35,8 @@ from sdst.sweeps.tables import (
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Sequence
+
+    from sdst.reports.records import Record
 
 FORMATS = ("md", "compact", "csv", "latex")
 APPENDICES = {"tableD": speed.describe, "tableO": describe_published, "tableP": describe_published}
@@ -157,8 +159,7 @@ def _write_all(args: Namespace, folder: Path, kept: Sequence[Record]) -> None:
             "uses it.",
             "",
         ]
-    shown = ((e.experiment.name, row.row.label, run) for e in entries for row in e.rows for run in row.runs)
-    write_atomically(args.out / "runs.jsonl", records(shown, args.scale))
+    write_atomically(args.out / "runs.jsonl", records(entries))
     parts += ["Numbers and origin of every job: [runs.jsonl](runs.jsonl).", ""] if runs else []
     write_atomically(args.out / "index.md", "\n".join([*parts, *pictures]))
     sys.stdout.write(f"{args.out / 'index.md'}\n")

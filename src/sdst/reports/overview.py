@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from sdst.reports.records import ORIGIN
 from sdst.reports.results import collect
 from sdst.sweeps.manifest import manifest, read_manifest
 
@@ -80,6 +82,29 @@ def overview(
         )
         for results in collected
     ]
+
+
+def records(entries: Sequence[Entry]) -> str:
+    """JSON Lines with numbers and origin of every finished job, to keep when run folders are deleted.
+
+    :func:`sdst.reports.records.read_records` reads them.
+
+    Args:
+        entries: Entries of all experiments at one scale.
+    """
+    jobs: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        for row in entry.rows:
+            for run in row.runs:
+                if run.identity is None or run.status != "finished":
+                    continue
+                if run.identity not in jobs:
+                    what = {"job": run.identity, "scale": entry.scale, "seed": run.seed, "rows": {}}
+                    origin = {key: run.facts.get(key) for key in ORIGIN}
+                    jobs[run.identity] = what | {"metrics": run.metrics} | origin | {"curve": run.curve()}
+                rows = jobs[run.identity]["rows"].setdefault(entry.experiment.name, [])
+                rows.append([row.row.label, run.dataset])
+    return "".join(json.dumps(jobs[name], ensure_ascii=False) + "\n" for name in sorted(jobs))
 
 
 def training_seconds(runs: Iterable[Run]) -> float:

@@ -1,4 +1,4 @@
-"""``runs.jsonl``: numbers and origin of every finished job of a report, which outlive the run folders."""
+"""``runs.jsonl`` of earlier reports: numbers and origin of jobs whose run folders are elsewhere or gone."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from sdst.files.text import read_text
 from sdst.training.run_folder import FACTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
-
-    from sdst.reports.results import Run
 
 ORIGIN = ("git", "versions", "machine", "parameters", "features")
 """Keys of run.json that a record repeats."""
@@ -41,26 +38,8 @@ class Record:
     facts: dict[str, Any]
 
 
-def records(runs: Iterable[tuple[str, str, Run]], scale: str) -> str:
-    """JSON Lines with one row per finished job, ordered by name.
-
-    Args:
-        runs: (experiment, label of the row, run) of all runs.
-        scale: Scale of their sweeps.
-    """
-    jobs: dict[str, dict[str, Any]] = {}
-    for experiment, label, run in runs:
-        if run.identity is None or run.status != "finished":
-            continue
-        if run.identity not in jobs:
-            head = {"job": run.identity, "scale": scale, "seed": run.seed, "rows": {}, "metrics": run.metrics}
-            jobs[run.identity] = head | {key: run.facts.get(key) for key in ORIGIN} | {"curve": run.curve()}
-        jobs[run.identity]["rows"].setdefault(experiment, []).append([label, run.dataset])
-    return "".join(json.dumps(jobs[name], ensure_ascii=False) + "\n" for name in sorted(jobs))
-
-
 def read_records(path: Path, scale: str) -> list[Record]:
-    """Read a file that :func:`records` wrote.
+    """Read a file that :func:`sdst.reports.overview.records` wrote.
 
     Raises:
         UserError: The file cannot be read, was not written by ``sdst report --all``, or has jobs of another scale.

@@ -124,7 +124,11 @@ def test_learning_curves_are_kept(experiments: Path, runs: Path, tmp_path: Path,
         ("scale", "paper", "holds a job of scale 'paper', expected 'laptop'; give --scale paper"),
         ("metrics", {}, "not written by sdst report --all"),
         ("seed", "one", "not written by sdst report --all"),
-        ("rows", {"table5": [["Somebody", "qvhighlights"]]}, "holds a job of row 'Somebody', which table5 lacks"),
+        (
+            "rows",
+            {"table5": [["Somebody", "qvhighlights"]]},
+            "holds a job of row 'Somebody', which table5 lacks",
+        ),
     ],
 )
 def test_unusable_records_are_refused(
