@@ -47,8 +47,11 @@ def main(argv: Sequence[str]) -> int:
     """Print a report, write it to a folder, or list all experiments."""
     args = _parser().parse_args(argv)
     folder = args.experiments or experiments_dir()
+    of_folders = args.experiment and (all(map(os.path.isdir, args.experiment)) or len(args.experiment) > 1)
+    if args.also and (args.list or of_folders):
+        raise UserError("sdst report --also needs one experiment or --all, whose tables it fills")
     kept = [record for path in args.also for record in read_records(path, args.scale)]
-    if args.experiment and (all(map(os.path.isdir, args.experiment)) or len(args.experiment) > 1):
+    if of_folders:
         sys.stdout.write(_of_runs(args))
     elif args.list:
         sys.stdout.write(_list(list_experiments(folder), args.runs))

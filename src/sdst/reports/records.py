@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,17 +50,30 @@ def read_records(path: Path, scale: str) -> list[Record]:
         source = f"{path}:{number}"
         try:
             job = json.loads(line)
-            kept, facts = job["scale"], {key: job[key] for key in (*ORIGIN, "curve")}
-            rows = {name: [(str(row), str(data)) for row, data in rows] for name, rows in job["rows"].items()}
-            if not all(isinstance(job["metrics"].get(key), kind) for key, kind in FACTS.items()):
-                raise ValueError("metrics")
-            found.append(Record(source, str(job["job"]), int(job["seed"]), rows, job["metrics"], facts))
+            found.append(_record(source, job))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(
                 f"{source}: not written by sdst report --all of this version ({error}); give its runs.jsonl"
             ) from error
-        if kept != scale:
+        if job["scale"] != scale:
             raise UserError(
-                f"{source}: holds a job of scale '{kept}', expected '{scale}'; give --scale {kept}"
+                f"{source}: holds a job of scale '{job['scale']}', expected '{scale}'; give --scale {job['scale']}"
             )
     return found
+
+
+def _record(source: str, job: dict[str, Any]) -> Record:
+    """Check a row, because its name becomes part of paths and its values go into tables and pictures."""
+    curve = job["curve"]
+    parts = {
+        "scale": isinstance(job["scale"], str),
+        "job": re.fullmatch(r"[0-9a-f]{12}", job["job"]),
+        "seed": type(job["seed"]) is int,
+        "metrics": all(isinstance(job["metrics"].get(key), kind) for key, kind in FACTS.items()),
+        "curve": curve is None or (curve and all(type(value) in (int, float) for value in curve)),
+    } | {key: job[key] is None or isinstance(job[key], dict) for key in ORIGIN}
+    if bad := next((key for key, good in parts.items() if not good), None):
+        raise ValueError(f"'{bad}' is of another kind")
+    rows = {name: [(str(label), str(data)) for label, data in rows] for name, rows in job["rows"].items()}
+    facts = {key: job[key] for key in ORIGIN if job[key] is not None} | {"curve": curve}
+    return Record(source, job["job"], job["seed"], rows, job["metrics"], facts)

@@ -58,8 +58,8 @@ def report_all(experiments: Path, tmp_path: Path) -> Report:
     return write
 
 
-def remove_seed(runs: Path, seed: int) -> set[str]:
-    """Remove a seed from all sweeps of a folder of runs, as if it was never asked for; returns its jobs."""
+def remove_seed(runs: Path, seed: int) -> None:
+    """Remove a seed from all sweeps of a folder of runs, as if it was never asked for."""
     removed = set()
     for path in runs.glob("sweeps/*.json"):
         document = json.loads(path.read_text())
@@ -68,13 +68,12 @@ def remove_seed(runs: Path, seed: int) -> set[str]:
         path.write_text(json.dumps(document))
     for name in removed:
         shutil.rmtree(runs / "jobs" / name)
-    return removed
 
 
-def of_table(experiments: Path, runs: Path, records: Path, name: str = "table5") -> Results:
-    planned = read_manifest(manifest(runs, name, "laptop"))
+def of_table(experiments: Path, runs: Path, records: Path) -> Results:
+    planned = read_manifest(manifest(runs, "table5", "laptop"))
     kept = read_records(records, "laptop")
-    return collect(find_experiment(name, experiments), "laptop", planned, runs, kept=kept)
+    return collect(find_experiment("table5", experiments), "laptop", planned, runs, kept=kept)
 
 
 def test_reports_without_the_run_folders_are_the_same(runs: Path, tmp_path: Path, report_all: Report) -> None:
@@ -124,6 +123,9 @@ def test_learning_curves_are_kept(experiments: Path, runs: Path, tmp_path: Path,
         ("scale", "paper", "holds a job of scale 'paper', expected 'laptop'; give --scale paper"),
         ("metrics", {}, "not written by sdst report --all"),
         ("seed", "one", "not written by sdst report --all"),
+        ("job", "../../secret", "not written by sdst report --all"),
+        ("curve", ["high"], "not written by sdst report --all"),
+        ("features", "none", "not written by sdst report --all"),
         (
             "rows",
             {"table5": [["Somebody", "qvhighlights"]]},
@@ -150,6 +152,24 @@ def test_unusable_records_are_refused(
     error = capsys.readouterr().err
     assert expected in error
     assert str(path) in error
+
+
+def test_a_run_without_run_json_and_csv_log_is_kept(
+    experiments: Path, runs: Path, tmp_path: Path, report_all: Report
+) -> None:
+    for job in (runs / "jobs").iterdir():
+        (job / "run.json").unlink()
+        shutil.rmtree(job / "csv")
+    first = report_all("first", runs)
+    assert report_all("again", tmp_path / "none", "--also", str(tmp_path / "first/runs.jsonl")) == first
+
+
+@pytest.mark.parametrize("others", [["--list"], [".", "."]])
+def test_also_is_refused_where_it_has_no_effect(
+    others: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", *others, "--also", "runs.jsonl"]) == 2
+    assert "--also needs one experiment or --all" in capsys.readouterr().err
 
 
 def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
