@@ -204,10 +204,11 @@ def _parser() -> Parser:
     add(
         "--also",
         type=Path,
-        nargs="+",
+        action="append",
         default=[],
         metavar="RUNS.JSONL",
-        help="runs.jsonl of earlier reports, also of other machines: their jobs fill the places without a finished run",
+        help="runs.jsonl of an earlier report, also of another machine: its jobs fill the places without a finished "
+        "run; may be given several times",
     )
     add(
         "--experiments",

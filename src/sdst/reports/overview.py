@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdst.reports.records import ORIGIN
 from sdst.reports.results import collect
-from sdst.sweeps.manifest import manifest, read_manifest
+from sdst.sweeps.manifest import manifest, read_manifest, read_overrides
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -29,12 +29,14 @@ class Entry:
         scale: Scale of its sweep.
         rows: Rows with all runs of the sweep, finished or not.
         shared: Number of its jobs that other experiments use, too.
+        overrides: Overrides that all its jobs have, besides those of their rows.
     """
 
     experiment: Experiment
     scale: str
     rows: tuple[RowResult, ...]
     shared: int
+    overrides: tuple[str, ...]
 
     @property
     def runs(self) -> list[Run]:
@@ -69,16 +71,20 @@ def overview(
         kept: Finished jobs of earlier reports.
 
     Raises:
-        UserError: A run's file is damaged.
+        UserError: A run's file is damaged, or a kept job does not belong into its table.
     """
     collected = []
     for experiment in experiments:
-        planned = read_manifest(manifest(runs, experiment.name, scale))
-        collected.append(collect(experiment, scale, planned, runs, kept=kept))
+        path = manifest(runs, experiment.name, scale)
+        collected.append(collect(experiment, scale, read_manifest(path), runs, read_overrides(path), kept))
     uses = Counter(name for results in collected for name in _identities(results.runs))
     return [
         Entry(
-            results.experiment, scale, results.rows, sum(uses[name] > 1 for name in _identities(results.runs))
+            results.experiment,
+            scale,
+            results.rows,
+            sum(uses[name] > 1 for name in _identities(results.runs)),
+            results.overrides,
         )
         for results in collected
     ]
@@ -99,11 +105,19 @@ def records(entries: Sequence[Entry]) -> str:
                 if run.identity is None or run.status != "finished":
                     continue
                 if run.identity not in jobs:
-                    what = {"job": run.identity, "scale": entry.scale, "seed": run.seed, "rows": {}}
+                    what = {
+                        "job": run.identity,
+                        "scale": entry.scale,
+                        "seed": run.seed,
+                        "rows": {},
+                        "overrides": {},
+                    }
                     origin = {key: run.facts.get(key) for key in ORIGIN}
                     jobs[run.identity] = what | {"metrics": run.metrics} | origin | {"curve": run.curve()}
-                rows = jobs[run.identity]["rows"].setdefault(entry.experiment.name, [])
-                rows.append([row.row.label, run.dataset])
+                name, job = entry.experiment.name, jobs[run.identity]
+                job["rows"].setdefault(name, []).append([row.row.label, run.dataset])
+                if entry.overrides:
+                    job["overrides"][name] = list(entry.overrides)
     return "".join(json.dumps(jobs[name], ensure_ascii=False) + "\n" for name in sorted(jobs))
 
 

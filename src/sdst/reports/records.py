@@ -27,6 +27,7 @@ class Record:
         identity: Name of the job.
         seed: Its seed.
         rows: Experiment -> (label of the row, data set) of each row that shows the job.
+        overrides: Experiment -> overrides that all jobs of its sweep had; experiments without any are left out.
         metrics: Content of its metrics.json.
         facts: ``ORIGIN``, and as "curve" the value after each epoch of the metric that chose the checkpoint.
     """
@@ -35,6 +36,7 @@ class Record:
     identity: str
     seed: int
     rows: dict[str, list[tuple[str, str]]]
+    overrides: dict[str, tuple[str, ...]]
     metrics: dict[str, Any]
     facts: dict[str, Any]
 
@@ -75,5 +77,6 @@ def _record(source: str, job: dict[str, Any]) -> Record:
     if bad := next((key for key, good in parts.items() if not good), None):
         raise ValueError(f"'{bad}' is of another kind")
     rows = {name: [(str(label), str(data)) for label, data in rows] for name, rows in job["rows"].items()}
+    overrides = {name: tuple(map(str, given)) for name, given in job["overrides"].items()}
     facts = {key: job[key] for key in ORIGIN if job[key] is not None} | {"curve": curve}
-    return Record(source, job["job"], job["seed"], rows, job["metrics"], facts)
+    return Record(source, job["job"], job["seed"], rows, overrides, job["metrics"], facts)

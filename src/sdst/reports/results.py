@@ -199,7 +199,8 @@ def collect(
             a finished run for it.
 
     Raises:
-        UserError: A run's file is damaged, or a kept job belongs to a row that the experiment lacks.
+        UserError: A run's file is damaged, or a kept job belongs to a row that the experiment lacks or has other
+            overrides than the other jobs.
     """
     found: dict[tuple[str, str, int], Run] = {}
     for job in planned:
@@ -210,12 +211,21 @@ def collect(
         run = Run(job.dataset, job.seed, job.identity, state, folder, metrics, files.facts())
         found[job.row, job.dataset, job.seed] = run
     labels = {row.label for row in experiment.rows}
+    of_all = tuple(typed(words(overrides))) if found else None
     for record in kept:
         for label, dataset in record.rows.get(experiment.name, ()):
             if label not in labels:
                 raise UserError(
                     f"{record.source}: holds a job of row '{label}', which {experiment.name} lacks; "
                     "correct the name, or delete the line"
+                )
+            theirs = record.overrides.get(experiment.name, ())
+            of_all = theirs if of_all is None else of_all
+            if theirs != of_all:
+                had, expected = (" ".join(given) or "none" for given in (theirs, of_all))
+                raise UserError(
+                    f"{record.source}: all jobs of its sweep of {experiment.name} had these overrides: {had}; "
+                    f"the other jobs have: {expected}; report them apart"
                 )
             place = (label, dataset, record.seed)
             if place not in found or found[place].status != "finished":
@@ -230,7 +240,7 @@ def collect(
         experiment,
         scale,
         tuple(_row(row, by_row.get(row.label, []), experiment) for row in experiment.rows),
-        tuple(typed(words(overrides))),
+        of_all or (),
     )
 
 

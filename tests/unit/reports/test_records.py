@@ -109,6 +109,37 @@ def test_own_finished_run_counts_before_a_kept_one(
     assert after[1].metrics == before[1].metrics
 
 
+def give_overrides(runs: Path, *overrides: str) -> None:
+    """Let all sweeps of a folder of runs have overrides for all their jobs."""
+    for path in runs.glob("sweeps/*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"overrides": overrides}))
+
+
+def test_captions_keep_the_overrides_of_a_sweep(runs: Path, tmp_path: Path, report_all: Report) -> None:
+    give_overrides(runs, "model.dim=32", "optim.lr=1e-3")
+    first = report_all("first", runs)
+    assert "All jobs have overrides: model.dim=32, optim.lr=1e-3." in first["table5.md"].decode()
+    assert report_all("again", tmp_path / "none", "--also", str(tmp_path / "first/runs.jsonl")) == first
+
+
+def test_jobs_with_other_overrides_are_not_mixed(
+    runs: Path, tmp_path: Path, report_all: Report, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = Path(shutil.copytree(runs, tmp_path / "plain"))
+    give_overrides(runs, "model.dim=32")
+    report_all("narrow", runs)
+    report_all("wide", plain)
+    narrow, wide = (["--also", str(tmp_path / name / "runs.jsonl")] for name in ("narrow", "wide"))
+    for folder, kept, had, expected in (
+        (plain, narrow, "model.dim=32", "none"),
+        (runs, wide, "none", "model.dim=32"),
+        (tmp_path / "none", [*wide, *narrow], "model.dim=32", "none"),
+    ):
+        assert main(["report", "table5", "--runs", str(folder), *kept]) == 2
+        message = f"had these overrides: {had}; the other jobs have: {expected}; report them apart"
+        assert message in capsys.readouterr().err
+
+
 def test_learning_curves_are_kept(experiments: Path, runs: Path, tmp_path: Path, report_all: Report) -> None:
     report_all("kept", runs)
     for row in of_table(experiments, tmp_path / "none", tmp_path / "kept/runs.jsonl").rows:
@@ -124,6 +155,7 @@ def test_learning_curves_are_kept(experiments: Path, runs: Path, tmp_path: Path,
         ("metrics", {}, "not written by sdst report --all"),
         ("seed", "one", "not written by sdst report --all"),
         ("job", "../../secret", "not written by sdst report --all"),
+        ("overrides", [], "not written by sdst report --all"),
         ("curve", ["high"], "not written by sdst report --all"),
         ("features", "none", "not written by sdst report --all"),
         (
