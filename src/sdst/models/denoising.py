@@ -60,14 +60,13 @@ class Denoising:
     def visible(self, num_queries: int, moment_mask: Tensor) -> Tensor:
         """(B, M + N, M + N) true where the query of a row may attend to that of a column; the M learned come first.
 
-        Only its own group sees a noised query, because it shows where a true moment is. A noised query of a moment
-        that the sample lacks, by its (B, G) mask, is seen by itself alone.
+        Only its own group sees a noised query, because it shows where a true moment is. No query sees one of a moment
+        that the sample lacks by its (B, G) mask.
         """
         group = torch.arange(self.groups, device=moment_mask.device).repeat_interleave(
             2 * moment_mask.shape[1]
         )
         valid = moment_mask.repeat(1, 2 * self.groups)
-        alone = torch.eye(len(group), dtype=torch.bool, device=valid.device)
-        noised = ((group[:, None] == group) & valid[:, None]) | alone  # (B, N, N)
+        noised = (group[:, None] == group) & valid[:, None]  # (B, N, N)
         matched = moment_mask.new_ones(len(valid), num_queries + len(group), num_queries)
         return torch.cat([matched, F.pad(noised, (0, 0, num_queries, 0))], dim=2)

@@ -68,7 +68,7 @@ def test_a_noised_query_is_seen_by_its_own_group_alone() -> None:
                 expected = False
             else:
                 (group, *_), (other, _, moment) = noised[row - M], noised[column - M]
-                expected = row == column or (group == other and bool(mask[b, moment]))
+                expected = group == other and bool(mask[b, moment])
             assert seen[b, row, column] == expected
 
 
