@@ -26,6 +26,7 @@ from sdst.baselines.detr.adaptive import (
 )
 from sdst.baselines.detr.criterion import SetCriterion
 from sdst.baselines.detr.decoder import DabDecoder, foreground
+from sdst.baselines.detr.highlights import mean_of
 from sdst.baselines.detr.layers import EncoderLayer, GlobalSaliency, with_token, xavier
 from sdst.baselines.detr.model import DetrModel, SameOptions
 from sdst.baselines.detr.official import ADAPTIVE, DAB, PROJECTIONS, encoder_names, renamed
@@ -102,14 +103,15 @@ def align_loss(output: GuidedOutput, batch: Batch) -> Tensor:
         similarity = moments @ F.normalize(sentences, dim=-1).T  # (2, B, B)
         loss = loss + F.cross_entropy(torch.cat([*similarity], dim=1), target)
     mask, relevant = _clips(output, batch)
-    member = output.member_logits[mask].sigmoid()
-    return loss + F.binary_cross_entropy(member, relevant[mask].to(member.dtype))
+    member = output.member_logits.sigmoid()
+    cross_entropy = F.binary_cross_entropy(member, relevant.to(member.dtype), reduction="none")
+    return loss + mean_of(cross_entropy, mask)
 
 
 def distill_loss(output: GuidedOutput, batch: Batch) -> Tensor:
     """Mean divergence of the relevant clips."""
     _, relevant = _clips(output, batch)
-    return output.divergence[relevant].sum() / relevant.sum().clamp(min=1)
+    return mean_of(output.divergence, relevant)
 
 
 def _clips(output: GuidedOutput, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ from sdst.baselines.detr.adaptive import (
     highlight_terms,
     words_share,
 )
-from sdst.baselines.detr.highlights import clip_pairs, votes
+from sdst.baselines.detr.highlights import clip_pairs, mean_of, votes
 from sdst.baselines.detr.layers import EncoderLayer, GlobalSaliency
 from sdst.baselines.detr.model import DetrModel, SameOptions
 from sdst.baselines.detr.official import ADAPTIVE, PROJECTIONS, renamed
@@ -110,15 +110,16 @@ class FlashCriterion(Criterion):
 
         def label() -> Tensor:
             scores, wanted = output.class_logits[:, 0, :read], votes(batch)[:, :read]
-            return F.mse_loss(stretched(scores[mask]), stretched(wanted[mask]))
+            return mean_of((stretched(scores, mask) - stretched(wanted, mask)).square(), mask)
 
         return super().losses(output, batch) | highlight_terms(output, batch) | {"nce": nce, "label": label}
 
 
-def stretched(values: Tensor) -> Tensor:
-    """Values (N,) of the whole batch, mapped to [0, 1]."""
-    least = values.amin()
-    return (values - least) / (values.amax() - least).clamp(min=LEAST_RANGE)
+def stretched(values: Tensor, mask: Tensor) -> Tensor:
+    """Values of the clips (B, T) of the whole batch, mapped to [0, 1] where ``mask`` is true."""
+    least = values.masked_fill(~mask, torch.inf).amin()
+    most = values.masked_fill(~mask, -torch.inf).amax()
+    return (values - least) / (most - least).clamp(min=LEAST_RANGE)
 
 
 class FlashEncoder(nn.Module):

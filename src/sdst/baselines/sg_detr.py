@@ -36,12 +36,19 @@ from sdst.baselines.detr.atss import AtssHead, assign_anchors, atss_losses
 from sdst.baselines.detr.collaborative import CollaborativeQueries, collaborative_losses
 from sdst.baselines.detr.criterion import DetrOutput, SetCriterion, giou_loss
 from sdst.baselines.detr.guided import GuidedDecoder, GuidedEncoder, LocalSaliency
-from sdst.baselines.detr.highlights import clip_pairs, margin_loss, rank_loss, real_rank_loss, votes
+from sdst.baselines.detr.highlights import (
+    clip_pairs,
+    margin_loss,
+    mean_of,
+    rank_loss,
+    real_rank_loss,
+    votes,
+)
 from sdst.baselines.detr.model import DetrModel, SameOptions
 from sdst.baselines.detr.proposals import Pyramid, Selector
 from sdst.errors import UserError
 from sdst.losses.matcher import assign
-from sdst.losses.moment import matched_pairs
+from sdst.losses.moment import averaged, matched_moments
 from sdst.spans import aligned_iou, cw_to_se, pairwise_giou
 
 if TYPE_CHECKING:
@@ -113,14 +120,14 @@ class GuidedCriterion(SetCriterion):
         """Return the function of every term."""
         assert isinstance(output, GuidedOutput)
         assignment = self.assign(output, batch)
-        levels = [slice(k, k + 1) for k in range(assignment.shape[1])]
-        pairs = [matched_pairs(output.references[:, k], batch.moments, assignment[:, k]) for k in levels]
-        weight = torch.tensor([PROPOSAL_WEIGHT] + [1.0] * (len(levels) - 1), device=assignment.device)
+        matched, predicted = assignment >= 0, output.references
+        true = matched_moments(batch.moments, assignment)
+        weight = torch.tensor([PROPOSAL_WEIGHT] + [1.0] * (matched.shape[1] - 1), device=matched.device)
         terms = super().losses(output, batch) | {
-            "cls": lambda: weight * self.class_loss(output, assignment >= 0),
-            "l1": lambda: weight * torch.stack([distance_loss(*pair) for pair in pairs]),
-            "iou": lambda: weight * torch.stack([giou_loss(*pair) for pair in pairs]),
-            "act": lambda: weight * quality_loss(output, assignment, pairs),
+            "cls": lambda: weight * self.class_loss(output, matched),
+            "l1": lambda: weight * averaged(distance_loss(predicted, true), matched),
+            "iou": lambda: weight * averaged(giou_loss(predicted, true), matched),
+            "act": lambda: weight * averaged(quality_loss(output, true), matched),
         }
         return terms if output.second_logits is None else with_second_head(terms, output, batch)
 
@@ -182,20 +189,15 @@ def with_second_head(terms: Terms, output: GuidedOutput, batch: Batch) -> Terms:
 
 
 def distance_loss(predicted: Tensor, true: Tensor) -> Tensor:
-    """Smooth L1 distance of the (N, 2) pairs, averaged over all numbers; 0 without any."""
-    return F.smooth_l1_loss(predicted, true, reduction="sum") / max(predicted.numel(), 1)
+    """Smooth L1 distance of each (centre, width) pair (..., 2), the mean of both."""
+    return F.smooth_l1_loss(predicted, true, reduction="none").mean(dim=-1)
 
 
-def quality_loss(output: GuidedOutput, assignment: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """(K,) mean cross-entropy of the predicted IoU over matched queries, 0 without any."""
+def quality_loss(output: GuidedOutput, true: Tensor) -> Tensor:
+    """(B, K, M) cross-entropy of the predicted IoU with the true moments (B, K, M, 2)."""
     assert output.quality_logits is not None
-    losses = []
-    for k, (predicted, true) in enumerate(pairs):
-        iou = aligned_iou(cw_to_se(predicted.detach()), cw_to_se(true))
-        logits = output.quality_logits[:, k][assignment[:, k] >= 0]
-        loss = F.binary_cross_entropy_with_logits(logits, iou, reduction="sum")
-        losses.append(loss / max(len(iou), 1))
-    return torch.stack(losses)
+    iou = aligned_iou(cw_to_se(output.references.detach()), cw_to_se(true))
+    return F.binary_cross_entropy_with_logits(output.quality_logits, iou, reduction="none")
 
 
 def highlight_loss(
@@ -214,13 +216,12 @@ def highlight_loss(
     """
     labels, mask = votes(batch), batch.video_mask
     relevant = (labels > 0).to(scores.dtype)
-    loss = F.binary_cross_entropy_with_logits(scores[mask], relevant[mask])
+    loss = mean_of(F.binary_cross_entropy_with_logits(scores, relevant, reduction="none"), mask)
     loss = loss + margin_loss(scores.sigmoid(), clip_pairs(batch), MARGIN)
     if negatives is None or has_negative is None:
         return loss + rank_loss(scores, None, labels, mask)
     real = has_negative.bool()
-    wrong = F.softplus(negatives[real])[mask[real]]
-    loss = loss + wrong.sum() / max(len(wrong), 1)
+    loss = loss + mean_of(F.softplus(negatives), mask & real.unsqueeze(1))
     return loss + real_rank_loss(scores, negatives, real, labels, mask)
 
 

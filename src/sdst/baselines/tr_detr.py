@@ -20,7 +20,7 @@ from torch import nn
 
 from sdst.baselines.detr.criterion import ContrastCriterion, DetrOutput
 from sdst.baselines.detr.decoder import DabDecoder, foreground
-from sdst.baselines.detr.highlights import annotated
+from sdst.baselines.detr.highlights import annotated, mean_of
 from sdst.baselines.detr.layers import EncoderLayer, TextToVideoLayer, xavier
 from sdst.baselines.detr.model import DetrModel, Options
 from sdst.baselines.detr.official import DAB, PROJECTIONS, encoder_names, renamed
@@ -113,7 +113,7 @@ class TrDetrCriterion(ContrastCriterion):
         logits = (clips @ query.unsqueeze(-1)).squeeze(-1) / self.temperature
         seen = batch.video_mask[:, : clips.shape[1]]
         target = annotated(batch)[:, : clips.shape[1]].to(logits.dtype)
-        return F.binary_cross_entropy_with_logits(logits[seen], target[seen])
+        return mean_of(F.binary_cross_entropy_with_logits(logits, target, reduction="none"), seen)
 
 
 class Fuser(nn.Module):

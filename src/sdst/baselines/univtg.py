@@ -23,13 +23,14 @@ from torch import nn
 
 from sdst.baselines.detr.adaptive import TokenTypes
 from sdst.baselines.detr.criterion import BACKGROUND_WEIGHT, DetrOutput, giou_loss
+from sdst.baselines.detr.highlights import mean_of
 from sdst.baselines.detr.layers import EncoderLayer, xavier
 from sdst.baselines.detr.model import DetrModel
 from sdst.baselines.detr.official import PROJECTIONS, encoder_names, renamed
 from sdst.errors import UserError
 from sdst.losses.alignment import info_nce
 from sdst.losses.criterion import TERMS, Criterion, Terms
-from sdst.losses.moment import matched_pairs
+from sdst.losses.moment import averaged, matched_moments
 from sdst.losses.points import TOLERANCE
 from sdst.models.checks import require_at_least
 from sdst.models.layers import AdaptivePool
@@ -74,11 +75,12 @@ class UniVTGCriterion(Criterion):
         anchors = output.anchors
         assert anchors is not None
         assignment = assign_clips(anchors, batch)
-        predicted, true = matched_pairs(output.references, batch.moments, assignment.unsqueeze(1))
+        foreground, predicted = (assignment >= 0).unsqueeze(1), output.references
+        true = matched_moments(batch.moments, assignment.unsqueeze(1))
         return self.contrastive_terms(output, batch) | {
             "cls": lambda: class_loss(output.class_logits[:, 0], assignment >= 0, anchors),
-            "l1": lambda: distance_loss(predicted, true),
-            "iou": lambda: giou_loss(predicted, true),
+            "l1": lambda: averaged(distance_loss(predicted, true), foreground).squeeze(0),
+            "iou": lambda: averaged(giou_loss(predicted, true), foreground).squeeze(0),
             "inter": lambda: self.contrast_samples(output, batch),
             "intra": lambda: self.contrast_clips(output, batch),
         }
@@ -86,28 +88,34 @@ class UniVTGCriterion(Criterion):
     def contrast_samples(self, output: Output, batch: Batch) -> Tensor:
         """InfoNCE of positive clips and queries over the batch, the sum of both directions."""
         used, positive = positive_clips(output, batch)
-        clips = output.dense[used, positive]
-        losses = 2 * info_nce(clips, output.query[used], temperature=self.temperature)
-        return losses.sum() / max(len(used), 1)
+        clips = output.dense.take_along_dim(positive.view(-1, 1, 1), dim=1).squeeze(1)
+        losses = 2 * info_nce(clips, output.query, _unused_pairs(used), temperature=self.temperature)
+        return mean_of(losses, used)
 
     def contrast_clips(self, output: Output, batch: Batch) -> Tensor:
         """Mean of -log softmax at the positive clip over less salient clips, plus that over its place in all videos."""
         used, positive = positive_clips(output, batch)
-        scores = F.cosine_similarity(output.dense, output.query.unsqueeze(1), dim=-1)[used] / self.temperature
+        scores = F.cosine_similarity(output.dense, output.query.unsqueeze(1), dim=-1) / self.temperature
         read, index = scores.shape[1], positive.unsqueeze(1)
-        valid, saliency = batch.video_mask[used, :read], batch.saliency[used, :read]
+        valid, saliency = batch.video_mask[:, :read], batch.saliency[:, :read]
         candidate = (valid & (saliency < saliency.gather(1, index))).scatter(1, index, value=True)
         scores = scores.masked_fill(~candidate, -torch.inf)
-        rows = scores.log_softmax(dim=1).gather(1, index)
-        columns = scores[:, positive].log_softmax(dim=0).diagonal()
-        return -(rows.sum() + columns.sum()) / max(len(used), 1)
+        rows = scores.log_softmax(dim=1).gather(1, index).squeeze(1)
+        places = scores[:, positive].masked_fill(_unused_pairs(used), -torch.inf)
+        columns = places.log_softmax(dim=0).diagonal()
+        return mean_of(-rows - columns, used)
 
 
 def positive_clips(output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(N,) samples with a positive clip among the clips that were read, and (N,) this clip."""
+    """(B,) true for samples with a positive clip among the clips that were read, and (B,) this clip, else the first."""
     positive = batch.positive_clip
-    (used,) = ((positive >= 0) & (positive < output.dense.shape[1])).nonzero(as_tuple=True)
-    return used, positive[used]
+    used = (positive >= 0) & (positive < output.dense.shape[1])
+    return used, positive.masked_fill(~used, 0)
+
+
+def _unused_pairs(used: Tensor) -> Tensor:
+    """(B, B) true for pairs of different samples that are not both ``used`` (B,)."""
+    return ~(used & used.unsqueeze(1)).fill_diagonal_(True)
 
 
 def class_loss(logits: Tensor, foreground: Tensor, anchors: Anchors) -> Tensor:
@@ -119,9 +127,8 @@ def class_loss(logits: Tensor, foreground: Tensor, anchors: Anchors) -> Tensor:
 
 
 def distance_loss(predicted: Tensor, true: Tensor) -> Tensor:
-    """Smooth L1 distance of start plus that of end, mean over the (N, 2) (centre, width) pairs; 0 without any."""
-    distance = F.smooth_l1_loss(cw_to_se(predicted), cw_to_se(true), reduction="sum")
-    return distance / max(len(predicted), 1)
+    """Smooth L1 distance of start plus that of end of each (centre, width) pair (..., 2)."""
+    return F.smooth_l1_loss(cw_to_se(predicted), cw_to_se(true), reduction="none").sum(dim=-1)
 
 
 def assign_clips(anchors: Anchors, batch: Batch) -> Tensor:

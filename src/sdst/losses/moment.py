@@ -53,25 +53,11 @@ def class_weights(alpha: float | None) -> tuple[float, float]:
     return (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
 
 
-def matched_pairs(references: Tensor, moments: Tensor, assignment: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the N matched predictions of all samples and levels with their true moments.
-
-    Args:
-        references: (B, K, M, 2) predicted (centre, width).
-        moments: (B, G, 2) true (centre, width).
-        assignment: (B, K, M) index of the true moment or -1, from ``matcher.match``.
-
-    Returns:
-        (N, 2) predicted and (N, 2) true (centre, width).
-    """
-    sample, level, query = (assignment >= 0).nonzero(as_tuple=True)
-    return references[sample, level, query], moments[sample, assignment[sample, level, query]]
-
-
 def matched_moments(moments: Tensor, assignment: Tensor) -> Tensor:
     """Return the true moment of each query.
 
-    Nothing waits for a GPU here, unlike in ``matched_pairs``, whose shape depends on the assignment.
+    Unmatched queries get one too: to choose the matched ones would wait for a GPU, because their number depends on
+    values.
 
     Args:
         moments: (B, G, 2) true (centre, width).
@@ -88,6 +74,11 @@ def matched_moments(moments: Tensor, assignment: Tensor) -> Tensor:
 def summed(losses: Tensor, counted: Tensor) -> Tensor:
     """Sum (B, K, ...) losses over all that are ``counted``, a mask of the same shape, for each of K levels: (K,)."""
     return losses.masked_fill(~counted, 0).flatten(2).sum(dim=(0, 2))
+
+
+def averaged(losses: Tensor, counted: Tensor) -> Tensor:
+    """Mean of (B, K, M) losses over those that are ``counted``, for each of K levels: (K,), 0 without any."""
+    return summed(losses, counted) / counted.sum(dim=(0, 2)).clamp(min=1)
 
 
 def l1_loss(predicted: Tensor, true: Tensor) -> Tensor:

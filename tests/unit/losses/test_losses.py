@@ -1,5 +1,6 @@
 """Every loss equals a naive loop in plain Python; the contrastive losses also equal official values."""
 
+import itertools
 from dataclasses import fields, replace
 from math import exp, log
 
@@ -14,11 +15,11 @@ from sdst.losses.criterion import TERMS, Criterion
 from sdst.losses.matcher import match
 from sdst.losses.moment import (
     actionness_loss,
+    averaged,
     focal_loss,
     iou_loss,
     l1_loss,
     matched_moments,
-    matched_pairs,
 )
 from sdst.losses.saliency import sampled_nce
 from sdst.types import Batch, Output, Record
@@ -401,13 +402,22 @@ def test_invalid_weights_are_user_errors(weights, match_weights, message):
         Criterion(weights, match_weights=match_weights)
 
 
-def test_matched_moments_are_those_of_the_matched_pairs():
+def test_matched_moments_and_averages_are_those_of_the_assignment():
     moments = torch.rand(3, 4, 2)
-    assignment = torch.tensor([[[0, -1, 3], [2, 1, -1]]] * 3)
-    (sample, level, query) = (assignment >= 0).nonzero(as_tuple=True)
+    assignment = torch.tensor([[[0, -1, 3], [2, 1, -1], [-1, -1, -1]]] * 2 + [[[-1, 1, -1]] * 3])
     dense = matched_moments(moments, assignment)
-    assert torch.equal(dense[sample, level, query], matched_pairs(dense, moments, assignment)[1])
-    assert not dense[assignment < 0].any()
+    losses = torch.rand(assignment.shape)
+    counted: list[list[float]] = [[], [], []]
+    for place in itertools.product(range(3), repeat=3):
+        sample, level, _ = place
+        if (chosen := int(assignment[place])) < 0:
+            assert not dense[place].any()
+        else:
+            assert torch.equal(dense[place], moments[sample, chosen])
+            counted[level].append(float(losses[place]))
+    means = [sum(values) / len(values) for values in counted]
+    assert averaged(losses, assignment >= 0).tolist() == pytest.approx(means)
+    assert not averaged(losses, torch.zeros_like(losses, dtype=torch.bool)).any()
     assert not matched_moments(moments[:, :0], torch.full((3, 2, 5), -1)).any()
 
 

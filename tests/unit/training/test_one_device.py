@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.fx.experimental import _config as meta_options
 
-from helpers.tiny_baselines import ALL_MODELS, DETR_MODELS, MODELS
+from helpers.tiny_baselines import ALL_MODELS
 from sdst.bench.workload import Shape, Workload
 from sdst.config.compose import conf_dir
 
@@ -60,16 +59,9 @@ def test_a_step_of_sdst_waits_in_matching_only(variant: str) -> None:
     step(*variant.split())
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_step_of_a_side_network_waits_in_matching_only(name: str) -> None:
-    step(f"model={name}")
-
-
-@pytest.mark.parametrize("name", DETR_MODELS)
-def test_a_step_of_a_detr_method_stays_on_its_device(name: str) -> None:
-    # They also wait where they choose matched pairs: the shape of what is chosen depends on values.
-    with meta_options.patch(meta_nonzero_assume_all_nonzero=True):
-        step(f"model={name}")
+@pytest.mark.parametrize("variant", [*ALL_MODELS, "sg_detr model.second_head=true"])
+def test_a_step_of_any_other_model_waits_in_matching_only(variant: str) -> None:
+    step(*f"model={variant}".split())
 
 
 @torch.no_grad()

@@ -12,7 +12,14 @@ from einops import rearrange
 from torch import nn
 
 from sdst.baselines.detr.criterion import DetrOutput
-from sdst.baselines.detr.highlights import clip_pairs, margin_loss, rank_loss, real_rank_loss, votes
+from sdst.baselines.detr.highlights import (
+    clip_pairs,
+    margin_loss,
+    mean_of,
+    rank_loss,
+    real_rank_loss,
+    votes,
+)
 from sdst.baselines.detr.layers import Drop, EncoderLayer, FeedForward, LayerSizes
 from sdst.models.checks import require_at_least
 from sdst.models.layers import Dropout
@@ -210,15 +217,14 @@ def highlight_terms(output: AdaptiveOutput, batch: Batch) -> Terms:
         if negatives is None or output.has_negative is None:
             return loss + rank_loss(scores, None, labels, mask)
         real = output.has_negative.bool()
-        wrong = mistaken(negatives).masked_fill(~mask, 0).sum(dim=1)[real]
-        loss = loss + wrong.sum() / max(len(wrong), 1)
+        loss = loss + mean_of(mistaken(negatives).masked_fill(~mask, 0).sum(dim=1), real)
         return loss + real_rank_loss(scores, negatives, real, labels, mask)
 
     def attn() -> Tensor:
         assert output.attention is not None
         relevant = (labels > 0).to(output.attention.dtype)
         loss = contrast(output.attention, output.negative_attention, not_attended)
-        return loss + F.binary_cross_entropy(output.attention[mask], relevant[mask])
+        return loss + mean_of(F.binary_cross_entropy(output.attention, relevant, reduction="none"), mask)
 
     return {"sal": lambda: contrast(output.saliency, output.negative_saliency, F.softplus), "attn": attn}
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from sdst.baselines.detr.highlights import clip_pairs, margin_loss, rank_loss, votes, wrong_words_loss
 from sdst.losses.criterion import Criterion, Terms
 from sdst.losses.matcher import assign
-from sdst.losses.moment import matched_pairs
+from sdst.losses.moment import averaged, matched_moments
 from sdst.spans import aligned_giou, cw_to_se, pairwise_giou
 from sdst.types import Output
 
@@ -51,20 +51,14 @@ class SetCriterion(Criterion):
     def losses(self, output: Output, batch: Batch) -> Terms:
         """Return the function of every term."""
         assignment = self.assign(output, batch)
-        pairs = [
-            matched_pairs(output.references[:, k : k + 1], batch.moments, assignment[:, k : k + 1])
-            for k in range(assignment.shape[1])
-        ]
+        matched, predicted = assignment >= 0, output.references
+        true = matched_moments(batch.moments, assignment)
         return self.contrastive_terms(output, batch) | {
-            "cls": lambda: self.class_loss(output, assignment >= 0),
-            "l1": lambda: torch.stack(
-                [
-                    F.l1_loss(self.coordinates(predicted), self.coordinates(true), reduction="sum")
-                    / max(true.numel(), 1)
-                    for predicted, true in pairs
-                ]
+            "cls": lambda: self.class_loss(output, matched),
+            "l1": lambda: averaged(
+                (self.coordinates(predicted) - self.coordinates(true)).abs().mean(dim=-1), matched
             ),
-            "iou": lambda: torch.stack([giou_loss(*pair) for pair in pairs]),
+            "iou": lambda: averaged(giou_loss(predicted, true), matched),
             "sal": lambda: self.saliency_loss(output, batch),
         }
 
@@ -109,5 +103,5 @@ class ContrastCriterion(SetCriterion):
 
 
 def giou_loss(predicted: Tensor, true: Tensor) -> Tensor:
-    """Mean of 1 - generalised IoU of the (N, 2) (centre, width) pairs; 0 (with a gradient of 0) without any."""
-    return (1 - aligned_giou(cw_to_se(predicted), cw_to_se(true))).sum() / max(len(predicted), 1)
+    """1 - generalised IoU of each (centre, width) pair (..., 2)."""
+    return 1 - aligned_giou(cw_to_se(predicted), cw_to_se(true))

@@ -79,11 +79,11 @@ def margin_loss(scores: Tensor, pairs: ClipPairs, margin: float = MARGIN) -> Ten
         margin: A pair costs nothing if its first clip scores higher by at least this.
     """
     gaps = (margin + scores.gather(1, pairs.lower) - scores.gather(1, pairs.higher)).clamp(min=0)
-    return 2 * gaps[pairs.mask].sum() / gaps.numel()
+    return 2 * gaps.masked_fill(~pairs.mask.unsqueeze(1), 0).sum() / gaps.numel()
 
 
-def rank_loss(scores: Tensor, negatives: Tensor | None, labels: Tensor, video_mask: Tensor) -> Tensor:
-    """Contrast clips of at least k votes with the others, for k = 1 to 11.
+def rank_losses(scores: Tensor, negatives: Tensor | None, labels: Tensor, video_mask: Tensor) -> Tensor:
+    """Contrast clips of at least k votes with the others of each sample, for k = 1 to 11.
 
     Args:
         scores: (B, T) saliency.
@@ -92,8 +92,7 @@ def rank_loss(scores: Tensor, negatives: Tensor | None, labels: Tensor, video_ma
         video_mask: (B, T) true for valid clips.
 
     Returns:
-        Scalar: for each k with a positive clip in the batch, the mean over samples of minus the mean
-        log-probability of positive clips, 0 for samples without any; summed over k and divided by 12.
+        (B,) minus the mean log-probability of positive clips, 0 for a k without any; summed over k and divided by 12.
     """
     labels = labels.masked_fill(~video_mask, 0)
     rows = [scores] if negatives is None else [scores, negatives]
@@ -104,16 +103,25 @@ def rank_loss(scores: Tensor, negatives: Tensor | None, labels: Tensor, video_ma
     positive = labels.unsqueeze(2) >= levels  # (B, T, k)
     count = positive.sum(dim=1)
     sums = torch.einsum("bt,btk->bk", log_probability[:, : labels.shape[1]], positive.to(scores.dtype))
-    return -(sums / (count + 1e-6)).sum() / max(len(scores), 1) / MOST_VOTES
+    return -(sums / (count + 1e-6)).sum(dim=1) / MOST_VOTES
+
+
+def rank_loss(scores: Tensor, negatives: Tensor | None, labels: Tensor, video_mask: Tensor) -> Tensor:
+    """The mean of ``rank_losses`` over the samples."""
+    return rank_losses(scores, negatives, labels, video_mask).mean()
 
 
 def real_rank_loss(
     scores: Tensor, negatives: Tensor, is_real: Tensor, labels: Tensor, video_mask: Tensor
 ) -> Tensor:
     """``rank_loss`` of samples with real wrong words (``is_real`` (B,)), plus that of others, without wrong words."""
-    own = ~is_real
-    loss = rank_loss(scores[is_real], negatives[is_real], labels[is_real], video_mask[is_real])
-    return loss + rank_loss(scores[own], None, labels[own], video_mask[own])
+    real = mean_of(rank_losses(scores, negatives, labels, video_mask), is_real)
+    return real + mean_of(rank_losses(scores, None, labels, video_mask), ~is_real)
+
+
+def mean_of(losses: Tensor, counted: Tensor) -> Tensor:
+    """Mean of the losses that are ``counted``, a mask of the same shape; 0 without any."""
+    return losses.masked_fill(~counted, 0).sum() / counted.sum().clamp(min=1)
 
 
 def wrong_words_loss(negatives: Tensor, video_mask: Tensor) -> Tensor:
