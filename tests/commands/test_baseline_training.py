@@ -48,9 +48,9 @@ def test_predict_and_evaluate_reproduce_the_runs_submission_and_metrics(
     submission = run_dir / "val_submission.jsonl"
     for ours, theirs in zip(rows(out), rows(submission), strict=True):
         assert ours["qid"] == theirs["qid"]
-        # Not bit for bit: a convolution rounds differently at another batch size.
+        # Not bit for bit: a convolution rounds differently at another batch size, by some 1e-7 of a value.
         for key in ("pred_relevant_windows", "pred_saliency_scores"):
-            np.testing.assert_allclose(ours[key], theirs[key], atol=1e-6)
+            np.testing.assert_allclose(ours[key], theirs[key], rtol=2e-6, atol=1e-6)
     capsys.readouterr()
     assert main(["evaluate", str(submission), str(corpus.paths["val"]), "--json"]) == 0
     brief = json.loads(capsys.readouterr().out)["brief"]
