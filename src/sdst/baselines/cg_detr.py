@@ -26,12 +26,12 @@ from sdst.baselines.detr.adaptive import (
 )
 from sdst.baselines.detr.criterion import SetCriterion
 from sdst.baselines.detr.decoder import DabDecoder, foreground
-from sdst.baselines.detr.highlights import mean_of
 from sdst.baselines.detr.layers import EncoderLayer, GlobalSaliency, with_token, xavier
 from sdst.baselines.detr.model import DetrModel, SameOptions
 from sdst.baselines.detr.official import ADAPTIVE, DAB, PROJECTIONS, encoder_names, renamed
 from sdst.baselines.detr.tokens import Guide, GuidedOutput, redundancy
 from sdst.errors import UserError
+from sdst.losses.moment import mean_of
 from sdst.models.checks import require_at_least
 
 if TYPE_CHECKING:

@@ -26,12 +26,13 @@ from sdst.baselines.detr.adaptive import (
     highlight_terms,
     words_share,
 )
-from sdst.baselines.detr.highlights import clip_pairs, mean_of, votes
+from sdst.baselines.detr.highlights import clip_pairs, votes
 from sdst.baselines.detr.layers import EncoderLayer, GlobalSaliency
 from sdst.baselines.detr.model import DetrModel, SameOptions
 from sdst.baselines.detr.official import ADAPTIVE, PROJECTIONS, renamed
 from sdst.baselines.pyramid import PointHead, Pyramid
 from sdst.losses.criterion import Criterion
+from sdst.losses.moment import mean_of
 from sdst.losses.saliency import sampled_nce
 from sdst.models.checks import require_at_least
 from sdst.models.layers import AdaptivePool, mlp

@@ -36,19 +36,12 @@ from sdst.baselines.detr.atss import AtssHead, assign_anchors, atss_losses
 from sdst.baselines.detr.collaborative import CollaborativeQueries, collaborative_losses
 from sdst.baselines.detr.criterion import DetrOutput, SetCriterion, giou_loss
 from sdst.baselines.detr.guided import GuidedDecoder, GuidedEncoder, LocalSaliency
-from sdst.baselines.detr.highlights import (
-    clip_pairs,
-    margin_loss,
-    mean_of,
-    rank_loss,
-    real_rank_loss,
-    votes,
-)
+from sdst.baselines.detr.highlights import clip_pairs, margin_loss, rank_loss, real_rank_loss, votes
 from sdst.baselines.detr.model import DetrModel, SameOptions
 from sdst.baselines.detr.proposals import Pyramid, Selector
 from sdst.errors import UserError
 from sdst.losses.matcher import assign
-from sdst.losses.moment import averaged, matched_moments
+from sdst.losses.moment import averaged, matched_moments, mean_of
 from sdst.spans import aligned_iou, cw_to_se, pairwise_giou
 
 if TYPE_CHECKING:

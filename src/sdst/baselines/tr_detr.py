@@ -20,13 +20,13 @@ from torch import nn
 
 from sdst.baselines.detr.criterion import ContrastCriterion, DetrOutput
 from sdst.baselines.detr.decoder import DabDecoder, foreground
-from sdst.baselines.detr.highlights import annotated, mean_of
+from sdst.baselines.detr.highlights import annotated
 from sdst.baselines.detr.layers import EncoderLayer, TextToVideoLayer, xavier
 from sdst.baselines.detr.model import DetrModel, Options
 from sdst.baselines.detr.official import DAB, PROJECTIONS, encoder_names, renamed
 from sdst.losses.alignment import info_nce
 from sdst.losses.criterion import TERMS, Terms
-from sdst.losses.moment import focal_loss
+from sdst.losses.moment import focal_loss, mean_of
 from sdst.models.checks import require_at_least
 from sdst.models.layers import AdaptivePool, Dropout
 from sdst.spans import cw_to_se

@@ -23,15 +23,15 @@ from torch import nn
 
 from sdst.baselines.detr.adaptive import TokenTypes
 from sdst.baselines.detr.criterion import BACKGROUND_WEIGHT, DetrOutput, giou_loss
-from sdst.baselines.detr.highlights import mean_of
 from sdst.baselines.detr.layers import EncoderLayer, xavier
 from sdst.baselines.detr.model import DetrModel
 from sdst.baselines.detr.official import PROJECTIONS, encoder_names, renamed
 from sdst.errors import UserError
 from sdst.losses.alignment import info_nce
 from sdst.losses.criterion import TERMS, Criterion, Terms
-from sdst.losses.moment import averaged, matched_moments
+from sdst.losses.moment import averaged, matched_moments, mean_of
 from sdst.losses.points import TOLERANCE
+from sdst.losses.saliency import no_negatives
 from sdst.models.checks import require_at_least
 from sdst.models.layers import AdaptivePool
 from sdst.spans import cw_to_se, se_to_cw
@@ -114,8 +114,8 @@ def positive_clips(output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _unused_pairs(used: Tensor) -> Tensor:
-    """(B, B) true for pairs of different samples that are not both ``used`` (B,)."""
-    return ~(used & used.unsqueeze(1)).fill_diagonal_(True)
+    """(B, B) true for pairs of different samples that are not both ``used`` (B,), be they of one video or not."""
+    return no_negatives(torch.arange(len(used), device=used.device), used)
 
 
 def class_loss(logits: Tensor, foreground: Tensor, anchors: Anchors) -> Tensor:

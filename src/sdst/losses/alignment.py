@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from sdst.losses.moment import mean_of
 from sdst.losses.saliency import no_negatives
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def level_alignment(
     """
     used = positive_clip >= 0
     loss = info_nce(_positive_clips(video, positive_clip), text, temperature=temperature).mean(dim=1)
-    return loss.masked_fill(~used, 0).sum() / used.sum().clamp(min=1)
+    return mean_of(loss, used)
 
 
 def _positive_clips(video: Tensor, positive_clip: Tensor) -> Tensor:

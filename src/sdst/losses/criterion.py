@@ -15,7 +15,15 @@ from sdst.errors import UserError
 from sdst.losses.alignment import level_alignment, video_alignment
 from sdst.losses.denoising import denoising_losses
 from sdst.losses.matcher import match
-from sdst.losses.moment import actionness_loss, focal_errors, iou_loss, l1_loss, matched_moments, summed
+from sdst.losses.moment import (
+    actionness_loss,
+    averaged,
+    focal_errors,
+    iou_loss,
+    l1_loss,
+    matched_moments,
+    summed,
+)
 from sdst.losses.points import assign_points, boundary_loss
 from sdst.losses.saliency import sampled_nce
 
@@ -214,16 +222,12 @@ class Criterion(nn.Module):
             errors = focal_errors(output.class_logits, matched, alpha=self.alpha, gamma=self.gamma)
             return summed(errors, exists).squeeze(0) / exists.sum()
 
-        def iou() -> Tensor:
-            losses = summed(iou_loss(output.references, true), matched)
-            return losses.squeeze(0) / matched.sum().clamp(min=1)
-
         return {
             "cls": cls,
             "l1": lambda: boundary_loss(
                 output.references[:, 0], batch.moments, assignment[:, 0], anchors, batch.num_clips
             ),
-            "iou": iou,
+            "iou": lambda: averaged(iou_loss(output.references, true), matched).squeeze(0),
         }
 
 

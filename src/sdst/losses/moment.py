@@ -81,6 +81,11 @@ def averaged(losses: Tensor, counted: Tensor) -> Tensor:
     return summed(losses, counted) / counted.sum(dim=(0, 2)).clamp(min=1)
 
 
+def mean_of(losses: Tensor, counted: Tensor) -> Tensor:
+    """Mean of the losses that are ``counted``, a mask of the same shape; 0 without any."""
+    return losses.masked_fill(~counted, 0).sum() / counted.sum().clamp(min=1)
+
+
 def l1_loss(predicted: Tensor, true: Tensor) -> Tensor:
     """|centre error| + |width error| (eq. 18) of each pair (..., 2)."""
     return (predicted - true).abs().sum(dim=-1)

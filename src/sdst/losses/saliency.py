@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from sdst.losses.moment import mean_of
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -58,7 +60,7 @@ def sampled_nce(
     rows = scores.log_softmax(dim=1).gather(1, positive[:, None]).squeeze(1)
     columns = scores[:, positive].T  # (B, B): [i, j] is position p[i] in sample j
     columns = columns.masked_fill(no_negatives(video_index, used), -torch.inf).log_softmax(dim=1).diagonal()
-    return -(rows + columns).masked_fill(~used, 0).sum() / used.sum().clamp(min=1)
+    return mean_of(-rows - columns, used)
 
 
 def no_negatives(video_index: Tensor, used: Tensor) -> Tensor:

@@ -12,15 +12,9 @@ from einops import rearrange
 from torch import nn
 
 from sdst.baselines.detr.criterion import DetrOutput
-from sdst.baselines.detr.highlights import (
-    clip_pairs,
-    margin_loss,
-    mean_of,
-    rank_loss,
-    real_rank_loss,
-    votes,
-)
+from sdst.baselines.detr.highlights import clip_pairs, margin_loss, rank_loss, real_rank_loss, votes
 from sdst.baselines.detr.layers import Drop, EncoderLayer, FeedForward, LayerSizes
+from sdst.losses.moment import mean_of
 from sdst.models.checks import require_at_least
 from sdst.models.layers import Dropout
 

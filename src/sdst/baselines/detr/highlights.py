@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from sdst.losses.moment import mean_of
 from sdst.spans import cw_to_se
 
 if TYPE_CHECKING:
@@ -117,11 +118,6 @@ def real_rank_loss(
     """``rank_loss`` of samples with real wrong words (``is_real`` (B,)), plus that of others, without wrong words."""
     real = mean_of(rank_losses(scores, negatives, labels, video_mask), is_real)
     return real + mean_of(rank_losses(scores, None, labels, video_mask), ~is_real)
-
-
-def mean_of(losses: Tensor, counted: Tensor) -> Tensor:
-    """Mean of the losses that are ``counted``, a mask of the same shape; 0 without any."""
-    return losses.masked_fill(~counted, 0).sum() / counted.sum().clamp(min=1)
 
 
 def wrong_words_loss(negatives: Tensor, video_mask: Tensor) -> Tensor:
