@@ -72,3 +72,5 @@ def test_scores_proportional_to_votes_have_no_label_loss() -> None:
     )
     assert criterion.by_level(replace(output, class_logits=logits), batch)["label"] == 0
     assert (stretched(torch.ones(1, 3), torch.ones(1, 3, dtype=torch.bool)) == 0).all()
+    values, mask = torch.tensor([[1.0, 3.0, -9.0, 9.0]]), torch.tensor([[True, True, False, False]])
+    assert stretched(values, mask)[mask].tolist() == [0, 1]
