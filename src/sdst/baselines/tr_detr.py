@@ -26,7 +26,7 @@ from sdst.baselines.detr.model import DetrModel, Options
 from sdst.baselines.detr.official import DAB, PROJECTIONS, encoder_names, renamed
 from sdst.losses.alignment import info_nce
 from sdst.losses.criterion import TERMS, Terms
-from sdst.losses.moment import focal_loss, mean_of
+from sdst.losses.moment import focal_errors, mean_of
 from sdst.models.checks import require_at_least
 from sdst.models.layers import AdaptivePool, Dropout
 from sdst.spans import cw_to_se
@@ -97,13 +97,8 @@ class TrDetrCriterion(ContrastCriterion):
         assert isinstance(output, TrDetrOutput)
         assert output.both_logits is not None
         target = torch.stack([matched, ~matched], dim=-1)
-        number = torch.tensor(target[:, 0].numel())
-        return torch.stack(
-            [
-                focal_loss(*layer, number, alpha=self.alpha, gamma=self.gamma)
-                for layer in zip(output.both_logits.unbind(1), target.unbind(1), strict=True)
-            ]
-        )
+        errors = focal_errors(output.both_logits, target, alpha=self.alpha, gamma=self.gamma)
+        return errors.mean(dim=(0, 2, 3))
 
     def clip_alignment(self, output: TrDetrOutput, batch: Batch) -> Tensor:
         """Cross-entropy of "annotated" for the cosine of each clip and the mean normalised word; mean over clips."""
