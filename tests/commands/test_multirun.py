@@ -195,8 +195,11 @@ def test_a_report_of_runs_is_grouped_by_what_differs_besides_the_seed(
         assert float(group["val MR-full-mAP std"]) == pytest.approx(statistics.stdev(values))
     assert main(["report", *map(str, (tmp_path / "jobs").iterdir()), "--out", str(tmp_path / "out")]) == 2
     runs = [str(path) for path in (tmp_path / "jobs").iterdir() if path.is_dir()]
+    pytest.importorskip("matplotlib")
     assert main(["report", *runs, "--out", str(tmp_path / "out")]) == 0
-    lines = (tmp_path / "out/runs.md").read_text().splitlines()
+    *lines, _, picture = (tmp_path / "out/runs.md").read_text().splitlines()
+    assert picture == "![Learning curves](runs.png)"
+    assert (tmp_path / "out/runs.png").stat().st_size > 10_000
     assert len(lines) == 4
     assert lines[0].startswith("| attention | seeds | val R1@0.5 |")
     assert lines[0].endswith(" | features |")

@@ -38,6 +38,16 @@ def words(overrides: Iterable[str]) -> dict[str, str]:
     return {key: value for key, _, value in pairs if not key.startswith(PLACES)}
 
 
+def stored_words(choices: Mapping[str, str], overrides: Iterable[str]) -> dict[str, str]:
+    """The words of a run from the choices and overrides in its run.json.
+
+    Choices that follow from others are left out unless they were typed: ``moments`` follows from the model, and groups
+    such as ``recipe_on_model`` from two others.
+    """
+    own = {group: choice for group, choice in choices.items() if group != "moments" and "_on_" not in group}
+    return words([*typed(own), *overrides])
+
+
 def differing(runs: Sequence[Mapping[str, str]]) -> list[str]:
     """Options in which the runs differ, in the order in which they first appear; one that only some have differs."""
     keys = dict.fromkeys(key for run in runs for key in run)

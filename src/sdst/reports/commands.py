@@ -15,12 +15,12 @@ from sdst.reports import caption, render, speed
 from sdst.reports.compact import compact
 from sdst.reports.noise import marks
 from sdst.reports.overview import duration, overview, records, training_seconds
-from sdst.reports.plots import plot
+from sdst.reports.plots import plot, plot_groups
 from sdst.reports.published import describe as describe_published
 from sdst.reports.records import read_records
 from sdst.reports.results import Results, collect
 from sdst.runs.find import find_runs, runs_folder
-from sdst.runs.groups import grouped_csv, grouped_markdown
+from sdst.runs.groups import grouped, grouped_csv, grouped_markdown
 from sdst.runs.row import of_runs
 from sdst.sweeps.manifest import manifest, read_manifest, read_overrides
 from sdst.sweeps.tables import (
@@ -134,8 +134,9 @@ def _of_runs(args: Namespace) -> str:
     csv = grouped_csv(rows)
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
+        picture = "\n![Learning curves](runs.png)\n" * plot_groups(grouped(rows), args.out / "runs.png")
         write_atomically(args.out / "runs.csv", csv)
-        write_atomically(args.out / "runs.md", grouped_markdown(rows))
+        write_atomically(args.out / "runs.md", grouped_markdown(rows) + picture)
     return csv if args.format == "csv" else grouped_markdown(rows)
 
 

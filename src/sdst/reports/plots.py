@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import re
-from itertools import product
+from itertools import cycle, product
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sdst.config.words import described
 from sdst.errors import UserError
-from sdst.plotting.figure import PALETTE, make_figure, save_figure
+from sdst.plotting.figure import PALETTE, literal, make_figure, save_figure
 from sdst.reports.render import shown_label
 from sdst.sweeps.tables import number
+from sdst.training.curves import selected_curve
+from sdst.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -23,10 +26,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sdst.reports.results import Results, Run
+    from sdst.runs.groups import Group
 
 logger = logging.getLogger(__name__)
 
 CURVE_METRIC = "MR-full-mAP"
+STYLES = ("-", "--", ":")
 OWN_RANGES = (
     "The panels have different mAP ranges: in a shared range, the paper's two curves would hide each other."
 )
@@ -46,13 +51,7 @@ def plot(results: Results, path: Path) -> bool:
         return False
     figure = make_figure(9, 4)
     draw(results, figure)
-    labelled = [axes.get_legend_handles_labels() for axes in figure.axes]
-    # One legend for all panels, because a label has the same colour in each.
-    legend = {
-        label: handle for handles, labels in labelled for handle, label in zip(handles, labels, strict=True)
-    }
-    if legend:
-        figure.legend(legend.values(), legend.keys(), loc="outside right upper", fontsize=8)
+    _add_legend(figure)
     simulated = any(run.metrics.get("simulated") for run in results.runs)
     title = f"{results.experiment.title}, {results.scale} scale{', SIMULATED features' * simulated}"
     figure.suptitle(title, fontsize=10)
@@ -75,7 +74,6 @@ def mean_offsets(run: Run) -> tuple[NDArray[np.float64], NDArray[np.float64]] | 
     from sdst.config.build import build
     from sdst.config.schema import Levels
     from sdst.training import checkpoint
-    from sdst.training.run_folder import RunFolder
 
     files = RunFolder(run.folder)
     config = files.config()
@@ -93,13 +91,41 @@ def mean_offsets(run: Run) -> tuple[NDArray[np.float64], NDArray[np.float64]] | 
     return every.mean(axis=0), every.std(axis=0)
 
 
-def learning_curve(runs: Sequence[Run]) -> tuple[NDArray[np.float64], int]:
-    """Mean over the finished runs of the metric that selects the checkpoint, after each epoch that all of them have.
+def plot_groups(groups: Sequence[Group], path: Path) -> bool:
+    """Draw the learning curves of runs that differ: one per group, its mean over the finished runs.
 
     Returns:
-        (epochs,) mean, empty without any run, and the number of runs with a learning curve.
+        Whether a picture was drawn, because a run has a learning curve.
+
+    Raises:
+        UserError: matplotlib is not installed, or the file cannot be written.
     """
-    curves = [run.curve() for run in runs if run.status == "finished"]
+    curves: dict[str, list[list[float] | None]] = {}
+    metrics = []
+    for group in groups:
+        label = literal(described(group.words)) or "all runs"
+        for row in group.runs:
+            if row.metrics is not None and row.folder is not None:
+                curve = selected_curve(row.folder, RunFolder(row.folder).metrics())
+                curves.setdefault(label, []).append(curve)
+                metrics.append(f"{row.split} {row.metric}")
+    if not any(curve for found in curves.values() for curve in found):
+        return False
+    figure = make_figure(9, 4)
+    _draw_curves(figure.subplots(), curves, metrics)
+    _add_legend(figure)
+    simulated = any(group.features for group in groups)
+    figure.suptitle(f"Learning curves{', SIMULATED features' * simulated}", fontsize=10)
+    save_figure(figure, path)
+    return True
+
+
+def learning_curve(curves: Sequence[list[float] | None]) -> tuple[NDArray[np.float64], int]:
+    """Mean of the learning curves of runs, for each epoch that all of them have.
+
+    Returns:
+        (epochs,) mean, empty without any curve, and the number of curves that are not None.
+    """
     values = [curve for curve in curves if curve is not None]
     if not values:
         return np.zeros(0), 0
@@ -149,18 +175,26 @@ def _draw_lengths(results: Results, figure: Figure) -> None:
 
 
 def _draw_learning(results: Results, figure: Figure) -> None:
-    """Draw the metric that selects the checkpoint after each epoch, one curve per row: its mean over the seeds."""
-    axes = figure.subplots()
-    for (style, colour), row in zip(product(("-", "--", ":"), PALETTE), results.rows, strict=False):
-        values, seeds = learning_curve(row.runs)
+    """Draw the learning curve of each row."""
+    done = {
+        shown_label(row.row): [run for run in row.runs if run.status == "finished"] for row in results.rows
+    }
+    chosen = [run.metrics["selected"] for runs in done.values() for run in runs]
+    curves = {label: [run.curve() for run in runs] for label, runs in done.items()}
+    _draw_curves(figure.subplots(), curves, (f"{each['split']} {each['metric']}" for each in chosen))
+
+
+def _draw_curves(
+    axes: Axes, curves: Mapping[str, Sequence[list[float] | None]], metrics: Iterable[str]
+) -> None:
+    """Draw the mean learning curve of each label's runs; ``metrics`` are those that selected the checkpoints."""
+    for (style, colour), (label, found) in zip(cycle(product(STYLES, PALETTE)), curves.items(), strict=False):
+        values, seeds = learning_curve(found)
         if seeds:
-            label = shown_label(row.row)
             label = f"{label}, {seeds} seeds" if seeds > 1 else label
             axes.plot(np.arange(1, len(values) + 1), values, style, color=colour, label=label)
     axes.locator_params(axis="x", integer=True)
-    chosen = [run.metrics["selected"] for run in results.runs if run.status == "finished"]
-    metric = ", ".join(dict.fromkeys(f"{each['split']} {each['metric']}" for each in chosen))
-    _label(axes, "after each epoch, mean over the seeds", "epoch", metric)
+    _label(axes, "after each epoch, mean over the seeds", "epoch", ", ".join(dict.fromkeys(metrics)))
 
 
 def _draw_offsets(results: Results, figure: Figure) -> None:
@@ -185,6 +219,16 @@ def _draw_offsets(results: Results, figure: Figure) -> None:
         for boundary in (-1, 1):
             axes.axhline(boundary, color="0.5", lw=0.8, ls=":")
         _label(axes, f"{shown_label(row.row)}, {state}", "refinement level", "offset [half widths]")
+
+
+def _add_legend(figure: Figure) -> None:
+    """Add one legend for all panels, because a label has the same colour in each."""
+    labelled = [axes.get_legend_handles_labels() for axes in figure.axes]
+    legend = {
+        label: handle for handles, labels in labelled for handle, label in zip(handles, labels, strict=True)
+    }
+    if legend:
+        figure.legend(legend.values(), legend.keys(), loc="outside right upper", fontsize=8)
 
 
 def _label(axes: Axes, title: str, x: str, y: str) -> None:

@@ -11,7 +11,7 @@ from sdst.config.words import typed, words
 from sdst.errors import UserError
 from sdst.sweeps.jobs import status
 from sdst.sweeps.tables import RUN_FACTS, number
-from sdst.training.curves import read_curves
+from sdst.training.curves import selected_curve
 from sdst.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -54,10 +54,7 @@ class Run:
         if "curve" in self.facts:
             kept: list[float] | None = self.facts["curve"]
             return kept
-        selected = self.metrics["selected"]
-        found = read_curves(self.folder, self.metrics["epochs"])
-        curve = found.get(f"{selected['split']}/{selected['metric']}")
-        return None if curve is None else curve.values
+        return selected_curve(self.folder, self.metrics)
 
     def value(self, column: Column) -> float | None:
         """The run's number for a column, in the column's unit; None if there is no such number."""

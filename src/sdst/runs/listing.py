@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdst.config.words import flatten, typed, words
+from sdst.config.words import flatten, stored_words
 from sdst.errors import UserError
 from sdst.files.yaml import read_yaml
 from sdst.runs.find import find_runs
@@ -77,9 +77,7 @@ def differences(runs: Sequence[ListedRun]) -> list[str]:
     return [
         option
         for option in (*given, "seed")
-        if not option.startswith(ELSEWHERE)
-        and "_on_" not in option  # a group that Hydra chooses by two others
-        and len({run.value(option) for run in runs} - {""}) > 1
+        if not option.startswith(ELSEWHERE) and len({run.value(option) for run in runs} - {""}) > 1
     ]
 
 
@@ -131,7 +129,7 @@ def _words(run: RunFolder, options: Mapping[str, str]) -> dict[str, str]:
         "seed": options.get("seed", ""),
     }
     if isinstance(choices, dict) and isinstance(overrides, list):
-        said |= words([*typed(choices), *map(str, overrides)])
+        said |= stored_words(choices, map(str, overrides))
     return said
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from sdst.config.words import differing, flatten, typed, words
+from sdst.config.words import differing, flatten, stored_words, typed, words
 from sdst.errors import UserError
 from sdst.training.run_folder import RunFolder
 
@@ -68,7 +68,7 @@ def of_runs(folders: Sequence[Path]) -> list[RunRow]:
     runs = [RunFolder(folder) for folder in folders]
     facts = [run.facts() for run in runs]
     if all("choices" in of for of in facts):
-        said = [words([*typed(of["choices"]), *of["overrides"]]) for of in facts]
+        said = [stored_words(of["choices"], of["overrides"]) for of in facts]
         groups = {group for of in facts for group in of["choices"]}
         options = dict.fromkeys(["seed", *(option for values in said for option in values)])
         said = [_complete(run, values, options, groups) for run, values in zip(runs, said, strict=True)]

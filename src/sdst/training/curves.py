@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdst.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 CURVE_DIGITS = 5
@@ -47,6 +47,18 @@ def read_curves(folder: Path, epochs: int) -> dict[str, Curve]:
         for quantity, values in sorted(points.items())
         if values
     }
+
+
+def selected_curve(folder: Path, metrics: Mapping[str, Any]) -> list[float] | None:
+    """The metric that chose the checkpoint of a finished run, after each epoch; None without a CSV log.
+
+    Args:
+        folder: Run folder.
+        metrics: Content of its metrics.json.
+    """
+    selected = metrics["selected"]
+    curve = read_curves(folder, metrics["epochs"]).get(f"{selected['split']}/{selected['metric']}")
+    return None if curve is None else curve.values
 
 
 def read_rows(folder: Path) -> Iterator[tuple[int, dict[str, float]]]:

@@ -144,7 +144,7 @@ def test_learning_curves_are_kept(experiments: Path, runs: Path, tmp_path: Path,
     report_all("kept", runs)
     for row in of_table(experiments, tmp_path / "none", tmp_path / "kept/runs.jsonl").rows:
         if row.runs:
-            values, seeds = learning_curve(row.runs)
+            values, seeds = learning_curve([run.curve() for run in row.runs])
             assert (tuple(values), seeds) == (CURVE, 2)
 
 
