@@ -103,7 +103,7 @@ def plot_groups(groups: Sequence[Group], path: Path) -> bool:
     curves: dict[str, list[list[float] | None]] = {}
     metrics = []
     for group in groups:
-        label = literal(described(group.words)) or "all runs"
+        label = literal(described({key: value for key, value in group.words.items() if value})) or "all runs"
         for row in group.runs:
             if row.metrics is not None and row.folder is not None:
                 curve = selected_curve(row.folder, RunFolder(row.folder).metrics())

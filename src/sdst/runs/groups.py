@@ -35,12 +35,21 @@ class Group:
 
 
 def grouped(rows: Sequence[RunRow]) -> list[Group]:
-    """Gather the runs that differ in their seed alone, in the order of the first of each."""
+    """Gather the runs that differ in their seed alone, in the order of the first of each.
+
+    Their words leave out options that some models lack and in which the others agree, unless only these tell two
+    groups apart.
+    """
     keys = [key for key in differing([row.words for row in rows]) if key != "seed"]
-    groups: dict[tuple[str, ...], list[RunRow]] = {}
+    gathered: dict[tuple[str, ...], list[RunRow]] = {}
     for row in rows:
-        groups.setdefault(tuple(row.words.get(key, "") for key in keys), []).append(row)
-    return [Group(dict(zip(keys, said, strict=True)), tuple(runs)) for said, runs in groups.items()]
+        gathered.setdefault(tuple(row.words.get(key, "") for key in keys), []).append(row)
+    every = [dict(zip(keys, said, strict=True)) for said in gathered]
+    telling = [key for key in keys if len({said[key] for said in every} - {""}) > 1]
+    words = [{key: said[key] for key in telling} for said in every]
+    if any(said in words[:place] for place, said in enumerate(words)):
+        words = every
+    return [Group(said, tuple(runs)) for said, runs in zip(words, gathered.values(), strict=True)]
 
 
 def grouped_markdown(rows: Sequence[RunRow]) -> str:
