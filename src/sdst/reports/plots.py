@@ -176,11 +176,8 @@ def _draw_lengths(results: Results, figure: Figure) -> None:
 
 def _draw_learning(results: Results, figure: Figure) -> None:
     """Draw the learning curve of each row."""
-    done = {
-        shown_label(row.row): [run for run in row.runs if run.status == "finished"] for row in results.rows
-    }
-    chosen = [run.metrics["selected"] for runs in done.values() for run in runs]
-    curves = {label: [run.curve() for run in runs] for label, runs in done.items()}
+    curves = {shown_label(row.row): [run.curve() for run in row.runs] for row in results.rows}
+    chosen = [run.metrics["selected"] for run in results.runs if run.status == "finished"]
     _draw_curves(figure.subplots(), curves, (f"{each['split']} {each['metric']}" for each in chosen))
 
 

@@ -47,10 +47,9 @@ class Run:
     facts: dict[str, Any]
 
     def curve(self) -> list[float] | None:
-        """The metric that chose the checkpoint, after each epoch; None without a CSV log.
-
-        Only finished runs have one.
-        """
+        """The metric that chose the checkpoint, after each epoch; None if unfinished or without a CSV log."""
+        if self.status != "finished":
+            return None
         if "curve" in self.facts:
             kept: list[float] | None = self.facts["curve"]
             return kept
