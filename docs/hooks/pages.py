@@ -22,6 +22,7 @@ COPIED = {
     "small-model.md": "src/sdst/inference/small_world/README.md",
     "prediction.png": "src/sdst/inference/small_world/prediction.png",
     "longer-training.md": "experiments/results/learning/README.md",
+    "methods.png": "experiments/results/learning/methods/runs.png",
     **{f"tables/{path.name}": str(path.relative_to(ROOT)) for path in sorted(RESULTS.iterdir())},
 }
 """Page, picture or data file of the site -> its source in the repository."""
