@@ -31,8 +31,8 @@ def denoising_losses(
         references: (B, K, N, 2) predicted (centre, width).
         moments: (B, G, 2) true (centre, width).
         moment_mask: (B, G) true for valid moments.
-        alpha: See ``focal_loss``.
-        gamma: See ``focal_loss``.
+        alpha: See ``focal_errors``.
+        gamma: See ``focal_errors``.
 
     Returns:
         ``cls``, ``l1`` and ``iou``, each (K,): sums divided by the number of valid positive queries (at least 1).

@@ -36,18 +36,6 @@ def focal_errors(
     return weight * error**gamma * cross_entropy
 
 
-def focal_loss(
-    class_logits: Tensor,
-    matched: Tensor,
-    normaliser: Tensor,
-    *,
-    alpha: float | None = 0.25,
-    gamma: float = 2.0,
-) -> Tensor:
-    """The sum of all ``focal_errors`` / ``normaliser``, a positive scalar."""
-    return focal_errors(class_logits, matched, alpha=alpha, gamma=gamma).sum() / normaliser
-
-
 def class_weights(alpha: float | None) -> tuple[float, float]:
     """Weights of matched and unmatched queries in the focal loss: ``alpha`` and 1 - ``alpha``; both 1 if it is None."""
     return (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)

@@ -16,7 +16,7 @@ from sdst.losses.matcher import match
 from sdst.losses.moment import (
     actionness_loss,
     averaged,
-    focal_loss,
+    focal_errors,
     iou_loss,
     l1_loss,
     matched_moments,
@@ -429,4 +429,4 @@ def test_perfect_predictions_have_zero_loss():
     assert iou_loss(moments[:, None], true).abs().max() < 1e-6
     assert actionness_loss(torch.ones(1, 2), moments, moments, torch.ones(1, 2, dtype=torch.bool)) < 1e-6
     logits = torch.tensor([[[60.0, -60.0]]])
-    assert focal_loss(logits, logits > 0, num_moments) == pytest.approx(0, abs=1e-6)
+    assert (focal_errors(logits, logits > 0).sum() / num_moments) == pytest.approx(0, abs=1e-6)
