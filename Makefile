@@ -21,7 +21,8 @@ READY := $(VENV)/.ready
 DEMO_READY := $(VENV)/.demo-ready
 # Compiling every module takes longer than all else that pip does here; Python compiles those that are used.
 # With uv: make install INSTALLER="uv pip install --python .venv/bin/python"
-INSTALLER ?= $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
+INSTALLER ?= $(PIP_INSTALL)
 VERSIONS = $(if $(LOCKED),--constraint requirements/$(1).txt)
 
 .DEFAULT_GOAL := help
@@ -41,6 +42,8 @@ $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is required; set PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
+# The pip that Python 3.11 brings takes twice as long to choose versions as a new one.
+	@$(PIP_INSTALL) --upgrade pip || echo "pip stays as old as $(PYTHON); installing may take longer" >&2
 
 $(DEMO_READY): pyproject.toml | $(BIN)/pip
 	$(INSTALLER) $(call VERSIONS,demo) '$(TORCH)' --editable '.[extract,plot,train]'

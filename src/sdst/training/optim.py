@@ -18,7 +18,9 @@ def make_optimizer(
     options: Optimization, parameters: Iterable[nn.Parameter], steps_per_epoch: int
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
     """The optimizer and its schedule, which advances once a step."""
-    optimizer = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay, foreach=True)
+    optimizer = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay, fused=True)
+    # Lightning does not clip before a fused step, which could undo fp16's loss scaling itself. This says that it does not.
+    optimizer._step_supports_amp_scaling = False
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: options.factor(step, steps_per_epoch)
     )

@@ -4,12 +4,13 @@ import csv
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch.plugins.precision import MixedPrecision
 from omegaconf import OmegaConf
 
 from sdst.config.compose import compose
@@ -125,3 +126,34 @@ def test_a_run_follows_the_schedule_in_optimizer_steps(
     ]
     distinct = [value for value, _ in itertools.groupby(logged)]
     assert distinct == pytest.approx([value for value, _ in itertools.groupby(expected)], rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("limit", [1e-8, 35.0])
+def test_mixed_precision_clips_the_unscaled_gradient(
+    precision: Literal["bf16-mixed", "16-mixed"], limit: float
+) -> None:
+    """With a gradient as small as AdamW's eps, the step depends on its size, so a wrong scale shows."""
+    torch.manual_seed(0)
+    ours, plain = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    plain.load_state_dict(ours.state_dict())
+    optimizer, _ = make_optimizer(Optimization(lr=0.1, warmup_steps=0, warmup_ratio=1), ours.parameters(), 1)
+    reference = torch.optim.AdamW(plain.parameters(), lr=0.1, weight_decay=1e-4, foreach=False)
+    plugin = MixedPrecision(precision, "cpu")
+    for features in torch.randn(3, 4, 3):
+        for model in (ours, plain):
+            model.zero_grad()
+        plain(features).square().mean().backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), limit)
+        reference.step()
+        loss = ours(features).square().mean()
+        (loss if plugin.scaler is None else plugin.scaler.scale(loss)).backward()
+        if plugin.scaler is not None:
+            plugin.scaler.unscale_(optimizer)
+        plugin.clip_gradients(optimizer, limit)
+        if plugin.scaler is None:
+            optimizer.step()
+        else:
+            plugin.scaler.step(optimizer)
+            plugin.scaler.update()
+    torch.testing.assert_close(ours.state_dict(), plain.state_dict())
