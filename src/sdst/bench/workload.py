@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from sdst.config.checks import check_options, precision, resolve_auto_options
 from sdst.config.compose import compose
 from sdst.config.schema import TrainConfig
+from sdst.features.allocator import keep_freed_memory
 from sdst.models.decoding import decode
-from sdst.training.allocator import keep_freed_memory
 from sdst.training.module import make_module
 from sdst.training.optim import make_optimizer
 from sdst.types import Batch, Record

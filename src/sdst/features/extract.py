@@ -64,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
 
     import torch
 
+    from sdst.features.allocator import keep_freed_memory
     from sdst.features.backbone.backbone import load_backbone, usable_device
     from sdst.features.threads import at_most_threads, usable_cores
 
@@ -72,6 +73,7 @@ def main(argv: Sequence[str]) -> int:
     backbone = load_backbone(
         args.checkpoint, args.config, vocab=args.vocab, device=device, dtype=dtypes[args.dtype]
     )
+    keep_freed_memory()
     free = usable_cores() - args.workers if device.type == "cpu" else torch.get_num_threads()
     with explain_dead_worker("--workers", "repeat the command to continue"), at_most_threads(free):
         failures |= _extract(args, out, backbone, records, paths)

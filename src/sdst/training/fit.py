@@ -20,12 +20,12 @@ from sdst.config.schema import SelectConfig, TrainConfig
 from sdst.config.words import hydra_words
 from sdst.data.predictions import write_predictions
 from sdst.errors import UserError
+from sdst.features.allocator import keep_freed_memory
 from sdst.files.atomic import write_atomically, writing_below
 from sdst.files.orphans import explain_dead_worker
 from sdst.metrics.evaluation import evaluate
 from sdst.metrics.trivial import whole_video
 from sdst.training import checkpoint
-from sdst.training.allocator import keep_freed_memory
 from sdst.training.builders import make_datamodule, make_trainer
 from sdst.training.callbacks.step_timer import StepTimer
 from sdst.training.complete import complete

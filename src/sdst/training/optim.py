@@ -19,7 +19,7 @@ def make_optimizer(
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
     """The optimizer and its schedule, which advances once a step."""
     optimizer = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay, fused=True)
-    # A fused step can undo fp16's loss scaling, so Lightning would not clip before it. This one leaves the scaling alone.
+    # A fused step can undo fp16's loss scaling, so Lightning would not clip before it. This one leaves it alone.
     optimizer._step_supports_amp_scaling = False
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: options.factor(step, steps_per_epoch)

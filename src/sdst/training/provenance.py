@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdst.training.allocator import return_freed_memory
+from sdst.features.allocator import return_freed_memory
 from sdst.version import __version__
 
 if TYPE_CHECKING:

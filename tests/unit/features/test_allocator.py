@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from helpers.corpus import Corpus
-from sdst.training import allocator, fit
+from sdst.features import allocator
+from sdst.training import fit
 
 
 def test_only_blocks_over_a_gibibyte_go_back_to_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
