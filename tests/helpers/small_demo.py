@@ -20,8 +20,8 @@ def run_demo(out: Path) -> int:
     def extract_here(arguments: list[str]) -> int:
         return whole([*arguments, "--workers", "0"])
 
-    def make_here(folder: Path, counts: dict[str, int], *, workers: int) -> dict[str, Path]:
-        return make_world(folder, counts)
+    def make_here(folder: Path, counts: dict[str, int], *, queries: int, workers: int) -> dict[str, Path]:
+        return make_world(folder, counts, queries=queries)
 
     with patch.object(extract, "main", extract_here), patch.object(demo, "make_world", make_here):
         return main(["demo", *options])

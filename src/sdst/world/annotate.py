@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-MAX_QUERIES = 6  # per video
 MAX_MOMENTS = 5  # per query
 MIN_VISIBLE = 0.3  # share of a thing that must be visible for a query or caption to mention it
 LOOKS_PER_CLIP = 4
@@ -31,11 +30,12 @@ SCORE_SLOPE = 7.0  # points per unit of weighted quality
 SCORE_NOISE = 0.4  # standard deviation of a score's random part
 
 
-def annotate(scene: Scene, *, held_out: bool, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Return up to ``MAX_QUERIES`` queries about a scene, as rows of a QVHighlights file without a qid.
+def annotate(scene: Scene, *, most: int, held_out: bool, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Return queries about a scene, as rows of a QVHighlights file without a qid.
 
     Args:
         scene: The video.
+        most: Number of queries that are kept if there are more.
         held_out: Whether to ask about combinations that are held out from training, or about the others.
         rng: Random generator of queries, words and the noise of scores.
     """
@@ -47,7 +47,7 @@ def annotate(scene: Scene, *, held_out: bool, rng: np.random.Generator) -> list[
         and len(windows) <= MAX_MOMENTS
         and all(qualities[fact][first:end, 2].mean() >= MIN_VISIBLE for first, end in windows)
     ]
-    chosen = [askable[index] for index in rng.permutation(len(askable))[:MAX_QUERIES]]
+    chosen = [askable[index] for index in rng.permutation(len(askable))[:most]]
     rows = []
     for fact in chosen:
         clips = [clip for first, end in moments[fact] for clip in range(first, end)]

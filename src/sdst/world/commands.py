@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from sdst.console.progress import progress_bars
 from sdst.errors import UserError
 from sdst.files.atomic import write_atomically
 from sdst.files.orphans import begin_worker
-from sdst.world.annotate import MAX_QUERIES, annotate
+from sdst.world.annotate import annotate
 from sdst.world.draw import draw_scene
 from sdst.world.render import write_video
 
@@ -33,8 +33,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
-SIZES = {"demo": (240, 40, 40), "laptop": (320, 135, 135)}
-"""Number of train, val and test videos."""
+MAX_QUERIES = 6  # per video
+
+
+class Size(NamedTuple):
+    """A preset of ``sdst world make``: numbers of train, val and test videos, and of queries about a video at most."""
+
+    videos: tuple[int, int, int]
+    queries: int
+
+
+# Another query about a video costs nothing to draw, encode and read, so the demo asks all it can.
+SIZES = {"demo": Size((200, 40, 40), 12), "laptop": Size((320, 135, 135), MAX_QUERIES)}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -48,7 +58,10 @@ def main(argv: Sequence[str]) -> int:
     make = tools.add_parser("make", help="make videos and annotations, or continue an interrupted call")
     make.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
     make.add_argument(
-        "--size", choices=SIZES, default="demo", help="preset for the number of videos (default: %(default)s)"
+        "--size",
+        choices=SIZES,
+        default="demo",
+        help="preset for the numbers of videos and queries (default: %(default)s)",
     )
     for split in SPLITS:
         make.add_argument(
@@ -57,6 +70,12 @@ def main(argv: Sequence[str]) -> int:
             metavar="N",
             help=f"number of {split} videos (default: from --size)",
         )
+    make.add_argument(
+        "--queries",
+        type=at_least(1),
+        metavar="N",
+        help="number of queries about a video, at most (default: from --size)",
+    )
     make.add_argument(
         "--seed", type=at_least(0), default=0, help="random seed of the world (default: %(default)s)"
     )
@@ -93,7 +112,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def make_world(
-    folder: Path, num_videos: Mapping[str, int], *, seed: int = 0, workers: int = 0
+    folder: Path,
+    num_videos: Mapping[str, int],
+    *,
+    queries: int = MAX_QUERIES,
+    seed: int = 0,
+    workers: int = 0,
 ) -> dict[str, Path]:
     """Write ``videos/*.mp4``, ``scenes/*.json`` and an annotation file in QVHighlights' format for each split.
 
@@ -103,6 +127,7 @@ def make_world(
     Args:
         folder: Output folder, created if it does not exist.
         num_videos: Split -> number of videos.
+        queries: Number of queries about a video, at most. Of a larger number, the first ones are the same.
         seed: Random seed; the same seed gives the same files.
         workers: Number of processes that draw, 0 for the calling process; it does not change the files.
 
@@ -118,7 +143,9 @@ def make_world(
     except OSError as error:
         raise UserError(f"{folder}: cannot create the folder ({error.strerror}); choose another") from error
     tasks = [
-        _Task(folder, split, number, seed) for split in SPLITS for number in range(num_videos.get(split, 0))
+        _Task(folder, split, number, queries, seed)
+        for split in SPLITS
+        for number in range(num_videos.get(split, 0))
     ]
     rows: dict[_Task, Rows] = {}
     with progress_bars() as bars:
@@ -142,17 +169,20 @@ class _Task:
     folder: Path
     split: str
     number: int
+    queries: int
     seed: int
 
 
 def _make(args: Namespace) -> int:
-    counts = dict(zip(SPLITS, SIZES[args.size], strict=True))
+    size = SIZES[args.size]
+    counts = dict(zip(SPLITS, size.videos, strict=True))
     counts |= {split: given for split in SPLITS if (given := getattr(args, split)) is not None}
     if not any(counts.values()):
         raise UserError(
             "sdst world make needs at least one video, got 0; set --train, --val or --test above 0"
         )
-    make_world(args.out, counts, seed=args.seed, workers=args.workers)
+    queries = args.queries or size.queries
+    make_world(args.out, counts, queries=queries, seed=args.seed, workers=args.workers)
     log.info("%s: %s", args.out, ", ".join(f"{count} {split}" for split, count in counts.items()) + " videos")
     return 0
 
@@ -201,9 +231,9 @@ def _draw(task: _Task) -> tuple[Scene, Rows]:
     rng = np.random.default_rng((task.seed, index, task.number))
     while True:
         scene = draw_scene(f"world-{task.split}-{task.number:04d}", held_out=held_out, rng=rng)
-        rows = annotate(scene, held_out=held_out, rng=rng)
+        rows = annotate(scene, most=task.queries, held_out=held_out, rng=rng)
         if rows:
             break
     # A query keeps its number when other splits grow.
-    first = (task.number * len(SPLITS) + index) * MAX_QUERIES
+    first = (task.number * len(SPLITS) + index) * task.queries
     return scene, [{"qid": first + place, **row} for place, row in enumerate(rows)]

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from sdst.types import Record
 
+SIZE = SIZES["demo"]
 PLOTTED = 4
 SHOWN = (
     "MR-full-R1@0.5",
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
         type=at_least(1),
         nargs=3,
         metavar="N",
-        help="number of train, val and test videos (default: {} {} {})".format(*SIZES["demo"]),
+        help="number of train, val and test videos (default: {} {} {})".format(*SIZE.videos),
     )
     args = parser.parse_args(argv)
     for package in ("lightning", "matplotlib", "transformers"):  # of steps that come after minutes of work
@@ -79,8 +80,8 @@ def main(argv: Sequence[str]) -> int:
     out: Path = args.out
 
     world = out / "world"
-    counts = dict(zip(SPLITS, args.videos or SIZES["demo"], strict=True))
-    annotations = make_world(world, counts, workers=2)
+    counts = dict(zip(SPLITS, args.videos or SIZE.videos, strict=True))
+    annotations = make_world(world, counts, queries=SIZE.queries, workers=2)
     make_features(world, list(annotations.values()))
     overrides = ["data=world", f"paths.data={quoted(out)}"]
     if args.epochs is not None:

@@ -8,10 +8,12 @@ import pytest
 
 from helpers.world_scenes import act, actor, meaning, scene
 from sdst.data.annotations import read_annotations
-from sdst.world.annotate import MAX_QUERIES, annotate, clip_qualities, find_moments, visible_facts
+from sdst.world.annotate import annotate, clip_qualities, find_moments, visible_facts
 from sdst.world.draw import draw_scene
 from sdst.world.grammar import Fact
 from sdst.world.scene import Pillar
+
+MOST = 6  # queries of a video
 
 
 @pytest.mark.parametrize("held_out", [False, True])
@@ -21,8 +23,8 @@ def test_rows_can_be_read_and_give_exactly_the_times_at_which_their_sentence_is_
         rng = np.random.default_rng(seed)
         drawn = draw_scene(f"v{seed}", held_out=held_out, rng=rng)
         scenes[drawn.vid] = drawn
-        made = annotate(drawn, held_out=held_out, rng=rng)
-        assert len(made) <= MAX_QUERIES
+        made = annotate(drawn, most=MOST, held_out=held_out, rng=rng)
+        assert len(made) <= MOST
         rows += [{"qid": len(rows) + index, **row} for index, row in enumerate(made)]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -43,6 +45,15 @@ def test_rows_can_be_read_and_give_exactly_the_times_at_which_their_sentence_is_
         assert record.duration == 2 * drawn.num_clips
 
 
+def test_more_queries_are_added_to_the_same_ones():
+    drawn = draw_scene("v", held_out=False, rng=np.random.default_rng(1), grid=(2, 2))
+    few, more = (
+        annotate(drawn, most=most, held_out=False, rng=np.random.default_rng(2)) for most in (3, 100)
+    )
+    assert few == more[:3]
+    assert len({meaning(row["query"]) for row in more}) == len(more) > 6
+
+
 def test_no_query_is_about_a_thing_that_is_hidden_throughout_a_moment():
     red = actor(act("up", 64, 64, end=1), act("rest", 64, 64, first=1, end=4))
     blue = actor(act("rest", 64, 64, first=1, end=4), colour="blue", radius=20.0)
@@ -50,7 +61,11 @@ def test_no_query_is_about_a_thing_that_is_hidden_throughout_a_moment():
     facts = [red.fact(a) for a in red.acts] + [blue.fact(blue.acts[0])]
 
     def asked(*actors):
-        rows = [row for held in (False, True) for row in annotate(scene(*actors), held_out=held, rng=rng)]
+        rows = [
+            row
+            for held in (False, True)
+            for row in annotate(scene(*actors), most=MOST, held_out=held, rng=rng)
+        ]
         return {meaning(row["query"]) for row in rows}
 
     assert asked(red, blue) == {facts[0], facts[2]}
@@ -99,7 +114,7 @@ def test_the_three_annotators_prefer_size_centrality_and_visibility():
     def scores(one, **more):
         rng = np.random.default_rng(0)
         drawn = scene(one, num_clips=30, **more)
-        (row,) = annotate(drawn, held_out=one.fact(one.acts[0]).held_out, rng=rng)
+        (row,) = annotate(drawn, most=MOST, held_out=one.fact(one.acts[0]).held_out, rng=rng)
         return np.array(row["saliency_scores"])
 
     def still(**more):

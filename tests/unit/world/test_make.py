@@ -55,6 +55,20 @@ def test_the_same_seed_makes_the_same_files_and_another_seed_others(tmp_path, sh
     assert not any(one[name] == other[name] for name in one)
 
 
+def test_more_queries_per_video_change_no_video_and_no_earlier_query(tmp_path, short_videos):
+    few = make_world(tmp_path / "few", COUNTS, queries=1)
+    more = make_world(tmp_path / "more", COUNTS, queries=12)
+    one, two = contents(tmp_path / "few"), contents(tmp_path / "more")
+    assert {name for name in one if one[name] != two[name]} == {path.name for path in few.values()}
+    asked = [read_annotations(paths[split]).records for paths in (few, more) for split in COUNTS]
+    first, all_ = asked[:3], asked[3:]
+    assert {(r.vid, r.query) for records in first for r in records} < {
+        (r.vid, r.query) for records in all_ for r in records
+    }
+    qids = [record.qid for records in all_ for record in records]
+    assert len(qids) == len(set(qids))
+
+
 def test_workers_change_nothing(tmp_path, monkeypatch):
     make_world(tmp_path / "here", {"val": 1}, workers=0)
     make_world(tmp_path / "there", {"val": 1}, workers=1)
@@ -126,12 +140,12 @@ def test_a_scene_without_queries_is_drawn_again(tmp_path, short_videos, monkeypa
     assert read_scene(tmp_path / "scenes" / "world-test-0000.json") == scenes[1]
 
 
-def test_the_command_makes_the_requested_number_of_videos(tmp_path, short_videos, capsys):
+def test_the_command_makes_the_requested_numbers_of_videos_and_queries(tmp_path, short_videos, capsys):
     out = tmp_path / "world"
-    counts = ["--train", "2", "--val", "0", "--test", "1"]
+    counts = ["--train", "2", "--val", "0", "--test", "1", "--queries", "2"]
     assert main(["world", "make", "--out", str(out), "--seed", "3", "--workers", "0", *counts]) == 0
     assert capsys.readouterr().out == ""
-    make_world(tmp_path / "same", {"train": 2, "test": 1}, seed=3)
+    make_world(tmp_path / "same", {"train": 2, "test": 1}, queries=2, seed=3)
     assert contents(out) == contents(tmp_path / "same")
     assert not (out / "val.jsonl").exists()
 
@@ -143,6 +157,7 @@ def test_the_command_makes_the_requested_number_of_videos(tmp_path, short_videos
         (["make", "--out", "{}", "--size", "huge"], "huge"),
         (["make", "--out", "{}", "--seed", "-1"], "must be at least 0, got -1"),
         (["make", "--out", "{}", "--train", "few"], "few"),
+        (["make", "--out", "{}", "--queries", "0"], "must be at least 1, got 0"),
         (["make", "--out", "{}", "--train", "0", "--val", "0", "--test", "0"], "at least one video"),
         (["make", "--out", "{}/file"], "cannot create the folder"),
         (["paint"], "paint"),
