@@ -1,5 +1,6 @@
 """Learning rate schedule and optimizer."""
 
+import copy
 import csv
 import itertools
 from collections.abc import Callable
@@ -157,3 +158,27 @@ def test_mixed_precision_clips_the_unscaled_gradient(
             plugin.scaler.step(optimizer)
             plugin.scaler.update()
     torch.testing.assert_close(ours.state_dict(), plain.state_dict())
+
+
+def test_a_run_begun_with_another_kernel_goes_on_with_it_to_the_same_bits() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(6, 4, 3)
+    whole = torch.nn.Linear(3, 2)
+    before = torch.optim.AdamW(whole.parameters(), lr=0.1, weight_decay=1e-4, foreach=True)
+
+    def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: torch.Tensor) -> None:
+        model.zero_grad()
+        model(batch).square().mean().backward()
+        optimizer.step()
+
+    for batch in features[:3]:
+        step(whole, before, batch)
+    resumed = torch.nn.Linear(3, 2)
+    resumed.load_state_dict(whole.state_dict())
+    options = Optimization(lr=0.1, warmup_steps=0, warmup_ratio=1)
+    after, _ = make_optimizer(options, resumed.parameters(), 1)
+    after.load_state_dict(copy.deepcopy(before.state_dict()))
+    for batch in features[3:]:
+        step(whole, before, batch)
+        step(resumed, after, batch)
+    torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
