@@ -11,6 +11,7 @@ from sdst.bench.costs import count_flops
 from sdst.bench.machine import GEMM_GFLOP, gemm
 from sdst.bench.rounds import interleave, spread
 from sdst.errors import UserError
+from sdst.features.allocator import keep_freed_memory
 from sdst.features.backbone.backbone import load_backbone, usable_device
 from sdst.features.encode import encode_clips
 from sdst.features.video import ClipSpec, VideoReader
@@ -42,6 +43,7 @@ def bench_extract(
     Raises:
         UserError: A file cannot be used, or the videos have fewer clips than one batch.
     """
+    keep_freed_memory()  # as extraction does
     device = usable_device(None)
     backbone = load_backbone(checkpoint, config, device=device)
     vision = backbone.vision_config
