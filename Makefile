@@ -53,7 +53,7 @@ $(READY): pyproject.toml | $(BIN)/pip
 	$(INSTALLER) $(call VERSIONS,test) '$(TORCH)' --editable '.[dev]'
 	@touch $(DEMO_READY) $@
 
-demo: $(DEMO_READY)  ## end-to-end demo on synthetic videos: about 7 minutes on 2 idle cores
+demo: $(DEMO_READY)  ## end-to-end demo on synthetic videos: 7 to 9 minutes on 2 idle cores
 	$(BIN)/sdst demo
 
 world: data/world/features.h5  ## make the small world's videos and features, the data of tables at laptop scale
