@@ -43,7 +43,7 @@ class Size(NamedTuple):
     queries: int
 
 
-# Two thirds of 240 videos with twice as many queries at most: as many queries, and metrics within the noise of seeds.
+# As many training queries as six about each of 240 videos, in three quarters of the time to draw and read all videos.
 SIZES = {"demo": Size((160, 40, 40), 12), "laptop": Size((320, 135, 135), MAX_QUERIES)}
 
 
